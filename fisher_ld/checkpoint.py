@@ -1,0 +1,191 @@
+"""Locks, and checkpoints that a killed stage resumes from. No pickle: safetensors and JSON."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import random
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from fisher_ld.files import UserError, atomic_path, plain
+
+if TYPE_CHECKING:
+    import torch
+
+
+def rng_state() -> dict[str, Any]:
+    """State of the global generators of Python, NumPy and torch (CPU and GPU)."""
+    import torch
+
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    numpy_state = np.random.get_state(legacy=False)
+    return {"python": random.getstate(), "numpy": numpy_state, "torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def restore_rng(state: Mapping[str, Any]) -> None:
+    import torch
+
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def work_root() -> Path:
+    """The original repository, also inside `dvc exp run --temp` and `--queue`; without DVC the current folder."""
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd())
+
+
+class Lock:
+    """An exclusive lock on a file, for the life of the process or until `release`; it ends with the process, even
+    by kill -9. `take` returns None, or the {"pid", "folder"} of the process that has it."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.stream: Any = None
+
+    def take(self, wait: bool = False) -> dict[str, Any] | None:
+        while True:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            stream = open(self.path, "a+")  # noqa: SIM115 - held until release
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                stream.seek(0)
+                text = stream.read()
+                stream.close()
+                if text:
+                    return cast("dict[str, Any]", json.loads(text))
+                time.sleep(0.01)  # the holder has not yet written who it is
+                continue
+            if os.fstat(stream.fileno()).st_nlink:
+                break
+            stream.close()  # the holder removed the file between our open and our lock
+        stream.truncate(0)
+        stream.write(json.dumps({"pid": os.getpid(), "folder": str(Path.cwd())}))
+        stream.flush()
+        self.stream = stream
+        return None
+
+    def release(self, remove: bool = False) -> None:
+        if remove:
+            self.path.unlink(missing_ok=True)
+        self.stream.close()
+
+
+def still_running(stage: str, pid: int) -> UserError:
+    return UserError(
+        f"process {pid} still runs {stage} in this folder, probably left behind when `dvc repro` was "
+        f"killed. Wait until it ends, or stop it (kill {pid}), then run the same command again: it resumes from the "
+        "last checkpoint."
+    )
+
+
+def _pack(value: Any, tensors: dict[str, torch.Tensor], names: dict[tuple, str]) -> Any:
+    """A JSON tree of `value`, its tensors moved to `tensors`. Containers are tagged, so that integer keys (as in an
+    optimiser's state) and tuples come back as they were."""
+    import torch
+
+    if isinstance(value, Mapping):
+        return {"dict": [[_pack(k, tensors, names), _pack(v, tensors, names)] for k, v in value.items()]}
+    if isinstance(value, list | tuple):
+        return {type(value).__name__: [_pack(v, tensors, names) for v in value]}
+    if isinstance(value, np.ndarray):
+        return {"array": _pack(torch.from_numpy(value), tensors, names)["tensor"]}
+    if isinstance(value, torch.Tensor):
+        value = value.detach()
+        key = (value.data_ptr(), value.shape, value.stride(), value.dtype) if value.numel() else (id(value),)
+        if key not in names:  # tied weights are stored once
+            names[key] = f"t{len(names)}"
+            whole = value.untyped_storage().nbytes() == value.nbytes
+            tensors[names[key]] = value.contiguous() if whole else value.clone(memory_format=torch.contiguous_format)
+        return {"tensor": names[key]}
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a checkpoint holds tensors, arrays, numbers, strings and containers, not {type(value).__name__}")
+
+
+def _unpack(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    ((kind, content),) = tree.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "array":
+        return tensors[content].numpy()
+    if kind == "dict":
+        return {_unpack(k, tensors): _unpack(v, tensors) for k, v in content}
+    items = [_unpack(v, tensors) for v in content]
+    return tuple(items) if kind == "tuple" else items
+
+
+class Checkpoint:
+    """The newest state of a stage, outside DVC's outputs (DVC deletes those before a stage runs), in
+    $DVC_ROOT/work/STAGE/KEY. KEY is a hash of `key_parts`: everything that the result depends on (params, the
+    fingerprints of inputs), so that a run with other params never resumes from here. Holds a lock until the process
+    ends. A process with the same key and folder raises UserError; one in another folder (a parallel experiment) is
+    let be, and this one keeps its own checkpoint beside. Survives a kill at any moment, not a power cut."""
+
+    def __init__(self, stage: str, key_parts: Mapping[str, Any], root: str | Path | None = None):
+        text = json.dumps(key_parts, sort_keys=True, default=plain)
+        key = hashlib.sha256(text.encode()).hexdigest()[:16]
+        folder = Path(root or work_root()) / "work" / stage
+        for name in (key, *(f"{key}-{i}" for i in range(1, 100))):
+            self.lock = Lock(folder / f"{name}.lock")
+            holder = self.lock.take()
+            if holder is None:
+                self.folder = folder / name
+                return
+            if holder["folder"] == str(Path.cwd()):
+                raise still_running(stage, holder["pid"])
+        raise UserError(f"{folder}: 100 processes hold {key}; wait until some of them end")
+
+    def _newest(self) -> Path | None:
+        return max(self.folder.glob("step-*"), default=None)
+
+    def save(self, step: int, state: Mapping[str, Any]) -> None:
+        """Replaces the last state. `state`: nested dicts, lists and tuples of tensors, arrays, numbers, strings, for
+        example state_dict() of model, optimiser and schedule. The global generators' state is added."""
+        from safetensors.torch import save_file
+
+        tensors: dict[str, torch.Tensor] = {}
+        tree = _pack({"state": state, "rng": rng_state()}, tensors, {})
+        for half in self.folder.glob(".new-*"):  # of a save that a kill cut off
+            shutil.rmtree(half)
+        with atomic_path(self.folder / f"step-{step:012d}") as temporary:
+            temporary.mkdir()
+            save_file(tensors, temporary / "tensors.safetensors")
+            (temporary / "state.json").write_text(json.dumps({"step": step, "tree": tree}))
+        for old in sorted(self.folder.glob("step-*"))[:-1]:
+            shutil.rmtree(old)
+
+    def load(self) -> tuple[int, dict[str, Any]] | None:
+        """(step, state) as last saved, or None. Also sets the global generators: load when everything else is
+        built, last before the loop."""
+        from safetensors.torch import load_file
+
+        newest = self._newest()
+        if newest is None:
+            return None
+        saved = json.loads((newest / "state.json").read_text())
+        content = _unpack(saved["tree"], load_file(newest / "tensors.safetensors"))
+        restore_rng(content["rng"])
+        print(f"resuming from {newest}", file=sys.stderr, flush=True)
+        return saved["step"], content["state"]
+
+    def done(self) -> None:
+        """The stage's outputs are written: removes the checkpoint."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.lock.release(remove=True)

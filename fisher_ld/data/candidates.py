@@ -1,0 +1,84 @@
+"""The stored candidate lists: one positive, its negatives, and where its history lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from fisher_ld.data.filters import Positives
+from fisher_ld.data.negatives import available, sample_negatives
+from fisher_ld.data.splits import Split, block_starts, stream, train_positions
+from fisher_ld.params import Data
+from fisher_ld.runtime import UserError
+
+
+def write_lists(
+    folder: Path,
+    positives: Positives,
+    split: Split,
+    training: np.ndarray,
+    evaluated: np.ndarray,
+    counts: np.ndarray,
+    data: Data,
+    seed: int,
+) -> None:
+    """Writes train, val, test_popularity and test_uniform.parquet. `training`, `evaluated`: which users have lists to
+    train on, and to validate and test on, (users,) bool. `counts`: train positives of each item, (items,). Raises
+    UserError if a family has no list, or a user has too few items left to draw."""
+    popularity = counts.astype(np.float64) ** data.negative_power
+    users, positions = train_positions(split.train_end, np.flatnonzero(training), data.train_positives)
+    starts = block_starts(positions, data.history_length, data.history_block)
+    families = {"train": (users, starts, positions, popularity)}
+    uniform = np.ones(len(counts))
+    for name, ends, weights in (
+        ("val", split.val, popularity),
+        ("test_popularity", split.test, popularity),
+        ("test_uniform", split.test, uniform),
+    ):
+        users = np.flatnonzero(evaluated & (ends >= 0))
+        families[name] = (users, np.maximum(0, ends[users] - data.history_length), ends[users], weights)
+
+    for name, (users, starts, positions, weights) in families.items():
+        key = "train_negatives" if name == "train" else "eval_negatives"
+        count = data.train_negatives if name == "train" else data.eval_negatives
+        _check_drawable(name, key, count, users, weights, positives)
+        drawn = sample_negatives(users, count, weights, positives.touched, stream(seed, f"negatives {name}"))
+        true_items = positives.items[positives.offsets[users] + positions]
+        candidates, places = _shuffle(true_items, drawn, stream(seed, f"places {name}"))
+        columns = {
+            "list": pl.Series(np.arange(len(users)), dtype=pl.Int32),
+            "user": pl.Series(users, dtype=pl.Int32),
+            "start": pl.Series(starts, dtype=pl.Int32),
+            "position": pl.Series(positions, dtype=pl.Int32),
+            "candidates": pl.Series(candidates.astype(np.int32)).cast(pl.List(pl.Int32)),
+            "positive": pl.Series(places, dtype=pl.Int16),
+        }
+        pl.DataFrame(columns).write_parquet(folder / f"{name}.parquet")
+
+
+def _shuffle(true_items: np.ndarray, drawn: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Candidates (lists, 1 + negatives), each list in an order of its own so that the positive's place carries
+    nothing, and that place (lists,)."""
+    candidates = np.concatenate([true_items[:, None], drawn], axis=1)
+    order = np.argsort(rng.random(candidates.shape), axis=1, kind="stable")
+    return np.take_along_axis(candidates, order, axis=1), np.argmin(order, axis=1)
+
+
+def _check_drawable(
+    name: str, key: str, count: int, users: np.ndarray, weights: np.ndarray, positives: Positives
+) -> None:
+    if not len(users):
+        raise UserError(
+            f"no {name} lists: none of the {len(positives.lengths)} users has a positive with a history for one (the "
+            f"longest sequence has {positives.lengths.max()} positives). Raise data.user_core, or use more data."
+        )
+    left = available(len(positives.lengths), weights, positives.touched)[users]
+    if (left < count).any():
+        worst = positives.user_names[users[np.argmin(left)]]
+        raise UserError(
+            f"data.{key}: {name} lists need {count} items that the user never touched, but "
+            f"{len(np.unique(users[left < count]))} users have fewer (user {worst} has {left.min()}, of "
+            f"{np.count_nonzero(weights)} items to draw from). Lower data.{key} or data.item_core, or use more data."
+        )

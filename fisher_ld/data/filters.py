@@ -1,0 +1,134 @@
+"""From all interactions to the positives of the users and items that stay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from fisher_ld.data.negatives import pair_keys
+from fisher_ld.data.splits import stream
+from fisher_ld.params import Data
+from fisher_ld.runtime import UserError
+
+
+@dataclass(frozen=True)
+class Positives:
+    """The positives that stay, sorted by user and oldest first. Users and items are dense, shuffled numbers."""
+
+    user_names: np.ndarray  # (users,) str, the source's ids
+    item_names: np.ndarray  # (items,) str
+    items: np.ndarray  # (n,) int64
+    timestamps: np.ndarray | None  # (n,) int64, seconds
+    offsets: np.ndarray  # (users + 1,) int64: where each user's positives begin
+    touched: np.ndarray  # sorted keys (pair_keys) of every interaction of these users with these items
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+
+def first_pairs(users: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Which rows hold a user and item for the first time: (n,) bool."""
+    keys = users.astype(np.int64) * (int(items.max(initial=0)) + 1) + items
+    first = np.zeros(len(keys), bool)
+    first[np.unique(keys, return_index=True)[1]] = True
+    return first
+
+
+def k_core(users: np.ndarray, items: np.ndarray, user_core: int, item_core: int) -> np.ndarray:
+    """Which rows stay when users with fewer than `user_core` rows and items with fewer than `item_core` are dropped,
+    repeated until nothing changes: (n,) bool."""
+    kept = np.ones(len(users), bool)
+    while True:
+        user_rows, item_rows = np.bincount(users[kept]), np.bincount(items[kept])
+        enough = (user_rows[users[kept]] >= user_core) & (item_rows[items[kept]] >= item_core)
+        if enough.all():
+            return kept
+        kept[kept] = enough
+
+
+def keep_positives(
+    interactions: pl.LazyFrame, items_with_text: pl.Series, data: Data, seed: int
+) -> tuple[Positives, list[dict[str, Any]]]:
+    """`interactions` as `readers.Raw` has them; items not among `items_with_text` are dropped. Also returns what was
+    left after each step: step, users, items, interactions. Raises UserError if nothing is."""
+    table, user_names, item_names = _coded(interactions)
+    users, items = table["user"].to_numpy(), table["item"].to_numpy()
+    steps: list[dict[str, Any]] = []
+
+    def count(step: str, rows: np.ndarray) -> None:
+        left = {"users": len(np.unique(users[rows])), "items": len(np.unique(items[rows]))}
+        steps.append({"step": step, **left, "interactions": len(rows)})
+
+    rows = np.arange(len(table))
+    count("read", rows)
+    rows = rows[np.isin(items, np.flatnonzero(item_names.is_in(items_with_text.implode())))]
+    count("item with a title", rows)
+    if table["rating"].null_count() == 0:
+        rows = rows[table["rating"].to_numpy()[rows] >= data.positive_rating]
+    count("positive", rows)
+    rows = rows[first_pairs(users[rows], items[rows])]
+    count("first of repeats", rows)
+    rows = rows[k_core(users[rows], items[rows], data.user_core, data.item_core)]
+    count("k-core", rows)
+    if not len(rows):
+        raise UserError(_nothing_left(steps, data))
+    if data.max_users is not None:
+        left = np.unique(users[rows])
+        if len(left) > data.max_users:
+            left = stream(seed, "max_users").choice(left, data.max_users, replace=False)
+        rows = rows[np.isin(users[rows], left)]
+        count("max_users", rows)
+
+    kept_users, user_numbers = _shuffled(users[rows], len(user_names), stream(seed, "users"))
+    kept_items, item_numbers = _shuffled(items[rows], len(item_names), stream(seed, "items"))
+    rows = rows[np.argsort(user_numbers[users[rows]], kind="stable")]
+    seen = (user_numbers[users] >= 0) & (item_numbers[items] >= 0)
+    touched = pair_keys(user_numbers[users[seen]], item_numbers[items[seen]], len(kept_items))
+    lengths = np.bincount(user_numbers[users[rows]], minlength=len(kept_users))
+    positives = Positives(
+        user_names=user_names.to_numpy()[kept_users],
+        item_names=item_names.to_numpy()[kept_items],
+        items=item_numbers[items[rows]],
+        timestamps=table["timestamp"].to_numpy()[rows] if table["timestamp"].null_count() == 0 else None,
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        touched=np.unique(touched),
+    )
+    return positives, steps
+
+
+def _coded(interactions: pl.LazyFrame) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
+    """All interactions by user, oldest first, ids as places in the sorted ids, which are returned too."""
+    names = [
+        interactions.select(pl.col(column).unique().sort()).collect(engine="streaming").to_series()
+        for column in ("user", "item")
+    ]
+    codes = [
+        pl.col(column).cast(pl.Enum(series)).to_physical().cast(pl.Int64)
+        for column, series in zip(("user", "item"), names, strict=True)
+    ]
+    table = interactions.with_columns(codes).sort("user", "timestamp", "order", "row").collect(engine="streaming")
+    return table, names[0], names[1]
+
+
+def _shuffled(codes: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct `codes` in random order, and for each of `size` codes its place there (-1: not among them)."""
+    kept = rng.permutation(np.unique(codes))
+    numbers = np.full(size, -1, np.int64)
+    numbers[kept] = np.arange(len(kept))
+    return kept, numbers
+
+
+def _nothing_left(steps: list[dict[str, Any]], data: Data) -> str:
+    counts = "; ".join(f"{s['step']} {s['users']} users, {s['items']} items, {s['interactions']} rows" for s in steps)
+    left = {step["step"]: step["interactions"] for step in steps}
+    if not left["item with a title"]:
+        advice = "no item of the interactions has a title in the items file: check that their item ids are the same"
+    elif not left["positive"]:
+        advice = f"lower data.positive_rating ({data.positive_rating:g})"
+    else:
+        advice = f"lower data.user_core ({data.user_core}) or data.item_core ({data.item_core})"
+    return f"no users are left after the filters. Left after each step: {counts}. {advice[0].upper()}{advice[1:]}."

@@ -1,0 +1,50 @@
+"""Candidate lists and user sequences as `preprocess` wrote them, in numpy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+
+@dataclass(frozen=True)
+class Lists:
+    """n candidate lists. The history of list i is `sequences[user[i]][start[i]:position[i]]`."""
+
+    user: np.ndarray  # (n,) int
+    start: np.ndarray  # (n,) int
+    position: np.ndarray  # (n,) int
+    positive: np.ndarray  # (n,) int, the positive's place in `candidates`
+    candidates: list[np.ndarray]  # n arrays of item numbers
+    offsets: np.ndarray  # (n + 1,) int; candidate j of list i is example `offsets[i] + j`
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def labels(self) -> np.ndarray:
+        """1 for the positive of each list, 0 for its negatives: (examples,) float32."""
+        labels = np.zeros(self.offsets[-1], np.float32)
+        labels[self.offsets[:-1] + self.positive] = 1
+        return labels
+
+    def windows(self) -> list[np.ndarray]:
+        """List numbers grouped by what one packed row can share: the user and the history's start."""
+        order = np.lexsort((self.position, self.start, self.user))
+        changed = (np.diff(self.user[order]) != 0) | (np.diff(self.start[order]) != 0)
+        return np.split(order, np.flatnonzero(changed) + 1) if len(order) else []
+
+
+def read_lists(processed: Path, name: str) -> Lists:
+    """`name`: train, val, test_popularity or test_uniform."""
+    table = pl.read_parquet(processed / f"{name}.parquet").sort("list")
+    candidates = [np.asarray(c) for c in table["candidates"]]
+    offsets = np.concatenate([[0], np.cumsum([len(c) for c in candidates])]).astype(np.int64)
+    columns = (table[c].to_numpy().astype(np.int64) for c in ("user", "start", "position", "positive"))
+    return Lists(*columns, candidates, offsets)
+
+
+def read_sequences(processed: Path) -> list[np.ndarray]:
+    """The positives of every user, oldest first; index = user number."""
+    return [np.asarray(s) for s in pl.read_parquet(processed / "sequences.parquet").sort("user")["items"]]

@@ -1,0 +1,120 @@
+"""Shared-prefix packing: candidates that share a user's history share one sequence.
+
+A packed row is a trunk (prefix and history, plain causal) and one segment for each candidate. A segment sees the
+trunk up to its own place in the history, and itself; its positions go on from there. Every candidate's decision token
+therefore has exactly the context of its own one-by-one prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fisher_ld.data.lists import Lists
+from fisher_ld.data.prompts import Prompts
+from fisher_ld.runtime import UserError
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """B packed rows of T tokens that hold N candidates (examples) of some lists."""
+
+    input_ids: torch.Tensor  # (B, T)
+    position_ids: torch.Tensor  # (B, T)
+    mask: torch.Tensor  # (B, 1, T, T) bool, True: may attend
+    decision: torch.Tensor  # (N, 2) row and column of each decision token
+    examples: torch.Tensor  # (N,) example ids
+    labels: torch.Tensor  # (N,) float
+    lists: torch.Tensor  # (N,) list numbers, one after the other
+    tokens: int  # without padding
+
+    def to(self, device: torch.device) -> PackedBatch:
+        moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in vars(self).items()}
+        return PackedBatch(**moved)
+
+
+@dataclass
+class _Row:
+    ids: list[int]
+    positions: list[int]
+    segment: list[int]  # 0: trunk
+    visible: list[int]  # how many trunk tokens a token may see
+    decision: list[int]
+
+
+def _pack_row(lists: Lists, window: np.ndarray, sequences: list[np.ndarray], prompts: Prompts) -> _Row:
+    first = window[0]
+    start, end = lists.start[first], lists.position[window].max()
+    trunk = list(prompts.prefix)
+    trunk_length = {start: len(trunk)}
+    for place in range(start, end):
+        trunk += prompts.history[sequences[lists.user[first]][place]]
+        trunk_length[place + 1] = len(trunk)
+
+    row = _Row(trunk, list(range(len(trunk))), [0] * len(trunk), list(range(1, len(trunk) + 1)), [])
+    segment = 0
+    for index in window:
+        visible = trunk_length[lists.position[index]]
+        for item in lists.candidates[index]:
+            piece = prompts.candidate[item]
+            segment += 1
+            row.ids += piece
+            row.positions += range(visible, visible + len(piece))
+            row.segment += [segment] * len(piece)
+            row.visible += [visible] * len(piece)
+            row.decision.append(len(row.ids) - 1)
+    return row
+
+
+def pack(
+    lists: Lists, windows: list[np.ndarray], sequences: list[np.ndarray], prompts: Prompts, context: int
+) -> PackedBatch:
+    """One row for each window (list numbers of one user with one history start; a window of one list is the usual
+    one-sequence-per-list packing). Raises UserError where a prompt is longer than the teacher's `context`."""
+    rows = [_pack_row(lists, window, sequences, prompts) for window in windows]
+    longest = max(max(row.positions) + 1 for row in rows)
+    if longest > context:
+        raise UserError(
+            f"a prompt has {longest} tokens, but the model's context ends at {context}: "
+            "lower data.history_length or shorten data.item_text or teacher.prompt"
+        )
+    length = max(len(row.ids) for row in rows)
+
+    def padded(values: list[list[int]], fill: int) -> torch.Tensor:
+        return torch.tensor([v + [fill] * (length - len(v)) for v in values])  # (B, T)
+
+    segment = padded([row.segment for row in rows], -1)
+    visible = padded([row.visible for row in rows], 1)  # padding sees the first token: no empty softmax
+    place = torch.arange(length)
+    in_trunk = (segment == 0)[:, None, :] & (place < visible[:, :, None])  # (B, T, T)
+    in_own = (segment[:, :, None] == segment[:, None, :]) & (segment > 0)[:, None, :] & (place <= place[:, None])
+    numbers = np.concatenate(windows)
+    examples = np.concatenate([np.arange(lists.offsets[i], lists.offsets[i + 1]) for i in numbers])
+    labels = np.concatenate([np.arange(len(lists.candidates[i])) == lists.positive[i] for i in numbers])
+    return PackedBatch(
+        input_ids=padded([row.ids for row in rows], 0),
+        position_ids=padded([row.positions for row in rows], 0),
+        mask=(in_trunk | in_own)[:, None],
+        decision=torch.tensor([(b, t) for b, row in enumerate(rows) for t in row.decision]),
+        examples=torch.from_numpy(examples),
+        labels=torch.from_numpy(labels.astype(np.float32)),
+        lists=torch.from_numpy(np.repeat(numbers, [len(lists.candidates[i]) for i in numbers])),
+        tokens=sum(len(row.ids) for row in rows),
+    )
+
+
+def by_length(windows: list[np.ndarray], lists: Lists, size: int, seed: int, pool: int = 64) -> list[list[np.ndarray]]:
+    """Seeded batches of `size` windows. Windows of like length share a batch, for little padding: each pool of
+    `pool` shuffled batches is sorted by length, then its batches are shuffled."""
+    rng = np.random.default_rng(seed)
+    length = np.array([sum(len(lists.candidates[i]) for i in window) for window in windows])
+    shuffled = rng.permutation(len(windows))
+    plan = []
+    for begin in range(0, len(shuffled), pool * size):
+        chunk = shuffled[begin : begin + pool * size]
+        chunk = chunk[np.argsort(length[chunk], kind="stable")]
+        cuts = [chunk[i : i + size] for i in range(0, len(chunk), size)]
+        plan += [[windows[i] for i in cuts[k]] for k in rng.permutation(len(cuts))]
+    return plan

@@ -1,0 +1,62 @@
+"""Prompts as token ids, tokenised piece by piece so that packed and single prompts agree to the token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from transformers import PreTrainedTokenizerBase
+
+from fisher_ld.data.lists import Lists
+from fisher_ld.params import Prompt
+from fisher_ld.runtime import UserError
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """prefix + history pieces + one candidate piece is a prompt; its last token is the decision token."""
+
+    prefix: list[int]
+    history: list[list[int]]  # index: item number
+    candidate: list[list[int]]  # index: item number
+    yes: int
+    no: int
+
+    def example(self, lists: Lists, sequences: list[np.ndarray], index: int, place: int) -> list[int]:
+        """Token ids of candidate `place` of list `index`, as one prompt of its own."""
+        history = sequences[lists.user[index]][lists.start[index] : lists.position[index]]
+        return [
+            *self.prefix,
+            *(token for item in history for token in self.history[item]),
+            *self.candidate[lists.candidates[index][place]],
+        ]
+
+
+def single_token(tokenizer: PreTrainedTokenizerBase, word: str, key: str) -> int:
+    """The one token id of an answer word. Raises UserError where it is several."""
+    ids = tokenizer(word, add_special_tokens=False).input_ids
+    if len(ids) != 1:
+        pieces = tokenizer.convert_ids_to_tokens(ids)
+        raise UserError(
+            f"teacher.prompt.{key}: expected a word of one token, got {word!r}, which this tokenizer splits into "
+            f"{pieces}. Choose another word (a leading space often makes the difference)."
+        )
+    return ids[0]
+
+
+def build_prompts(tokenizer: PreTrainedTokenizerBase, processed: Path, prompt: Prompt) -> Prompts:
+    texts = pl.read_parquet(processed / "items.parquet").sort("item")["text"].to_list()
+
+    def encode(pieces: list[str]) -> list[list[int]]:
+        return tokenizer(pieces, add_special_tokens=False).input_ids
+
+    special = list(tokenizer("").input_ids)  # a beginning-of-text token where the tokenizer sets one
+    return Prompts(
+        prefix=special + encode([prompt.prefix])[0],
+        history=encode([prompt.history.replace("{text}", text) for text in texts]),
+        candidate=encode([prompt.candidate.replace("{text}", text) for text in texts]),
+        yes=single_token(tokenizer, prompt.yes, "yes"),
+        no=single_token(tokenizer, prompt.no, "no"),
+    )

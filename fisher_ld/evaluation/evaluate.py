@@ -1,0 +1,226 @@
+"""From score files to per-user metrics, intervals, comparisons, the teacher's gate and the share a student retains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import scipy.sparse as sp
+
+from fisher_ld.data.lists import Lists, read_sequences
+from fisher_ld.evaluation.baselines import baseline_scores
+from fisher_ld.evaluation.ranking import METRICS, category_matrix, chance, diversity, ranking_metrics
+from fisher_ld.evaluation.scores import Scores
+from fisher_ld.evaluation.significance import LEVEL, bootstrap_means, compare, holm, interval, verdict
+from fisher_ld.params import Evaluate
+from fisher_ld.runtime import UserError
+
+FAMILIES = ("popularity", "uniform")  # of test lists; the first is the main one
+PRIMARY = "ndcg_10"  # the metric of comparisons, gate and retained share
+BASELINES = ("popularity", "item-knn")
+
+Frames = Mapping[str, pl.DataFrame]  # model -> one row a user: user and METRICS, sorted by user
+
+
+def read_categories(processed: Path) -> sp.csr_array:
+    """Items x categories, binary."""
+    return category_matrix(pl.read_parquet(processed / "items.parquet").sort("item")["categories"].to_list())
+
+
+def read_baselines(processed: Path, lists: Lists, neighbours: int) -> dict[str, Scores]:
+    """Scores of popularity and item-kNN on all of `lists`, fitted on every training positive of every user."""
+    users = pl.read_parquet(processed / "users.parquet").sort("user")
+    n_items = pl.read_parquet(processed / "items.parquet", columns=["item"]).height
+    cut_offs = users["train_positives"].to_numpy()
+    scores = baseline_scores(lists, read_sequences(processed), cut_offs, n_items, neighbours)
+    return {name: Scores(np.arange(len(lists)), values) for name, values in scores.items()}
+
+
+# --- metrics
+
+
+def _by_user(users: np.ndarray, metrics: Mapping[str, np.ndarray]) -> pl.DataFrame:
+    """Mean over the lists of each user; null where no list of the user has the metric."""
+    frame = pl.DataFrame({"user": users.astype(np.int32), **{name: metrics[name] for name in METRICS}})
+    return frame.fill_nan(None).group_by("user").agg(pl.mean(*METRICS)).sort("user")
+
+
+def user_metrics(lists: Lists, scores: Scores, categories: sp.csr_array) -> pl.DataFrame:
+    """Metrics of one model: one row a user, sorted by user."""
+    metrics = ranking_metrics(scores.values, lists.positive[scores.numbers])
+    candidates = [lists.candidates[i] for i in scores.numbers]
+    metrics["diversity_10"] = diversity(scores.values, candidates, categories)
+    return _by_user(lists.user[scores.numbers], metrics)
+
+
+def chance_metrics(lists: Lists, numbers: np.ndarray, categories: sp.csr_array) -> pl.DataFrame:
+    """The closed-form chance values of the same users' lists."""
+    candidates = [lists.candidates[i] for i in numbers]
+    by_size = {size: chance(size) for size in {len(c) for c in candidates}}
+    metrics = {name: np.array([by_size[len(c)][name] for c in candidates]) for name in METRICS if name in chance(1)}
+    metrics["diversity_10"] = diversity([np.zeros(len(c)) for c in candidates], candidates, categories)
+    return _by_user(lists.user[numbers], metrics)
+
+
+def common_lists(models: Mapping[str, Scores], reference: str, partial: Sequence[str] = ()) -> dict[str, Scores]:
+    """Every model on the lists that `reference` was scored on, so that all means are over the same lists. Models named
+    in `partial` may have fewer of them. Raises UserError where another one lacks a list."""
+    numbers = models[reference].numbers
+    result = {}
+    for name, scores in models.items():
+        shared = np.intersect1d(numbers, scores.numbers)
+        if not len(shared) or (name not in partial and len(shared) < len(numbers)):
+            raise UserError(
+                f"{name} was scored on {len(shared)} of the {len(numbers)} lists that {reference} was scored on: "
+                f"expected all of them; score both again with the same evaluate.uniform_users (dvc repro)"
+            )
+        result[name] = scores.only(shared)
+    return result
+
+
+def quality(frames: Frames, params: Evaluate, seed: int) -> dict[str, dict[str, dict[str, float]]]:
+    """model -> metric -> mean over users, bootstrap 95% interval (`low`, `high`) and n; a metric that no user has
+    is left out."""
+    result: dict[str, dict[str, dict[str, float]]] = {}
+    for model, frame in frames.items():
+        result[model] = {}
+        for metric in METRICS:
+            values = frame[metric].drop_nulls().to_numpy()
+            if len(values):
+                low, high = interval(bootstrap_means(values, params.bootstrap_samples, seed))
+                result[model][metric] = {"mean": float(values.mean()), "low": low, "high": high, "n": len(values)}
+    return result
+
+
+# --- comparisons
+
+
+def _paired(frames: Frames, a: str, b: str) -> tuple[np.ndarray, np.ndarray]:
+    """PRIMARY of two models over the users that both have."""
+    both = frames[a].join(frames[b], on="user", suffix="_b").sort("user")
+    return both[PRIMARY].to_numpy(), both[f"{PRIMARY}_b"].to_numpy()
+
+
+def comparisons(frames: Frames, pairs: Sequence[tuple[str, str]], params: Evaluate, seed: int) -> list[dict[str, Any]]:
+    """One row a pair (a, b): a minus b in PRIMARY over their common users, with Holm's p (`p_holm`, of the
+    randomisation test) over all pairs and the verdict. Raises UserError where `evaluate.permutations` could show
+    nothing in a family of this size."""
+    smallest = 2 / (params.permutations + 1)  # p that the randomisation test can give
+    if smallest * len(pairs) >= LEVEL:
+        raise UserError(
+            f"evaluate.permutations: {params.permutations} cannot show any of {len(pairs)} comparisons after Holm's "
+            f"correction; set at least {int(2 * len(pairs) / LEVEL)}"
+        )
+    found = [compare(*_paired(frames, a, b), params.bootstrap_samples, params.permutations, seed) for a, b in pairs]
+    rows = []
+    for (a, b), comparison, p in zip(pairs, found, holm([c.p_perm for c in found]), strict=True):
+        row = {"metric": PRIMARY, "a": a, "b": b, **asdict(comparison)}
+        rows.append({**row, "p_holm": float(p), "verdict": verdict(comparison, p)})
+    return rows
+
+
+def evaluation_pairs(students: Sequence[str]) -> list[tuple[str, str]]:
+    """The comparisons of the main report: the teacher with its rivals, Fisher-LD with its controls, every student with
+    the teacher and the baselines."""
+    pairs = [("teacher", "item-knn"), ("teacher", "popularity"), ("teacher", "zero-shot")]
+    if "fisher-ld" in students:
+        pairs += [("fisher-ld", control) for control in ("uniform", "none") if control in students]
+    return pairs + [(student, other) for student in students for other in ("teacher", "item-knn", "popularity")]
+
+
+def ablation_pairs(strategies: Sequence[str]) -> list[tuple[str, str]]:
+    """The comparisons of Table III: every strategy with uniform, Fisher with its own shuffle and reversal, and with
+    dynamic weights with Fisher."""
+    pairs = [(strategy, "uniform") for strategy in strategies if strategy != "uniform"]
+    order = [("fisher", "fisher-shuffled"), ("fisher", "fisher-reversed"), ("fisher-ld", "fisher")]
+    return pairs + [(a, b) for a, b in order if a in strategies and b in strategies]
+
+
+def gate(teacher: np.ndarray, rivals: Mapping[str, np.ndarray], params: Evaluate, seed: int) -> dict[str, Any]:
+    """Whether the adapted teacher is worth distilling. `teacher`, `rivals`: PRIMARY of the same users, (n,) each.
+    Passed if it is above every rival and the interval of each difference leaves out 0."""
+    found = {
+        name: compare(teacher, values, params.bootstrap_samples, params.permutations, seed)
+        for name, values in rivals.items()
+    }
+    return {
+        "passed": all(c.low > 0 for c in found.values()),
+        "metric": PRIMARY,
+        "teacher": float(teacher.mean()),
+        "rivals": {name: asdict(c) for name, c in found.items()},
+    }
+
+
+def teacher_gate(frames: Frames, params: Evaluate, seed: int) -> dict[str, Any]:
+    """`gate` from the per-user metrics of teacher, popularity and item-kNN on the popularity lists."""
+    teacher = frames["teacher"][PRIMARY].to_numpy()
+    return gate(teacher, {name: _paired(frames, "teacher", name)[1] for name in BASELINES}, params, seed)
+
+
+def retained(
+    student: np.ndarray, teacher: np.ndarray, by_chance: np.ndarray, params: Evaluate, seed: int
+) -> dict[str, Any]:
+    """Share of the teacher's mean that the student has, with the bootstrap interval of the ratio over the same users
+    (n,), and the same of what lies above chance: None where the teacher is not clearly above chance, so that the
+    ratio has no meaning."""
+    columns = np.stack([student, teacher, by_chance], 1)
+    if teacher.mean() <= 0:
+        raise ValueError(f"expected a teacher with a mean above 0, got {teacher.mean()}: there is no share to retain")
+    draws = bootstrap_means(columns, params.bootstrap_samples, seed)  # (samples, 3)
+    means = columns.mean(0)
+    low, high = interval(draws[:, 0] / draws[:, 1])
+    result: dict[str, Any] = {"share": float(means[0] / means[1]), "low": low, "high": high, "n": len(columns)}
+    above, gains = means - means[2], draws - draws[:, 2:]
+    if interval(gains[:, 1])[0] <= 0:
+        return result | {"above_chance": None}
+    low, high = interval(gains[:, 0] / gains[:, 1])
+    return result | {"above_chance": {"share": float(above[0] / above[1]), "low": low, "high": high}}
+
+
+# --- the whole of one family of lists
+
+
+def family_frames(
+    lists: Lists, models: Mapping[str, Scores], categories: sp.csr_array, reference: str, partial: Sequence[str] = ()
+) -> dict[str, pl.DataFrame]:
+    """Per-user metrics of chance and of every model, on the lists that `reference` was scored on."""
+    shared = common_lists(models, reference, partial)
+    frames = {"chance": chance_metrics(lists, shared[reference].numbers, categories)}
+    return frames | {name: user_metrics(lists, scores, categories) for name, scores in shared.items()}
+
+
+def evaluate_family(frames: Frames, students: Sequence[str], params: Evaluate, seed: int) -> dict[str, Any]:
+    """`quality`, `comparisons` and `retained` of one family of lists."""
+    by_chance = frames["chance"][PRIMARY].to_numpy()
+    return {
+        "quality": quality(frames, params, seed),
+        "comparisons": comparisons(frames, evaluation_pairs(students), params, seed),
+        "retained": {s: retained(*_paired(frames, s, "teacher"), by_chance, params, seed) for s in students},
+    }
+
+
+def per_user(frames: Mapping[str, Frames]) -> pl.DataFrame:
+    """All families and models in one table: model, family, user, metrics."""
+    return pl.concat(
+        frame.select(pl.lit(model).alias("model"), pl.lit(family).alias("family"), "user", *METRICS)
+        for family, models in frames.items()
+        for model, frame in models.items()
+    )
+
+
+def plot_rows(found: Mapping[str, Mapping[str, Any]]) -> pl.DataFrame:
+    """family -> quality, as rows for a plot: model, family, metric, value, low, high, chance."""
+    return pl.DataFrame(
+        [
+            {"model": model, "family": family, "metric": metric, "value": cell["mean"]}
+            | {"low": cell["low"], "high": cell["high"], "chance": models["chance"][metric]["mean"]}
+            for family, models in found.items()
+            for model, metrics in models.items()
+            if model != "chance"
+            for metric, cell in metrics.items()
+        ]
+    )

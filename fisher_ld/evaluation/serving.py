@@ -1,0 +1,94 @@
+"""Saved models as callables over queries, and their efficiency side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer
+
+from fisher_ld.data.lists import Lists, read_lists, read_sequences
+from fisher_ld.data.packing import pack
+from fisher_ld.data.prompts import build_prompts
+from fisher_ld.evaluation import efficiency
+from fisher_ld.models.scorer import Scorer
+from fisher_ld.params import Prompt
+from fisher_ld.runtime import read_json
+
+
+def as_model(
+    folder: Path, scorer: Scorer, lists: Lists, sequences: list[np.ndarray], processed: Path, device: torch.device
+) -> efficiency.Model:
+    """The scorer of a model folder as a callable: list numbers -> z of all their candidates, one packed row a list."""
+    template = Prompt(**read_json(folder / "prompt.json"))
+    prompts = build_prompts(AutoTokenizer.from_pretrained(folder), processed, template)
+
+    @torch.inference_mode()
+    def score(queries: Sequence[int]) -> np.ndarray:
+        batch = pack(lists, [np.array([query]) for query in queries], sequences, prompts, scorer.context()).to(device)
+        return scorer(batch)[0].float().cpu().numpy()
+
+    return score
+
+
+def run_alone(folder: Path, processed: Path, name: str, queries: Sequence[int], device: str, threads: int) -> None:
+    """Loads a model and scores the queries one by one; run in a process of its own for its peak memory."""
+    torch.set_num_threads(threads)
+    where = torch.device(device)
+    model = as_model(
+        folder, Scorer.load(folder).to(where), read_lists(processed, name), read_sequences(processed), processed, where
+    )
+    for query in queries:
+        model([query])
+
+
+def one_of_each_shape(folders: dict[str, Path]) -> dict[str, list[str]]:
+    """Model names by the first that has the same architecture (equal config.json): those need not be timed twice."""
+    groups: dict[str, tuple[Any, list[str]]] = {}
+    for name, folder in folders.items():
+        config = read_json(folder / "config.json")
+        same = next((names for other, names in groups.values() if other == config), None)
+        if same is None:
+            groups[name] = (config, [name])
+        else:
+            same.append(name)
+    return {name: names for name, (_, names) in groups.items()}
+
+
+def measure(
+    folders: dict[str, Path], reference: str, processed: Path, name: str, count: int, device: torch.device, seed: int
+) -> dict[str, Any]:
+    """Efficiency of the models in `folders` on `count` seeded lists of the file `name`, and ratios to `reference`
+    (above 1: better). Of models with one architecture the first is measured, and `stands_for` names them all."""
+    groups = one_of_each_shape(folders)
+    lists, sequences = read_lists(processed, name), read_sequences(processed)
+    chosen = np.random.default_rng(seed).permutation(len(lists))[:count]
+    queries = [int(i) for i in chosen]
+    threads = torch.get_num_threads()
+    memory = {
+        model: efficiency.peak_memory(run_alone, folders[model], processed, name, queries, str(device), threads)
+        for model in groups
+    }
+    scorers = {model: Scorer.load(folders[model]).to(device) for model in groups}
+    models = {m: as_model(folders[m], scorers[m], lists, sequences, processed, device) for m in groups}
+    counter = efficiency.EnergyCounter()
+    seconds, joules = efficiency.latency(models, queries, counter)
+    rows = efficiency.summarise(seconds, joules, efficiency.throughput(models, queries))
+    for model, row in rows.items():
+        row["memory"] = memory[model]
+        row["parameters"] = efficiency.parameters(scorers[model].model)
+        row["size_bytes"] = efficiency.size_on_disk(folders[model])
+        row["stands_for"] = groups[model]
+    return {
+        "ratios": {m: efficiency.ratios(row, rows[reference]) for m, row in rows.items() if m != reference},
+        "reference": reference,
+        "models": rows,
+        "queries": len(queries),
+        "candidates": float(np.mean([len(lists.candidates[i]) for i in queries])),
+        "threads": threads,
+        "device": str(device),
+        "energy_counter": counter.source,
+    }

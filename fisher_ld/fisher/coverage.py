@@ -1,0 +1,143 @@
+"""Which module owns which of a model's parameters, and how the norm of its gradient is taken.
+
+Nothing is skipped silently: a module whose gradient norm this package cannot take, a parameter that two modules share
+and a model that is still wrapped by an adapter are refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from fisher_ld.runtime import UserError
+
+Kind = Literal["linear", "layer_norm", "rms_norm", "embedding"]
+
+
+@dataclass(frozen=True)
+class Covered:
+    """One module, and the column its squared gradient norm is added to: 0 embedding, 1..L layers, L + 1 head."""
+
+    name: str
+    module: nn.Module
+    kind: Kind
+    column: int
+
+
+def transformer_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The model's L transformer layers, whatever the architecture calls them."""
+    wanted = model.config.num_hidden_layers
+    lists = [m for m in model.base_model.children() if isinstance(m, nn.ModuleList) and len(m) == wanted]
+    if len(lists) != 1:
+        raise UserError(
+            f"expected one list of {wanted} layers in {type(model.base_model).__name__}, found {len(lists)}: "
+            "Fisher traces need a plain decoder of transformers"
+        )
+    return lists[0]
+
+
+def cover(model: PreTrainedModel) -> list[Covered]:
+    """Every module of `model` that owns parameters, in the order of `named_modules`.
+
+    Raises UserError for an adapter (PEFT), an unknown module with parameters, or parameters shared between modules.
+    """
+    for name, module in model.named_modules():
+        if type(module).__module__.startswith("peft."):
+            raise UserError(
+                f"{name or type(model).__name__} is wrapped by PEFT ({type(module).__name__}): merge the adapter into "
+                "the model first (`model.merge_and_unload()`)"
+            )
+    column_of = {layer: number for number, layer in enumerate(transformer_layers(model), start=1)}
+    covered = list(_walk(model, "", None, column_of))
+
+    owner: dict[int, str] = {}
+    for part in covered:
+        for parameter in part.module.parameters(recurse=False):
+            if id(parameter) in owner:
+                raise UserError(f"{owner[id(parameter)]} and {part.name} share a parameter: its layer is not defined")
+            owner[id(parameter)] = part.name
+    gap = [name for name, parameter in model.named_parameters() if id(parameter) not in owner]
+    if gap:
+        raise UserError(f"no gradient norm for the parameters {', '.join(gap)}")
+    return covered
+
+
+def parameter_counts(covered: list[Covered], columns: int) -> list[int]:
+    """Parameters of each column."""
+    counts = [0] * columns
+    for part in covered:
+        counts[part.column] += sum(p.numel() for p in part.module.parameters(recurse=False))
+    return counts
+
+
+def _walk(module: nn.Module, name: str, column: int | None, column_of: dict[nn.Module, int]) -> Iterator[Covered]:
+    column = column_of.get(module, column)
+    if any(True for _ in module.parameters(recurse=False)):
+        kind = _kind(module, name)
+        outside = 0 if kind == "embedding" else len(column_of) + 1
+        yield Covered(name, module, kind, outside if column is None else column)
+    for child_name, child in module.named_children():
+        yield from _walk(child, f"{name}.{child_name}".lstrip("."), column, column_of)
+
+
+@torch.no_grad()
+def _kind(module: nn.Module, name: str) -> Kind:
+    """How a module's gradient norm is taken. Norms and embeddings are known by what they compute, not by their class:
+    a small probe must come out as the formula says."""
+    own = dict(module.named_parameters(recurse=False))
+    weight = own.get("weight")
+    refusal = UserError(
+        f"{name} ({type(module).__name__} with the parameters {', '.join(own)}): no gradient norm is known for it, "
+        "so this model's Fisher traces would have a gap"
+    )
+    if weight is None or not weight.is_floating_point() or own.keys() - {"weight", "bias"}:
+        raise refusal
+    if isinstance(module, nn.Linear) and weight.shape == (module.out_features, module.in_features):
+        return "linear"
+    if isinstance(module, Conv1D) and weight.ndim == 2:
+        return "linear"
+    if isinstance(module, nn.Embedding):
+        ids = torch.arange(min(2, len(weight)), device=weight.device)
+        if torch.allclose(module(ids), weight[ids] * embedding_scale(module)):
+            return "embedding"
+    if weight.ndim == 1 and norm_epsilon(module) is not None:
+        x = torch.linspace(-1, 3, 2 * len(weight), device=weight.device).sin().view(2, -1).to(weight.dtype)
+        probe, bias = x[0].cos(), own.get("bias", torch.zeros_like(weight))
+        output = functional_call(module, {"weight": probe}, (x,))
+        tolerance = 1e-4 if weight.dtype in (torch.float32, torch.float64) else 0.05
+        kinds: tuple[Kind, ...] = ("rms_norm", "layer_norm")
+        for kind in kinds:
+            for offset in (0, 1):  # Gemma multiplies by 1 + weight
+                expected = normalised(module, kind, x) * (offset + probe) + bias
+                if torch.allclose(output, expected, tolerance, tolerance):
+                    return kind
+    raise refusal
+
+
+def embedding_scale(module: nn.Module) -> float:
+    """The constant by which an embedding (Gemma's) multiplies its rows."""
+    return float(getattr(module, "embed_scale", 1.0))
+
+
+def norm_epsilon(module: nn.Module) -> float | None:
+    return getattr(module, "variance_epsilon", getattr(module, "eps", None))
+
+
+def normalised(module: nn.Module, kind: Kind, x: torch.Tensor) -> torch.Tensor:
+    """x as the norm normalises it, before its weight: (..., d), the derivative of the output by the weight."""
+    if kind == "layer_norm":
+        return nn.functional.layer_norm(x, x.shape[-1:], eps=norm_epsilon(module) or 0.0)
+    return x * rms_scale(module, x)
+
+
+def rms_scale(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """1 / sqrt(mean(x^2) + epsilon): (..., d) -> (..., 1)."""
+    mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]
+    return torch.rsqrt(mean_square + norm_epsilon(module))

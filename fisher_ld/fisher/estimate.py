@@ -1,0 +1,126 @@
+"""Fisher samples: examples are drawn, and the norms of each become rows of a table from which every later number comes.
+
+The table is the model's part alone: the logit and ||dz/dtheta||^2 of each example. Which Fisher is meant, and what
+weights follow, is decided where the table is read (`profile`, `weights`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import polars as pl
+import torch
+from torch import distributed
+from transformers import PreTrainedModel
+
+from fisher_ld.fisher.coverage import cover, parameter_counts, transformer_layers
+from fisher_ld.fisher.profile import KINDS, layer_traces
+from fisher_ld.fisher.traces import layer_norms, pad_prompts
+from fisher_ld.runtime import UserError, progress
+
+ROUND = 64  # examples between two looks at the standard errors
+
+Row = tuple[int, float, list[float], list[float]]  # example, z, norms of the columns 0..L + 1, norms' part
+
+SCHEMA = pl.Schema(
+    {
+        "state": pl.String,
+        "example": pl.Int64,
+        "label": pl.Int8,
+        "logit": pl.Float32,
+        "layer": pl.Int16,  # 0 embedding, 1..L, L + 1 head
+        "norm": pl.Float64,  # ||dz/dtheta_l||^2
+        "norms_part": pl.Float64,  # what normalisation parameters hold of `norm`
+        "parameters": pl.Int64,
+    }
+)
+
+
+def draw_examples(examples: int, samples: int, seed: int) -> np.ndarray:
+    """At most `samples` different example ids, in the order in which they are to be used."""
+    return np.random.default_rng(seed).permutation(examples)[:samples]
+
+
+def estimate(
+    model: PreTrainedModel,
+    prompt: Callable[[int], Sequence[int]],
+    labels: np.ndarray,
+    examples: np.ndarray,
+    state: str,
+    batch_size: int,
+    tolerance: float = 0.0,
+    checkpointing: bool = False,
+) -> pl.DataFrame:
+    """The table (`SCHEMA`) of the model's norms, one row for each example and layer.
+
+    `prompt` gives the token ids of an example, `labels` is indexed by example id. With a tolerance, examples are taken
+    in rounds until the standard error of every layer's weight (its share of the trace) is at most that, under the
+    true and the empirical Fisher; tolerance 0 takes them all. Where torch.distributed is initialised each rank takes
+    its share of a round, and all get the whole table.
+    """
+    if not len(examples):
+        raise UserError("no examples to estimate Fisher traces from: the train lists are empty")
+    columns = len(transformer_layers(model)) + 2
+    of_each = {"layer": list(range(columns)), "parameters": parameter_counts(cover(model), columns)}
+    size = ROUND if tolerance else len(examples)
+    rounds = []
+    for first in range(0, len(examples), size):
+        chosen = examples[first : first + size]
+        rows = _gather(_norms(model, prompt, chosen, f"Fisher traces, {state}", batch_size, checkpointing))
+        rounds.append(_table(rows, labels, state, of_each))
+        if tolerance and largest_share_error(pl.concat(rounds)) <= tolerance:
+            break
+    return pl.concat(rounds)
+
+
+def largest_share_error(table: pl.DataFrame) -> float:
+    """The largest standard error of a layer's weight, under either Fisher."""
+    return max(float(layer_traces(table, kind).share_error.max()) for kind in KINDS)
+
+
+def _norms(
+    model: PreTrainedModel,
+    prompt: Callable[[int], Sequence[int]],
+    examples: np.ndarray,
+    label: str,
+    batch_size: int,
+    checkpointing: bool,
+) -> list[Row]:
+    """This rank's share: example id, z, and the columns 0..L + 1 of all and of the normalisation parameters."""
+    prompts = {int(example): prompt(int(example)) for example in examples}
+    longest, context = max(map(len, prompts.values())), model.config.max_position_embeddings
+    if longest > context:
+        raise UserError(
+            f"a prompt has {longest} tokens, but the model's context ends at {context}: "
+            "lower data.history_length or shorten data.item_text or teacher.prompt"
+        )
+    by_length = sorted(prompts, key=lambda example: (len(prompts[example]), example))
+    if distributed.is_initialized():
+        by_length = by_length[distributed.get_rank() :: distributed.get_world_size()]
+    batches = [by_length[i : i + batch_size] for i in range(0, len(by_length), batch_size)]
+    rows = []
+    for batch in progress(batches, label, unit="batch"):
+        padded = pad_prompts([prompts[example] for example in batch]).to(model.device)
+        result = layer_norms(model, padded, checkpointing=checkpointing)
+        nothing = torch.zeros_like(result.embedding)[:, None]
+        norm = torch.cat([result.embedding[:, None], result.layers, result.head[:, None]], 1)  # (N, L + 2)
+        norms_part = torch.cat([nothing, result.norms, nothing], 1)  # (N, L + 2)
+        rows += zip(batch, result.logits.tolist(), norm.tolist(), norms_part.tolist(), strict=True)
+    return rows
+
+
+def _table(rows: list[Row], labels: np.ndarray, state: str, of_each: dict[str, list[int]]) -> pl.DataFrame:
+    example, logit, norm, norms_part = zip(*sorted(rows), strict=True)
+    columns = {"example": example, "logit": logit, "norm": norm, "norms_part": norms_part}
+    columns |= {name: [values] * len(rows) for name, values in of_each.items()}
+    frame = pl.DataFrame(columns).explode("norm", "norms_part", *of_each)
+    return frame.with_columns(state=pl.lit(state), label=labels[frame["example"]]).select(*SCHEMA).cast(SCHEMA)
+
+
+def _gather(rows: list[Row]) -> list[Row]:
+    if not distributed.is_initialized():
+        return rows
+    parts: list[list[Row]] = [[] for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(parts, rows)
+    return [row for part in parts for row in part]

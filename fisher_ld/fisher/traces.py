@@ -1,0 +1,283 @@
+"""Squared norms of every example's logit gradient, layer by layer, from one backward pass.
+
+For an example with logit z, n_l = ||dz/dtheta_l||^2 over all parameters of layer l. Both Fishers follow from (z, n_l)
+without the model: p(1 - p) n_l is the true one (Eq. 1, 10), (p - y)^2 n_l the empirical one (Eq. 3). No parameter
+requires a gradient: the backward of sum(z) computes the gradients of activations only, and hooks read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from fisher_ld.fisher.coverage import Covered, cover, embedding_scale, normalised, rms_scale, transformer_layers
+from fisher_ld.fisher.gram import count_mirrored, gradient_norm, gram, gram_is_cheaper, gram_product, spans
+from fisher_ld.runtime import UserError
+
+Branch = Literal["cheaper", "gram", "gradient"]
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """N independent prompts, one a row, padded on either side."""
+
+    input_ids: torch.Tensor  # (N, T)
+    attention_mask: torch.Tensor  # (N, T), 1 where a token is real
+    decision: torch.Tensor  # (N,) column of each row's decision token
+
+    def to(self, device: torch.device) -> PromptBatch:
+        return PromptBatch(*(tensor.to(device) for tensor in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class LayerNorms:
+    """For each of N examples the logit z and ||dz/dtheta||^2, float64. Columns are the layers asked for."""
+
+    logits: torch.Tensor  # (N,)
+    layers: torch.Tensor  # (N, L)
+    norms: torch.Tensor  # (N, L) the part of `layers` that belongs to normalisation parameters
+    embedding: torch.Tensor  # (N,) token and position embeddings
+    head: torch.Tensor  # (N,) final norm and the two rows of the head
+
+
+def pad_prompts(prompts: Sequence[Sequence[int]], side: Literal["left", "right"] = "right") -> PromptBatch:
+    """Prompts that end with their decision token, padded with token 0 to the longest."""
+    longest = max(map(len, prompts))
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)  # (N, T)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        first = 0 if side == "right" else longest - len(prompt)
+        ids[row, first : first + len(prompt)] = torch.tensor(prompt)
+        mask[row, first : first + len(prompt)] = 1
+    last = torch.tensor([longest if side == "left" else len(prompt) for prompt in prompts]) - 1
+    return PromptBatch(ids, mask, last)
+
+
+def logits_of(model: PreTrainedModel, batch: PromptBatch) -> torch.Tensor:
+    """z = logit(yes) - logit(no) at the decision tokens: (N,). Raises UserError for a model without a two-row head."""
+    head = getattr(model, "score", None)
+    if not isinstance(head, nn.Module) or model.config.num_labels != 2:
+        raise UserError(
+            f"expected a sequence classification model with a head `score` of two labels (no, yes), got "
+            f"{type(model).__name__} with {model.config.num_labels} labels"
+        )
+    positions = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)  # (N, T)
+    hidden = model.base_model(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=positions, use_cache=False
+    ).last_hidden_state  # (N, T, d)
+    rows = torch.arange(len(hidden), device=hidden.device)
+    no, yes = head(hidden[rows, batch.decision]).unbind(-1)  # (N,), (N,)
+    return yes - no
+
+
+def layer_norms(
+    model: PreTrainedModel,
+    batch: PromptBatch,
+    layers: Sequence[int] | None = None,
+    checkpointing: bool = False,
+    branch: Branch = "cheaper",
+) -> LayerNorms:
+    """||dz/dtheta_l||^2 of every example and layer of a two-label sequence classification model.
+
+    layers: which layers (1..L), default all. checkpointing: keep only each layer's input and recompute the rest in the
+    backward pass. branch: how linear layers are taken; the default takes the cheaper one by counted operations.
+
+    Raises UserError for a model whose parameters are not all covered (see `coverage`), for a module that is used twice
+    or never on the way to z, and for norms that are not finite.
+    """
+    count = len(transformer_layers(model))
+    wanted = list(layers) if layers is not None else list(range(1, count + 1))
+    if not set(wanted) <= set(range(1, count + 1)):
+        raise UserError(f"layers: expected numbers from 1 to {count}, got {wanted}")
+    covered = [c for c in cover(model) if c.column in {0, *wanted, count + 1}]
+    size, device = len(batch.input_ids), batch.input_ids.device
+    taps = _Taps(torch.zeros(2, size, count + 2, dtype=torch.float64, device=device), branch)
+
+    with _frozen(model), _checkpointed(model, checkpointing), taps.on(covered), torch.enable_grad():
+        z = logits_of(model, batch)
+        z.sum().backward()
+
+    taps.check(covered)
+    total, norms = taps.norms  # (N, L + 2) each
+    if not total.isfinite().all():
+        raise UserError("a gradient norm is not finite: look at the model's weights and at its attention mask")
+    return LayerNorms(z.detach().double(), total[:, wanted], norms[:, wanted], total[:, 0], total[:, count + 1])
+
+
+class _SharedInput:
+    """The input of linear layers that are called one after the other on the same tensor (q/k/v, gate/up). Once its
+    last user is known, it becomes either Gram strips or stays as it is, whichever makes the norms cheaper."""
+
+    def __init__(self, source: torch.Tensor, branch: Branch):
+        self.source: torch.Tensor | None = source
+        self.inputs = _per_example(source)  # (N, T, d_in)
+        self.outputs = 0
+        self.branch = branch
+        self.strips: list[torch.Tensor] | None = None
+
+    def close(self) -> None:
+        """Decides. The tensor is let go where its Gram matrix, usually far smaller, stands for it."""
+        if self.source is None:
+            return
+        self.source = None
+        _, length, features = self.inputs.shape
+        cheaper = self.branch == "cheaper" and gram_is_cheaper(length, features, self.outputs)
+        if cheaper or self.branch == "gram":
+            self.strips = count_mirrored(gram(self.inputs))
+            self.inputs = self.inputs.new_empty(0)
+
+    def norm(self, gradient: torch.Tensor) -> torch.Tensor:
+        """||G^T A||_F^2 for each example: (N, T, d_out) -> (N,)."""
+        self.close()
+        return gradient_norm(self.inputs, gradient) if self.strips is None else gram_product(self.strips, gradient)
+
+
+class _Taps:
+    """Hooks that read inputs in the forward and output gradients in the backward pass, and add up squared norms."""
+
+    def __init__(self, norms: torch.Tensor, branch: Branch):
+        self.norms = norms  # (2, N, L + 2): all parameters, normalisation parameters
+        self.branch: Branch = branch
+        self.shared: _SharedInput | None = None
+        self.calls: dict[str, int] = {}
+        self.gradients: dict[str, int] = {}
+
+    @contextmanager
+    def on(self, covered: list[Covered]) -> Iterator[None]:
+        kinds = {"linear": self._linear, "embedding": self._embedding}
+        handles = [c.module.register_forward_hook(partial(kinds.get(c.kind, self._norm), c)) for c in covered]
+        try:
+            yield
+        finally:
+            self.shared = None
+            for handle in handles:
+                handle.remove()
+
+    def check(self, covered: list[Covered]) -> None:
+        for part in covered:
+            calls, gradients = self.calls.get(part.name, 0), self.gradients.get(part.name, 0)
+            if (calls, gradients) != (1, 1):
+                raise UserError(
+                    f"{part.name}: expected to be used once on the way to the logit, but was called {calls} and got "
+                    f"a gradient {gradients} times; its gradient norm cannot be told from its calls"
+                )
+
+    def _linear(self, part: Covered, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor):
+        if not torch.is_grad_enabled():  # the first, unrecorded pass of a checkpointed layer
+            return
+        source = inputs[0]
+        if self.shared is None or self.shared.source is not source:
+            if self.shared is not None:
+                self.shared.close()
+            self.shared = _SharedInput(source, self.branch)
+        shared = self.shared
+        shared.outputs += output.shape[-1]
+
+        def norm(gradient: torch.Tensor) -> torch.Tensor:
+            gradient = _per_example(gradient)  # (N, T, d_out)
+            squares = shared.norm(gradient)  # (N,)
+            return squares if module.bias is None else squares + _squares(gradient.sum(1))
+
+        self._tap(part, output, norm)
+
+    def _norm(self, part: Covered, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor):
+        if not torch.is_grad_enabled():
+            return
+        source = inputs[0].detach()  # (N, T, d), or (N, T, heads, d)
+
+        def norm(gradient: torch.Tensor) -> torch.Tensor:
+            gradient, x = _per_example(gradient), _per_example(source)  # (N, T, d)
+            if part.kind == "rms_norm":  # one pass over the activations less than by the normalised input
+                of_weight = torch.bmm(rms_scale(module, x).mT, gradient * x).squeeze(1)  # (N, d)
+            else:
+                of_weight = (gradient * normalised(module, part.kind, x)).sum(1)  # (N, d)
+            squares = _squares(of_weight)
+            return squares if getattr(module, "bias", None) is None else squares + _squares(gradient.sum(1))
+
+        self._tap(part, output, norm)
+
+    def _embedding(self, part: Covered, module: nn.Embedding, inputs: tuple[torch.Tensor, ...], output: torch.Tensor):
+        """An embedding is a linear layer on one-hot inputs: their Gram matrix says which tokens are equal. Its output
+        becomes the leaf at which the backward pass ends."""
+        ids = inputs[0]  # (N, T)
+        leaf = output.detach().requires_grad_()
+
+        def norm(gradient: torch.Tensor) -> torch.Tensor:
+            gradient = _per_example(gradient) * embedding_scale(module)  # (N, T, d)
+            if module.padding_idx is not None:  # torch gives this row no gradient
+                gradient = gradient * (ids != module.padding_idx)[..., None]
+            equal = [(ids[:, i:j, None] == ids[:, None, i:]).to(gradient.dtype) for i, j in spans(ids.shape[1])]
+            return gram_product(count_mirrored(equal), gradient)
+
+        self._tap(part, leaf, norm)
+        return leaf
+
+    def _tap(self, part: Covered, output: torch.Tensor, norm: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.calls[part.name] = self.calls.get(part.name, 0) + 1
+
+        def read(gradient: torch.Tensor) -> None:
+            self.gradients[part.name] = self.gradients.get(part.name, 0) + 1
+            squares = norm(gradient.detach())  # (N,)
+            self.norms[0, :, part.column] += squares
+            if part.kind in ("layer_norm", "rms_norm"):
+                self.norms[1, :, part.column] += squares
+
+        output.register_hook(read)
+
+
+def _per_example(x: torch.Tensor) -> torch.Tensor:
+    """(N, d), (N, T, d) or (N, T, heads, d) -> (N, tokens, d), detached, at least float32."""
+    x = x.detach().reshape(len(x), -1, x.shape[-1])
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _squares(gradient: torch.Tensor) -> torch.Tensor:
+    """(N, d) -> (N,) float64."""
+    return gradient.double().square().sum(-1)
+
+
+@contextmanager
+def _frozen(model: PreTrainedModel) -> Iterator[None]:
+    """No dropout, and no parameter that requires a gradient."""
+    training = model.training
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.eval()
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        model.train(training)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _checkpointed(model: PreTrainedModel, active: bool) -> Iterator[None]:
+    """Re-entrant checkpoints of the layers. Only the layers themselves are set to training, where transformers looks
+    for it; the modules inside stay in evaluation, without dropout."""
+    layers = transformer_layers(model) if active else []
+    for number, layer in enumerate(layers, start=1):
+        if not isinstance(layer, GradientCheckpointingLayer):
+            raise UserError(f"layer {number} ({type(layer).__name__}) has no gradient checkpointing in transformers")
+    keys = ("gradient_checkpointing", "_gradient_checkpointing_func", "training")
+    before = [{key: vars(layer)[key] for key in keys if key in vars(layer)} for layer in layers]
+    recompute = partial(checkpoint, use_reentrant=True, preserve_rng_state=False)
+    for layer in layers:
+        vars(layer).update(zip(keys, (True, recompute, True), strict=True))
+    try:
+        yield
+    finally:
+        for layer, values in zip(layers, before, strict=True):
+            for key in keys:
+                vars(layer).pop(key, None)
+            vars(layer).update(values)

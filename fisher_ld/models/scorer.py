@@ -1,0 +1,99 @@
+"""A causal language model as a yes/no scorer of packed candidates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+
+from fisher_ld.data.lists import Lists
+from fisher_ld.data.packing import PackedBatch, pack
+from fisher_ld.data.prompts import Prompts
+from fisher_ld.runtime import progress
+
+
+class Scorer(nn.Module):
+    """z = logit(yes) - logit(no) at the decision token, from a sequence-classification model of transformers with
+    the labels 0 = no, 1 = yes. Only these two rows of the output embedding are ever multiplied."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    @property
+    def body(self) -> nn.Module:
+        return self.model.base_model
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        for name in ("layers", "h"):
+            if isinstance(getattr(self.body, name, None), nn.ModuleList):
+                return getattr(self.body, name)
+        raise TypeError(f"{type(self.body).__name__} has no list of transformer layers under `layers` or `h`")
+
+    def forward(self, batch: PackedBatch, with_hidden_states: bool = False):
+        """Logits z (N,), and h_l at the decision tokens before the final norm (N, L, d), else None."""
+        row, column = batch.decision.unbind(1)
+        states: list[torch.Tensor] = []
+
+        def keep(module, inputs, output):
+            hidden = output[0] if isinstance(output, tuple) else output
+            states.append(hidden[row, column])  # (N, d)
+
+        hooks = [layer.register_forward_hook(keep) for layer in self.layers] if with_hidden_states else []
+        try:
+            hidden = self.body(
+                input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=batch.mask, use_cache=False
+            ).last_hidden_state  # (B, T, d)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        no, yes = self.model.score(hidden[row, column]).unbind(-1)  # (N,), (N,)
+        return yes - no, torch.stack(states, 1) if states else None
+
+    @classmethod
+    def from_causal_lm(cls, folder: Path, yes: int, no: int) -> Scorer:
+        """A pretrained causal LM with its two answer rows as head (float32)."""
+        causal = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        rows = causal.get_output_embeddings().weight.detach()[[no, yes]]  # (2, d)
+        config = causal.config
+        config.num_labels, config.tie_word_embeddings = 2, False
+        config.id2label, config.label2id = {0: "no", 1: "yes"}, {"no": 0, "yes": 1}
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(config)
+        setattr(model, model.base_model_prefix, causal.base_model)
+        model.score = nn.Linear(rows.shape[1], 2, bias=False)
+        model.score.weight.data.copy_(rows)
+        return cls(model.eval())
+
+    @classmethod
+    def load(cls, folder: Path) -> Scorer:
+        return cls(AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval())
+
+    def context(self) -> int:
+        """The longest prompt the model takes, in tokens."""
+        return self.model.config.max_position_embeddings
+
+
+@torch.inference_mode()
+def score_lists(
+    scorer: Scorer,
+    lists: Lists,
+    sequences: list[np.ndarray],
+    prompts: Prompts,
+    batch_users: int,
+    device: torch.device,
+    label: str = "scoring",
+) -> list[np.ndarray]:
+    """z of every candidate of every list, in the lists' order. Lists of one user and history share a packed row."""
+    logits = np.full(lists.offsets[-1], np.nan, np.float32)
+    windows = sorted(lists.windows(), key=lambda w: -sum(len(lists.candidates[i]) for i in w))
+    groups = [windows[i : i + batch_users] for i in range(0, len(windows), batch_users)]
+    for group in progress(groups, label, unit="batch"):
+        batch = pack(lists, group, sequences, prompts, scorer.context()).to(device)
+        z, _ = scorer(batch)
+        logits[batch.examples.cpu()] = z.float().cpu()
+    return np.split(logits, lists.offsets[1:-1])

@@ -1,0 +1,90 @@
+"""Progress with rate and time left: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Progress(Generic[T]):
+    """A bar with rate and time left on a terminal, else a plain line at most every 10 s. Made by `progress`."""
+
+    interval = 10.0  # seconds between plain lines
+
+    def __init__(self, items: Iterable[T] | None, total: int | None, label: str, unit: str, done: int):
+        self.items, self.total, self.label, self.unit, self.done = items, total, label, unit, done
+        self.resumed_at = done
+        self.bar: Any = None
+
+    def __enter__(self) -> Progress[T]:
+        self.started = self.last_line = time.monotonic()
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            rate, note = TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[note]}")
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate)
+            times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), note)
+            self.bar = Bar(*columns, *times, console=Console(stderr=True))
+            self.bar.start()
+            self.task = self.bar.add_task(self.label, total=self.total, completed=self.done, rate="", note="")
+        return self
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """`n` more units are done; `note` (for example the loss) is shown beside the bar."""
+        self.done += n
+        if self.bar is not None:
+            self.bar.update(self.task, completed=self.done, rate=self._rate_text(), note=note)
+        elif time.monotonic() - self.last_line >= self.interval:
+            self.last_line = time.monotonic()
+            print(self.line(note), file=sys.stderr, flush=True)
+
+    def rate(self) -> float:
+        """Units a second, of this process only (not what a checkpoint brought)."""
+        return (self.done - self.resumed_at) / max(time.monotonic() - self.started, 1e-9)
+
+    def _rate_text(self) -> str:
+        return f"{self.rate():.3g} {self.unit}/s" if self.rate() < 100 else f"{self.rate():.0f} {self.unit}/s"
+
+    def line(self, note: str = "") -> str:
+        count = f"{self.done} {self.unit}"
+        left = ""
+        if self.total is not None:
+            count = f"{self.done}/{self.total} {self.unit} ({100 * self.done / max(self.total, 1):.0f}%)"
+            if self.rate() > 0:
+                left = f", {_clock((self.total - self.done) / self.rate())} left"
+        return f"{self.label}: {count}, {self._rate_text()}{left}" + (f", {note}" if note else "")
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+        elif kind is None and (elapsed := time.monotonic() - self.started) >= self.interval / 2:
+            count = f"{self.done} {self.unit} in {_clock(elapsed)} ({self._rate_text()})"
+            print(f"{self.label}: {count}", file=sys.stderr, flush=True)
+
+    def __iter__(self) -> Iterator[T]:
+        if self.items is None:
+            raise TypeError("progress(total, ...) is not iterable: use `with` and advance(), or pass the iterable")
+        with self:
+            for item in self.items:
+                yield item
+                self.advance()
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def progress(items: Iterable[T] | int | None, label: str, unit: str = "it", done: int = 0) -> Progress[T]:
+    """`for x in progress(items, "Scoring")`, or `with progress(total, "Scoring") as bar: bar.advance(n)`, where a
+    total of None is unknown. `done`: units that a checkpoint already brought."""
+    if items is None or isinstance(items, int):
+        return Progress(None, items, label, unit, done)
+    return Progress(items, len(items) + done if isinstance(items, Sized) else None, label, unit, done)

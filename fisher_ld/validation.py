@@ -1,0 +1,100 @@
+"""A pydantic error as lines for a person: the key, what was given, what is allowed, the nearest valid name."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+
+def _submodel(annotation: Any) -> type[BaseModel] | None:
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted names of all values of a config class, in order."""
+    for name, field in model.model_fields.items():
+        if inner := _submodel(field.annotation):
+            yield from keys(inner, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings to dotted keys."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        result.update(inner)
+    return result
+
+
+def nearest(name: str, valid: Sequence[str]) -> str:
+    """', did you mean X?' or the valid names."""
+    close = difflib.get_close_matches(name, valid, n=1)
+    return f"did you mean {close[0]}?" if close else f"valid are {', '.join(valid)}"
+
+
+def template_fault(key: str, template: str, allowed: set[str]) -> Iterator[str]:
+    """A sentence if a str.format template is malformed, holds none of the allowed fields, or any other."""
+    wanted = " or ".join(f"{{{name}}}" for name in sorted(allowed))
+    try:
+        fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    except ValueError as error:
+        yield f"{key}: {template!r} is not a template ({error}); write {wanted} where the text belongs"
+        return
+    if not fields or fields - allowed:
+        yield f"{key}: {template!r} must hold {wanted} and no other field"
+
+
+def repeated_names(key: str, names: Sequence[str]) -> Iterator[str]:
+    """A sentence if a list is empty or names one thing twice."""
+    if not names:
+        yield f"{key}: the list is empty, name at least one"
+    if len(set(names)) < len(names):
+        yield f"{key}: {', '.join(names)} names one twice"
+
+
+def _unknown(location: tuple[str, ...], root: type[BaseModel]) -> str:
+    model, *path = root, *location[:-1]
+    for part in path:
+        inner = _submodel(model.model_fields[part].annotation)
+        assert inner is not None  # pydantic found the key inside a section
+        model = inner
+    elsewhere = [key for key in keys(root) if key.split(".")[-1] == location[-1]]
+    if not difflib.get_close_matches(location[-1], list(model.model_fields), n=1) and elsewhere:
+        return f"unknown key, did you mean {elsewhere[0]}?"
+    return f"unknown key, {nearest(location[-1], list(model.model_fields))}"
+
+
+def describe(error: ValidationError, root: type[BaseModel]) -> list[str]:
+    """One line for each fault, in the order of the config class."""
+    lines = []
+    for fault in error.errors():
+        location = tuple(str(part) for part in fault["loc"])
+        key, given, kind = ".".join(location), fault["input"], fault["type"]
+        if kind == "extra_forbidden":
+            lines.append(f"{key}: {_unknown(location, root)}")
+        elif kind == "model_type":
+            lines.append(f"{key}: expected a section with keys of its own, got {given!r}")
+        elif kind == "value_error" and isinstance(given, Mapping | BaseModel):
+            lines += [f"{key}: {line}" for line in str(fault.get("ctx", {})["error"]).splitlines()]
+        else:
+            message = re.sub("^(Value error, )?Input should (be )?", "", fault["msg"])
+            message = message.replace("greater than or equal to", "at least").replace(
+                "less than or equal to", "at most"
+            )
+            message = f"expected {message}, got {given!r}"
+            if kind == "literal_error" and isinstance(given, str):
+                valid = re.findall("'([^']*)'", fault.get("ctx", {})["expected"])
+                close = difflib.get_close_matches(given, valid, n=1)
+                message += f"; did you mean {close[0]}?" if close else ""
+            lines.append(f"{key}: {message}")
+    return lines

@@ -1,0 +1,36 @@
+"""Table III: the layer weightings against uniform, and Fisher against its own shuffle and reversal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fisher_ld.data.lists import read_lists
+from fisher_ld.evaluation import evaluate as ev
+from fisher_ld.evaluation.scores import read_scores
+from fisher_ld.runtime import atomic_path, write_json
+from stages.common import stage
+
+PROCESSED, STUDENTS = Path("data/processed"), Path("data/students")
+
+
+def main(params, run):
+    strategies = ["uniform", *params.ablations.weightings, "fisher-ld"]
+    categories = ev.read_categories(PROCESSED)
+    result = {"quality": {}, "comparisons": {}}
+    for family in ev.FAMILIES:
+        lists = read_lists(PROCESSED, f"test_{family}")
+        models = {s: read_scores(STUDENTS / s / f"scores_test_{family}.parquet", lists) for s in strategies}
+        frames = ev.family_frames(lists, models, categories, "uniform")
+        result["quality"][family] = ev.quality(frames, params.evaluate, params.seed)
+        pairs = ev.ablation_pairs(strategies)
+        result["comparisons"][family] = ev.comparisons(frames, pairs, params.evaluate, params.seed)
+
+    with atomic_path("metrics/plots/ablations.csv") as temporary:
+        ev.plot_rows(result["quality"]).write_csv(temporary)
+    write_json("metrics/ablations.json", result)
+    for family, rows in result["comparisons"].items():
+        run.log_metrics({f"{family}/{row['a']}-minus-{row['b']}": row["difference"] for row in rows})
+
+
+if __name__ == "__main__":
+    stage("ablations", main)

@@ -1,0 +1,57 @@
+"""Fisher norms of the teacher's layers on sampled training examples, before and after adaptation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from transformers import AutoTokenizer
+
+from fisher_ld.data.lists import read_lists, read_sequences
+from fisher_ld.data.prompts import build_prompts
+from fisher_ld.fisher import profile
+from fisher_ld.fisher.estimate import draw_examples, estimate
+from fisher_ld.models.scorer import Scorer
+from fisher_ld.runtime import atomic_path, setup, write_json
+from stages.common import stage
+
+PROCESSED, BASE, ADAPTED = Path("data/processed"), Path("data/teacher/base"), Path("data/teacher/adapted")
+
+
+def main(params, run):
+    device = setup(params.cluster, params.seed)
+    prompts = build_prompts(AutoTokenizer.from_pretrained(ADAPTED), PROCESSED, params.teacher.prompt)
+    lists, sequences = read_lists(PROCESSED, "train"), read_sequences(PROCESSED)
+    labels = lists.labels()
+    examples = draw_examples(len(labels), params.fisher.samples, params.seed)
+
+    def prompt(example: int) -> list[int]:
+        index = int(np.searchsorted(lists.offsets, example, side="right")) - 1
+        return prompts.example(lists, sequences, index, example - int(lists.offsets[index]))
+
+    tables = []
+    for state in ("adapted", "base"):
+        scorer = Scorer.load(ADAPTED) if state == "adapted" else Scorer.from_causal_lm(BASE, prompts.yes, prompts.no)
+        model = scorer.to(device).model
+        fisher = params.fisher
+        tables.append(estimate(model, prompt, labels, examples, state, fisher.batch_size, fisher.tolerance))
+    table = pl.concat(tables)
+
+    with atomic_path("data/fisher/traces.parquet") as temporary:
+        table.write_parquet(temporary)
+    result = profile.summary(table, params.seed)
+    write_json("metrics/fisher.json", result)
+    with atomic_path("metrics/plots/fisher.csv") as temporary:
+        profile.plot_rows(table).write_csv(temporary)
+    profile.plot(table, Path("metrics/plots/fisher.png"))
+    for state, kinds in result.items():
+        for kind in profile.KINDS:
+            run.log_metrics({f"{state}/{kind}/{k}": v for k, v in kinds[kind].items() if k != "layers"})
+            for row in kinds[kind]["layers"]:
+                run.log_metrics({f"{state}/{kind}/share": row["share"]}, step=row["layer"])
+    run.log_artifact("metrics/plots/fisher.png")
+
+
+if __name__ == "__main__":
+    stage("estimate_fisher", main)

@@ -1,0 +1,210 @@
+"""The stages evaluate and ablations on a small project folder with random models."""
+
+import importlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
+
+from fisher_ld.data.lists import read_lists, read_sequences
+from fisher_ld.evaluation import serving
+from fisher_ld.evaluation.scores import write_scores
+from fisher_ld.models.scorer import Scorer
+from fisher_ld.params import Ablations, Cluster, Evaluate, Prompt
+from fisher_ld.runtime import UserError, read_json, write_json
+
+USERS, ITEMS = 60, 40
+STRATEGIES = ("linear", "exponential", "fisher", "fisher-shuffled", "fisher-reversed")
+
+
+def write_processed(folder):
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    sequences = [rng.permutation(ITEMS)[: rng.integers(5, 10)] for _ in range(USERS)]
+    item = {
+        "item": range(ITEMS),
+        "text": [f"m{i}" for i in range(ITEMS)],
+        "categories": [[f"c{i % 5}"] for i in range(ITEMS)],
+    }
+    pl.DataFrame(item).write_parquet(folder / "items.parquet")
+    user = {"user": range(USERS), "train_positives": [len(s) - 2 for s in sequences]}
+    pl.DataFrame(user).write_parquet(folder / "users.parquet")
+    pl.DataFrame({"user": range(USERS), "items": sequences}).write_parquet(folder / "sequences.parquet")
+    for family in ("popularity", "uniform"):
+        rows = []
+        for u, items in enumerate(sequences):
+            candidates = rng.permutation(
+                [items[-1], *rng.choice(np.setdiff1d(np.arange(ITEMS), items), 11, replace=False)]
+            )
+            positive = int(np.flatnonzero(candidates == items[-1])[0])
+            place = {"list": u, "user": u, "start": max(0, len(items) - 4), "position": len(items) - 1}
+            rows.append(place | {"candidates": candidates.tolist(), "positive": positive})
+        pl.DataFrame(rows).write_parquet(folder / f"test_{family}.parquet")
+
+
+def write_model(folder, layers):
+    words = ["yes", "no", "liked", "?", *(f"m{i}" for i in range(ITEMS))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    torch.manual_seed(layers)
+    config = LlamaConfig(
+        vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=2,
+        max_position_embeddings=64, num_labels=2,
+    )  # fmt: skip
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    write_json(folder / "prompt.json", Prompt(prefix="liked\n", yes="yes", no="no"))
+
+
+def write_skilled(path, lists, skill, seed, numbers=None):
+    rng = np.random.default_rng(seed)
+    numbers = range(len(lists)) if numbers is None else numbers
+    values = [rng.normal(size=12) + skill * (np.arange(12) == lists.positive[i]) for i in numbers]
+    write_scores(path, numbers, values)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("project")
+    write_processed(root / "data/processed")
+    write_model(root / "data/teacher/adapted", 4)
+    students = {"none": 0.8, "uniform": 1.5, "fisher-ld": 1.6}
+    for name in students:
+        write_model(root / "data/students" / name, 1)
+    (root / "data/cache").mkdir()
+    for family in ("popularity", "uniform"):
+        name = f"test_{family}"
+        lists = read_lists(root / "data/processed", name)
+        scored = range(40) if family == "uniform" else None
+        write_skilled(root / f"data/cache/teacher_{name}.parquet", lists, 3.0, 1, scored)
+        write_skilled(root / f"data/cache/zero_shot_{name}.parquet", lists, 0.0, 2, range(0, 60, 3))
+        for seed, (student, skill) in enumerate(students.items(), start=3):
+            write_skilled(root / f"data/students/{student}/scores_{name}.parquet", lists, skill, seed)
+    return root
+
+
+class Run:
+    def __init__(self):
+        self.metrics = {}
+
+    def log_metrics(self, values, step=None):
+        self.metrics |= values
+
+
+def params(**changes):
+    evaluate = Evaluate(bootstrap_samples=200, permutations=1000, latency_queries=3, **changes)
+    return SimpleNamespace(seed=0, evaluate=evaluate, ablations=Ablations(), cluster=Cluster(threads=1))
+
+
+def run_stage(name, world, monkeypatch, **changes):
+    monkeypatch.chdir(world)
+    run = Run()
+    importlib.import_module(f"stages.{name}").main(params(**changes), run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def evaluated(world):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        run = run_stage("evaluate", world, monkeypatch)
+    return read_json(world / "metrics/evaluate.json"), run
+
+
+def test_evaluate_measures_all_models_on_the_teachers_lists(evaluated):
+    found, run = evaluated
+    everyone = {"chance", "teacher", "zero-shot", "popularity", "item-knn", "none", "uniform", "fisher-ld"}
+    assert set(found["quality"]["popularity"]) == everyone
+    ns = {
+        family: {m: row["ndcg_10"]["n"] for m, row in found["quality"][family].items()}
+        for family in ("popularity", "uniform")
+    }
+    assert ns["popularity"] == {m: 20 if m == "zero-shot" else 60 for m in everyone}
+    assert ns["uniform"] == {m: 14 if m == "zero-shot" else 40 for m in everyone}  # 0, 3, .. 39
+    assert run.metrics["popularity/teacher/hit_5"] == found["quality"]["popularity"]["teacher"]["hit_5"]["mean"]
+    assert found["gate"]["passed"]
+    rows = {(row["a"], row["b"]): row["verdict"] for row in found["comparisons"]["popularity"]}
+    assert rows["teacher", "zero-shot"] == "shown above"
+    assert rows["none", "teacher"] == "shown below"
+    share = found["retained"]["popularity"]["fisher-ld"]
+    assert share["low"] < share["share"] < share["high"] < 1
+
+
+def test_evaluate_writes_tables(evaluated, world):
+    table = pl.read_parquet(world / "data/scores/per_user.parquet")
+    assert table.group_by("model", "family").len().height == 16
+    mean = table.filter((pl.col("model") == "uniform") & (pl.col("family") == "uniform"))["mrr"].mean()
+    assert mean == pytest.approx(evaluated[0]["quality"]["uniform"]["uniform"]["mrr"]["mean"])
+    plot = pl.read_csv(world / "metrics/plots/quality.csv")
+    assert plot.columns == ["model", "family", "metric", "value", "low", "high", "chance"]
+    assert plot.height == 7 * 2 * 7
+
+
+def test_efficiency_of_one_student_for_all_of_its_shape(evaluated):
+    found = evaluated[0]["efficiency"]
+    assert set(found["models"]) == {"teacher", "fisher-ld"}
+    assert found["models"]["fisher-ld"]["stands_for"] == ["fisher-ld", "none", "uniform"]
+    assert found["candidates"] == 12
+    student, teacher = found["models"]["fisher-ld"], found["models"]["teacher"]
+    assert student["parameters"]["embedding"] == 44 * 16
+    assert student["parameters"]["head"] == 32
+    assert 3.9 < found["ratios"]["fisher-ld"]["body_parameters"] <= 4
+    assert teacher["size_bytes"] > student["size_bytes"] > 0
+    assert teacher["memory"]["peak_mib"] > teacher["memory"]["idle_mib"] > 0
+
+
+def test_a_served_model_scores_as_one_prompt_each(world):
+    processed, folder = world / "data/processed", world / "data/students/none"
+    scorer = Scorer.load(folder)
+    lists, sequences = read_lists(processed, "test_popularity"), read_sequences(processed)
+    model = serving.as_model(folder, scorer, lists, sequences, processed, torch.device("cpu"))
+    expected = []
+    for q in (4, 9):
+        history = sequences[q][lists.start[q] : lists.position[q]]
+        for item in lists.candidates[q]:
+            ids = [2, *(4 + int(i) for i in history), 4 + int(item), 3]  # liked m.. m.. m.. m..?
+            no, yes = scorer.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].tolist()
+            expected.append(yes - no)
+    np.testing.assert_allclose(model([4, 9]), expected, atol=1e-5)
+
+
+def test_evaluate_without_students(world, monkeypatch, tmp_path):
+    monkeypatch.setattr("stages.evaluate.STUDENTS", tmp_path)
+    with pytest.raises(UserError, match="expected one folder a student, found none"):
+        run_stage("evaluate", world, monkeypatch)
+
+
+def test_ablations(world, monkeypatch, tmp_path):
+    folders = {name: tmp_path / name for name in ("uniform", *STRATEGIES, "fisher-ld")}
+    lists = {f: read_lists(world / "data/processed", f"test_{f}") for f in ("popularity", "uniform")}
+    skill = dict.fromkeys(folders, 0.5) | {"fisher": 3.0, "fisher-ld": 3.0, "fisher-reversed": 0.0}
+    for seed, (name, folder) in enumerate(folders.items()):
+        folder.mkdir()
+        for family, own in lists.items():
+            write_skilled(folder / f"scores_test_{family}.parquet", own, skill[name], seed)
+    monkeypatch.setattr("stages.ablations.STUDENTS", tmp_path)
+    run = run_stage("ablations", world, monkeypatch)
+
+    found = read_json("metrics/ablations.json")
+    assert set(found["quality"]["popularity"]) == {"chance", *folders}
+    rows = {(row["a"], row["b"]): row for row in found["comparisons"]["popularity"]}
+    assert set(rows) == {(s, "uniform") for s in (*STRATEGIES, "fisher-ld")} | {
+        ("fisher", "fisher-shuffled"),
+        ("fisher", "fisher-reversed"),
+        ("fisher-ld", "fisher"),
+    }
+    assert rows["fisher", "fisher-reversed"]["verdict"] == "shown above"
+    assert rows["fisher-ld", "fisher"]["verdict"] == "not shown"
+    assert rows["linear", "uniform"]["verdict"] == "not shown"
+    assert run.metrics["popularity/fisher-minus-uniform"] == rows["fisher", "uniform"]["difference"]
+    assert pl.read_csv("metrics/plots/ablations.csv").height == 2 * 7 * 7
+
+    (folders["linear"] / "scores_test_uniform.parquet").unlink()
+    Path("metrics/ablations.json").unlink()
+    with pytest.raises(UserError, match="linear/scores_test_uniform.parquet: no such file"):
+        run_stage("ablations", world, monkeypatch)
+    assert not Path("metrics/ablations.json").exists()

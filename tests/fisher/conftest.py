@@ -1,0 +1,120 @@
+"""Tiny random models of every supported architecture, in float64, with the norms that the naive loop finds."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    GemmaConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from fisher_ld.fisher.coverage import Covered, cover
+from fisher_ld.fisher.traces import logits_of, pad_prompts
+
+SHAPE = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 160,
+    "num_labels": 2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GPT2_SHAPE = {"n_embd": 16, "n_layer": 3, "n_head": 4, "n_positions": 160}
+CONFIGS = {
+    "llama": lambda: LlamaConfig(**SHAPE),
+    "llama-one-kv-head": lambda: LlamaConfig(**{**SHAPE, "num_key_value_heads": 1}, tie_word_embeddings=True),
+    "llama-biases": lambda: LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True),
+    "qwen2": lambda: Qwen2Config(**SHAPE),
+    "qwen3": lambda: Qwen3Config(**SHAPE, head_dim=8),
+    "mistral": lambda: MistralConfig(**SHAPE),
+    "gemma": lambda: GemmaConfig(**SHAPE, head_dim=4),
+    "gpt2": lambda: GPT2Config(**{k: v for k, v in SHAPE.items() if "_" in k and "h" not in k}, **GPT2_SHAPE),
+}
+# repeated tokens, the padding token inside a prompt, a single token, and enough tokens for several Gram strips
+PROMPTS = [[3, 4, 5, 6, 3], [7] * 9 + [8, 0, 0, 3], [9], [(7 * i) % 39 + 1 for i in range(150)]]
+
+
+@pytest.fixture(scope="module")
+def keep_float64():
+    """transformers computes norms and softmax in float32 whatever the model's type. Here float64 stays float64, so
+    that two ways to the same number can agree to rounding in float64."""
+    to, to_float, softmax = torch.Tensor.to, torch.Tensor.float, torch.nn.functional.softmax
+
+    def keep(tensor, *arguments, **keywords):
+        narrowing = tensor.dtype == torch.float64 and arguments == (torch.float32,)
+        return tensor if narrowing else to(tensor, *arguments, **keywords)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "to", keep)
+        patch.setattr(torch.Tensor, "float", lambda x: x if x.dtype == torch.float64 else to_float(x))
+        patch.setattr(torch.nn.functional, "softmax", lambda x, dim, dtype=None: softmax(x, dim))
+        yield
+
+
+def build(architecture: str = "llama", attention: str = "sdpa", dtype: torch.dtype = torch.float64) -> PreTrainedModel:
+    config = CONFIGS[architecture]()
+    config._attn_implementation = attention
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config)
+    for parameter in model.parameters():  # norms start at one and biases at zero, which would hide mistakes
+        parameter.data.add_(0.2 * torch.randn(parameter.shape))
+    return model.to(dtype).eval()
+
+
+@pytest.fixture(scope="session")
+def build_model():
+    return build
+
+
+@pytest.fixture(scope="session")
+def prompts():
+    return PROMPTS
+
+
+@dataclass
+class Case:
+    model: PreTrainedModel
+    logits: torch.Tensor  # (N,)
+    total: torch.Tensor  # (N, L + 2)
+    norms: torch.Tensor  # (N, L + 2)
+
+
+def naive_loop(model: PreTrainedModel, prompts: list[list[int]]) -> Case:
+    """One unpadded forward and backward for each example, and the squares of every gradient."""
+    columns = 5
+    case = Case(model, torch.zeros(len(prompts)).double(), *torch.zeros(2, len(prompts), columns).double())
+    parts: list[Covered] = cover(model)
+    for row, prompt in enumerate(prompts):
+        model.zero_grad()
+        z = logits_of(model, pad_prompts([prompt])).squeeze(0)
+        z.backward()
+        case.logits[row] = z.detach()
+        for part in parts:
+            square = sum(p.grad.double().square().sum() for p in part.module.parameters(recurse=False))
+            case.total[row, part.column] += square
+            if part.kind.endswith("norm"):
+                case.norms[row, part.column] += square
+    model.zero_grad()
+    return case
+
+
+@pytest.fixture(scope="session")
+def naive():
+    return naive_loop
+
+
+@pytest.fixture(scope="module", params=[(a, i) for a in CONFIGS for i in ("sdpa", "eager")], ids="-".join)
+def case(request, keep_float64) -> Case:
+    return naive_loop(build(*request.param), PROMPTS)

@@ -1,0 +1,123 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from fisher_ld.fisher.estimate import SCHEMA, draw_examples, estimate, largest_share_error
+from fisher_ld.fisher.traces import layer_norms, pad_prompts
+from fisher_ld.runtime import UserError
+
+LABELS = np.arange(400) % 5 == 0
+
+
+def prompt(example: int) -> list[int]:
+    return [3 + (example * k) % 37 for k in range(1, 4 + example % 11)]
+
+
+def test_rows_are_the_norms_of_each_example(build_model):
+    model = build_model(dtype=torch.float32)
+    table = estimate(model, prompt, LABELS, np.array([7, 3, 5, 390]), "adapted", batch_size=3)
+
+    assert dict(table.schema) == SCHEMA
+    assert table["example"].to_list() == [e for e in (3, 5, 7, 390) for _ in range(5)]
+    assert table["layer"].to_list() == [0, 1, 2, 3, 4] * 4
+    assert table["state"].unique().to_list() == ["adapted"]
+    rows = table.filter(pl.col("example") == 5)
+    alone = layer_norms(model, pad_prompts([prompt(5)]))
+    assert rows["label"].to_list() == [1] * 5
+    assert rows["logit"].to_list() == pytest.approx([float(alone.logits[0])] * 5, rel=1e-5)
+    assert rows["norm"][1:4].to_list() == pytest.approx(alone.layers[0].tolist(), rel=1e-5)
+    assert rows["norm"][0] == pytest.approx(float(alone.embedding[0]), rel=1e-5)
+    assert rows["norm"][4] == pytest.approx(float(alone.head[0]), rel=1e-5)
+    assert rows["norms_part"].to_list() == pytest.approx([0, *alone.norms[0].tolist(), 0], rel=1e-5)
+    layer = sum(p.numel() for p in model.model.layers[0].parameters())
+    assert rows["parameters"].to_list() == [40 * 16, layer, layer, layer, 3 * 16]
+
+
+def test_examples_are_drawn_until_the_weights_are_known_well_enough(build_model):
+    model, examples = build_model(dtype=torch.float32), draw_examples(400, 400, seed=1)
+    every = estimate(model, prompt, LABELS, examples, "base", batch_size=16)
+    assert every["example"].n_unique() == 400
+    first = every.filter(pl.col("example").is_in(examples[:64]))
+    second = every.filter(pl.col("example").is_in(examples[:128]))
+    tolerance = (largest_share_error(first) + largest_share_error(second)) / 2
+    assert largest_share_error(second) < tolerance < largest_share_error(first)
+
+    stopped = estimate(model, prompt, LABELS, examples, "base", batch_size=16, tolerance=tolerance)
+    assert set(stopped["example"]) == set(examples[:128])
+    unreached = estimate(model, prompt, LABELS, examples[:70], "base", batch_size=16, tolerance=1e-9)
+    assert set(unreached["example"]) == set(examples[:70])
+
+
+def test_drawn_examples_differ_by_seed_and_never_repeat():
+    drawn = draw_examples(100, 30, seed=3)
+    assert len(set(drawn)) == 30 and drawn.max() < 100
+    assert (drawn == draw_examples(100, 30, seed=3)).all()
+    assert (drawn != draw_examples(100, 30, seed=4)).any()
+    assert len(draw_examples(10, 30, seed=3)) == 10
+
+
+def test_a_prompt_beyond_the_context_is_an_error(build_model):
+    with pytest.raises(UserError, match=r"161 tokens, but the model's context ends at 160.*history_length"):
+        estimate(build_model(), lambda example: [3] * 161, LABELS, np.array([1]), "base", batch_size=1)
+
+
+def test_no_examples_are_an_error(build_model):
+    with pytest.raises(UserError, match="train lists are empty"):
+        estimate(build_model(), prompt, LABELS, np.array([], int), "base", batch_size=1)
+
+
+SECOND_RANK = """
+import sys
+from pathlib import Path
+import numpy as np
+import torch
+from transformers import LlamaForSequenceClassification
+from fisher_ld.fisher.estimate import estimate
+folder = Path(sys.argv[1])
+torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=1, world_size=2)
+model = LlamaForSequenceClassification.from_pretrained(folder / "model").eval()
+prompt = lambda example: [3 + (example * k) % 37 for k in range(1, 4 + example % 11)]
+table = estimate(model, prompt, np.arange(400) % 5 == 0, np.arange(21), "adapted", batch_size=4)
+table.write_parquet(folder / "second.parquet")
+"""
+
+
+def test_two_ranks_equal_one(build_model, tmp_path, monkeypatch):
+    model = build_model(dtype=torch.float32)
+    alone = estimate(model, prompt, LABELS, np.arange(21), "adapted", batch_size=4)
+    model.save_pretrained(tmp_path / "model")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    second = subprocess.Popen(
+        [sys.executable, "-c", SECOND_RANK, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=2)
+        first = estimate(model, prompt, LABELS, np.arange(21), "adapted", batch_size=4)
+        assert second.wait(timeout=60) == 0
+    finally:
+        second.kill()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+    keys, numbers = ("state", "example", "label", "layer", "parameters"), ("norm", "norms_part", "logit")
+    for table in (first, pl.read_parquet(tmp_path / "second.parquet")):
+        assert table.select(keys).equals(alone.select(keys))
+        for column in numbers:
+            np.testing.assert_allclose(table[column], alone[column], rtol=1e-5)
+
+
+def test_a_rank_takes_its_share(build_model, monkeypatch):
+    seen = []
+    monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.get_rank", lambda: 1)
+    monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.get_world_size", lambda: 3)
+    monkeypatch.setattr("fisher_ld.fisher.estimate._gather", lambda rows: seen.extend(rows) or rows)
+    estimate(build_model(), lambda example: [3] * (example + 1), LABELS, np.arange(7), "base", batch_size=8)
+    assert [example for example, *_ in seen] == [1, 4]

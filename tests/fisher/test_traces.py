@@ -1,0 +1,130 @@
+import pytest
+import torch
+
+from fisher_ld.fisher import gram
+from fisher_ld.fisher.traces import layer_norms, logits_of, pad_prompts
+from fisher_ld.runtime import UserError
+
+
+def assert_equal(result, case, rtol):
+    torch.testing.assert_close(result.logits, case.logits, rtol=rtol, atol=rtol)
+    torch.testing.assert_close(result.layers, case.total[:, 1:-1], rtol=rtol, atol=0)
+    torch.testing.assert_close(result.norms, case.norms[:, 1:-1], rtol=rtol, atol=0)
+    torch.testing.assert_close(result.embedding, case.total[:, 0], rtol=rtol, atol=0)
+    torch.testing.assert_close(result.head, case.total[:, -1], rtol=rtol, atol=0)
+
+
+@pytest.mark.parametrize("branch", ["gram", "gradient", "cheaper"])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_norms_are_those_of_the_naive_loop(case, prompts, side, branch):
+    assert_equal(layer_norms(case.model, pad_prompts(prompts, side), branch=branch), case, 1e-9)
+
+
+def test_checkpointing_changes_nothing(case, prompts):
+    assert_equal(layer_norms(case.model, pad_prompts(prompts), checkpointing=True), case, 1e-9)
+
+
+def test_short_prompts_take_the_gram_form_and_long_ones_the_gradient(build_model, prompts, monkeypatch):
+    taken = []
+    monkeypatch.setattr(
+        "fisher_ld.fisher.traces.gradient_norm", lambda a, g: taken.append(a) or gram.gradient_norm(a, g)
+    )
+    model = build_model()
+    layer_norms(model, pad_prompts(prompts[:1]))
+    assert not taken
+    layer_norms(model, pad_prompts(prompts))
+    assert len(taken) == 3 * 7  # q, k, v, o, gate, up, down of every layer
+
+
+def test_queries_keys_and_values_share_one_input_gram(build_model, prompts, monkeypatch):
+    inputs = []
+    monkeypatch.setattr("fisher_ld.fisher.traces.count_mirrored", lambda s: inputs.append(s) or gram.count_mirrored(s))
+    layer_norms(build_model(), pad_prompts(prompts[:1]))
+    assert len(inputs) == 3 * 4 + 2  # q/k/v, o, gate/up, down of every layer; the head and the embedding
+
+
+def test_float32_is_close(build_model, naive, prompts):
+    model = build_model(dtype=torch.float32)
+    assert_equal(layer_norms(model, pad_prompts(prompts)), naive(model, prompts), 1e-4)
+
+
+def test_the_logit_is_that_of_the_plain_model(build_model, prompts):
+    model = build_model(dtype=torch.float32)
+    batch = pad_prompts(prompts[1:2])
+    no, yes = model(batch.input_ids, attention_mask=batch.attention_mask).logits[0]
+    torch.testing.assert_close(logits_of(model, batch)[0], yes - no)
+
+
+def test_layer_subset(build_model, prompts):
+    model, batch = build_model(), pad_prompts(prompts)
+    every, some = layer_norms(model, batch), layer_norms(model, batch, layers=[3, 1])
+    torch.testing.assert_close(some.layers, every.layers[:, [2, 0]])
+    torch.testing.assert_close(some.norms, every.norms[:, [2, 0]])
+    with pytest.raises(UserError, match="from 1 to 3"):
+        layer_norms(model, batch, layers=[0])
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_model_is_left_as_it_was(build_model, prompts, checkpointing):
+    model = build_model("gpt2")  # with dropout, which must be off meanwhile
+    batch = pad_prompts(prompts)
+    evaluated = layer_norms(model, batch, checkpointing=checkpointing)
+    model.train()
+    model.score.requires_grad_(False)
+    trained = layer_norms(model, batch, checkpointing=checkpointing)
+
+    torch.testing.assert_close(trained.layers, evaluated.layers)
+    assert all(module.training for module in model.modules())
+    assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["score.weight"]
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(module._forward_hooks for module in model.modules())
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def test_a_module_used_twice_is_refused(build_model, prompts):
+    model = build_model()
+    attention = model.model.layers[1].self_attn
+    attention.v_proj.register_forward_hook(lambda module, inputs, output: output + attention.k_proj(inputs[0]))
+    with pytest.raises(UserError, match=r"layers\.1\.self_attn\.k_proj: .* called 2"):
+        layer_norms(model, pad_prompts(prompts))
+
+
+@pytest.mark.parametrize("called", [False, True])
+def test_a_module_without_a_gradient_is_refused(build_model, prompts, called):
+    model = build_model()
+    mlp = model.model.layers[2].mlp
+    mlp.register_module("spare", torch.nn.Linear(16, 4).double())
+
+    def use_in_vain(module, inputs):
+        module.spare(inputs[0])
+
+    if called:
+        mlp.register_forward_pre_hook(use_in_vain)
+    with pytest.raises(UserError, match=rf"layers\.2\.mlp\.spare: .* called {int(called)} and got a gradient 0"):
+        layer_norms(model, pad_prompts(prompts))
+
+
+def test_norms_that_are_not_finite_are_refused(build_model, prompts):
+    model = build_model()
+    model.model.layers[0].mlp.down_proj.weight.data[0, 0] = torch.nan
+    with pytest.raises(UserError, match="not finite"):
+        layer_norms(model, pad_prompts(prompts))
+
+
+def test_another_head_is_refused(build_model, prompts):
+    model = build_model()
+    with pytest.raises(UserError, match=r"two labels .* got LlamaModel"):
+        logits_of(model.model, pad_prompts(prompts))
+    model.config.num_labels = 3
+    with pytest.raises(UserError, match="with 3 labels"):
+        layer_norms(model, pad_prompts(prompts))
+
+
+def test_prompts_are_padded_on_either_side():
+    right, left = pad_prompts([[5, 6], [7, 8, 9]]), pad_prompts([[5, 6], [7, 8, 9]], "left")
+    assert right.input_ids.tolist() == [[5, 6, 0], [7, 8, 9]]
+    assert right.attention_mask.tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert right.decision.tolist() == [1, 2]
+    assert left.input_ids.tolist() == [[0, 5, 6], [7, 8, 9]]
+    assert left.attention_mask.tolist() == [[0, 1, 1], [1, 1, 1]]
+    assert left.decision.tolist() == [2, 2]

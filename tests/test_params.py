@@ -1,0 +1,130 @@
+import datetime
+import re
+from pathlib import Path
+
+import pytest
+
+from fisher_ld.files import read_yaml
+from fisher_ld.params import Params, load_params, parse
+from fisher_ld.runtime import UserError
+from fisher_ld.validation import flatten, keys
+
+ROOT = Path(__file__).parents[1]
+
+
+def refusal(raw):
+    with pytest.raises(UserError) as error:
+        parse(raw)
+    return str(error.value)
+
+
+def test_params_yaml_holds_exactly_the_keys():
+    raw = read_yaml(ROOT / "params.yaml")
+    assert sorted(flatten(raw)) == sorted(keys(Params))
+    parse(raw)
+
+
+def test_defaults_are_valid_and_frozen():
+    params = parse({})
+    assert params.distill.methods == ("none", "uniform", "fisher-ld")
+    with pytest.raises(Exception, match="frozen"):
+        params.seed = 1
+
+
+def test_all_errors_at_once():
+    raw = {"fisher": {"betta": 0.3, "update_rate": 2}, "distill": {"methods": ["unifrom"]}, "student": {"layers": 0}}
+    text = refusal(raw)
+    assert text.startswith("4 errors in the parameters:")
+    assert "fisher.betta: unknown key, did you mean beta?" in text
+    assert "fisher.update_rate: expected at most 1, got 2" in text
+    assert "distill.methods.0: expected 'none', 'uniform' or 'fisher-ld', got 'unifrom'; did you mean uniform?" in text
+    assert "student.layers: expected at least 1, got 0" in text
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"sed": 1}, "sed: unknown key, did you mean seed?"),
+        ({"fisher": {"alpha": 1}}, "fisher.alpha: unknown key, did you mean distill.alpha?"),
+        ({"cache": {"zzz": 1}}, "cache.zzz: unknown key, valid are shard_rows, batch_users"),
+        ({"cache": None}, "cache: expected a section with keys of its own, got None"),
+        ({"cache": 4}, "cache: expected a section with keys of its own, got 4"),
+        ({"fisher": {"samples": True}}, "fisher.samples: expected a valid integer, got True"),
+        ({"fisher": {"samples": "8"}}, "fisher.samples: expected a valid integer, got '8'"),
+        ({"fisher": {"beta": False}}, "fisher.beta: expected a number, not true or false, got False"),
+        ({"fisher": {"beta": "high"}}, "fisher.beta: expected a valid number"),
+        ({"fisher": {"beta": float("nan")}}, "fisher.beta: expected a finite number, got nan"),
+        ({"distill": {"explicit_l2": "no"}}, "distill.explicit_l2: expected a valid boolean, got 'no'"),
+        ({"distill": {"temperature": 0}}, "distill.temperature: expected greater than 0, got 0"),
+        ({"data": {"fold": 5}}, "data.fold: expected 'none', 0, 1, 2, 3 or 4, got 5"),
+        ({"teacher": {"adapt": {"method": "loraa"}}}, "got 'loraa'; did you mean lora?"),
+        ({"data": {"test_from": "soon", "split": "global_time"}}, "expected a date such as 2018-01-31, got 'soon'"),
+        ({"data": {"split": "global_time"}}, "data: split: global_time and `test_from`"),
+        ({"data": {"history_block": 30}}, "data: history_block (30) must not exceed history_length (20)"),
+        ({"data": {"item_text": "a film"}}, "data: item_text: 'a film' must hold {categories} or {title}"),
+        ({"data": {"item_text": "{tilte}"}}, "data: item_text: '{tilte}' must hold"),
+        ({"data": {"item_text": "{title"}}, "'{title' is not a template"),
+        ({"data": {"source": {"kind": "table"}}}, "data.source: kind: table needs `interactions` and `items`"),
+        ({"data": {"source": {"kind": "amazon-2023"}}}, "data.source: kind: amazon-2023 needs `category`"),
+        ({"data": {"source": {"category": "Books"}}}, "data.source: `category` is for the Amazon kinds only"),
+        ({"data": {"source": {"items": "i.csv"}}}, "data.source: `interactions` and `items` are for kind: table"),
+        ({"teacher": {"prompt": {"history": "liked\n"}}}, "teacher.prompt: history: 'liked\\n' must hold {text}"),
+        ({"teacher": {"prompt": {"candidate": "?"}}}, "teacher.prompt: candidate: '?' must hold {text}"),
+        ({"teacher": {"prompt": {"yes": "no", "no": "no"}}}, "teacher.prompt: `yes` and `no` must differ"),
+        ({"student": {"hidden_size": 64}}, "student: init: first keeps the teacher's widths; set hidden_size to null"),
+        (
+            {"student": {"init": "random", "hidden_size": 30, "heads": 4}},
+            "hidden_size (30) must be a multiple of heads",
+        ),
+        ({"student": {"init": "random", "heads": 4, "kv_heads": 3}}, "heads (4) must be a multiple of kv_heads (3)"),
+        ({"distill": {"alpha": 0, "output_weight": 0, "layer_weight": 0}}, "there is no loss to train on"),
+        ({"distill": {"methods": ["none", "none"]}}, "distill: methods: none, none names one twice"),
+        ({"distill": {"methods": []}}, "distill: methods: the list is empty"),
+        ({"ablations": {"weightings": ["fischer"]}}, "got 'fischer'; did you mean fisher?"),
+    ],
+)
+def test_refused(raw, message):
+    text = refusal(raw)
+    assert text.startswith("1 error in the parameters:")
+    assert message in text
+
+
+def test_contradictions_of_one_section_come_together():
+    text = refusal({"student": {"hidden_size": 30, "heads": 4, "kv_heads": 3}})
+    assert text.startswith("3 errors")
+
+
+def test_values_are_coerced(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(
+        "teacher:\n  adapt:\n    learning_rate: 1e-5\n  prompt:\n    yes: A\n    no: B\n"
+        "data:\n  split: global_time\n  test_from: 2018-01-31\nfisher:\n  beta: 1\n"
+    )
+    params = load_params(path)
+    assert params.teacher.adapt.learning_rate == 1e-5
+    assert (params.teacher.prompt.yes, params.teacher.prompt.no) == ("A", "B")
+    assert params.data.test_from == "2018-01-31"
+    assert params.fisher.beta == 1.0
+    assert parse({"distill": {"learning_rate": "1e-4"}}).distill.learning_rate == 1e-4
+    assert (
+        parse({"data": {"test_from": datetime.date(2020, 2, 1), "split": "global_time"}}).data.test_from == "2020-02-01"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        ("", "empty"),
+        ("# nothing\n", "empty"),
+        ("- a\n- b\n", "expected sections with keys, got list"),
+        ("seed: [1\n", "not YAML"),
+        ("seed: 1\nseed: 2\n", "not YAML"),
+    ],
+)
+def test_bad_file(tmp_path, content, message):
+    path = tmp_path / "params.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_params(path)

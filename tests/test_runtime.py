@@ -1,0 +1,32 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from fisher_ld.params import Cluster
+from fisher_ld.runtime import UserError, setup
+
+
+@pytest.fixture
+def torch_settings():
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def test_setup_seeds_everything(torch_settings):
+    def draw(seed):
+        assert setup(Cluster(threads=1), seed) == torch.device("cpu")
+        return random.random(), np.random.random(), torch.rand(1).item()
+
+    assert draw(3) == draw(3)
+    assert all(a != b for a, b in zip(draw(3), draw(4), strict=True))
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_setup_refuses_a_device_that_is_not_there(torch_settings):
+    with pytest.raises(UserError, match="torch sees no GPU"):
+        setup(Cluster(device="cuda"), 0)
