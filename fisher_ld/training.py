@@ -6,12 +6,14 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 from torch import nn
 
-from fisher_ld.runtime import Checkpoint, UserError, progress
+from fisher_ld.runtime import Checkpoint, UserError, atomic_path, progress
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,15 @@ class Fit:
     best_score: float
     best_step: int
     steps: int
-    history: list[dict[str, float]]  # one entry a validation
+    curve: list[dict[str, float]]  # one entry an optimiser step, and one a validation
+
+    def write_curve(self, path: Path) -> None:
+        """As CSV; a column is empty where nothing was measured at that step."""
+        rows = {row["step"]: {} for row in self.curve}
+        for row in self.curve:
+            rows[row["step"]] |= row
+        with atomic_path(path) as temporary:
+            pl.DataFrame(list(rows.values()), infer_schema_length=None).write_csv(temporary)
 
 
 def fit(
@@ -64,14 +74,18 @@ def fit(
     plain = [p for p in trained.values() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=schedule.learning_rate, fused=True)
-    steps, step, history = len(plan), 0, []
+    steps, step, curve = len(plan), 0, []
     best_score, best_step, best = 0.0, 0, {}
 
     def snapshot() -> dict[str, torch.Tensor]:
         return {name: p.detach().clone() for name, p in trained.items()}
 
     def stale() -> int:
-        return sum(entry["step"] > best_step for entry in history)
+        return sum("validation_ndcg_10" in row and row["step"] > best_step for row in curve)
+
+    def record(step: int, values: dict[str, float]) -> None:
+        curve.append({"step": step, **values})
+        log(values, step)
 
     def restore(weights: dict[str, torch.Tensor]) -> None:
         with torch.no_grad():
@@ -83,7 +97,7 @@ def fit(
         restore(saved["weights"])
         optimizer.load_state_dict(saved["optimizer"])
         load_extra(saved["extra"])
-        history, best, best_score, best_step = (saved[k] for k in ("history", "best", "best_score", "best_step"))
+        curve, best, best_score, best_step = (saved[k] for k in ("curve", "best", "best_score", "best_step"))
 
     with progress(steps, label, unit="step", done=step) as bar:
         while step < steps and stale() < (schedule.patience or steps):
@@ -105,21 +119,12 @@ def fit(
             step += 1
             bar.advance(1)
             seconds = time.perf_counter() - began
-            log(
-                {
-                    "loss": total.item(),
-                    **parts,
-                    "learning_rate": rate,
-                    "gradient_norm": norm.item(),
-                    "tokens_per_second": tokens / seconds,
-                },
-                step,
-            )
+            rates = {"learning_rate": rate, "gradient_norm": norm.item(), "tokens_per_second": tokens / seconds}
+            record(step, {"loss": total.item(), **parts, **rates})
             if step % schedule.eval_every == 0 or step == steps:
                 module.eval()
                 score = validate()
-                history.append({"step": step, "score": score})
-                log({"validation_ndcg_10": score}, step)
+                record(step, {"validation_ndcg_10": score})
                 if score > best_score:
                     best_score, best_step, best = score, step, snapshot()
             if step % schedule.checkpoint_every == 0 and step < steps:
@@ -129,7 +134,7 @@ def fit(
                         "weights": snapshot(),
                         "optimizer": optimizer.state_dict(),
                         "extra": extra_state(),
-                        "history": history,
+                        "curve": curve,
                         "best": best,
                         "best_score": best_score,
                         "best_step": best_step,
@@ -138,4 +143,4 @@ def fit(
     if best:
         restore(best)
     module.eval()
-    return Fit(best_score, best_step, step, history)
+    return Fit(best_score, best_step, step, curve)

@@ -79,7 +79,7 @@ def test_files_of_a_category(data, tmp_path):
         "reviews.jsonl.gz": b"reviews",
         "meta.jsonl.gz": b"meta",
     }
-    with pytest.raises(UserError, match="expected a name such as All_Beauty, got '../Gift_Cards'"):
+    with pytest.raises(UserError, match=r"expected a name such as All_Beauty, got '../Gift_Cards'"):
         data(DataSource(kind="amazon-2018", category="../Gift_Cards"), parts)
 
 
@@ -97,10 +97,15 @@ def test_tables_keep_their_format(data, tmp_path):
 def test_failure_leaves_what_was_there(data, tmp_path):
     (tmp_path / "a.csv").write_text("a")
     data(DataSource(kind="table", interactions=str(tmp_path / "a.csv"), items=str(tmp_path / "a.csv")))
-    for items, text in (("b.csv", "no such file"), ("a.xlsx", "expected a table ending in .csv, .jsonl"), ("", "")):
+    (tmp_path / "folder.csv").mkdir()
+    for items, text in (
+        ("b.csv", "no such file"),
+        ("a.xlsx", "expected a table ending in .csv, .jsonl, .* got a.xlsx"),
+        ("folder.csv", "expected a file, got a folder"),
+    ):
         with pytest.raises(UserError, match=text):
             data(DataSource(kind="table", interactions=str(tmp_path / "a.csv"), items=str(tmp_path / items)))
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["a.csv", "raw"]
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["a.csv", "folder.csv", "raw"]
         assert sorted(p.name for p in (tmp_path / "raw").iterdir()) == ["interactions.csv", "items.csv"]
 
 
@@ -133,7 +138,7 @@ def test_teacher_in_shards(teacher, local):
     (local / "model.safetensors").rename(local / "model-1.safetensors")
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     (local / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(UserError, match="expected the weights model-2.safetensors, got"):
+    with pytest.raises(UserError, match=r"expected the weights model-2.safetensors, got"):
         teacher(TeacherSource(kind="local", name=str(local)))
     save_file({"b": torch.zeros(1)}, local / "model-2.safetensors")
     base = teacher(TeacherSource(kind="local", name=str(local)))
@@ -158,11 +163,11 @@ def test_local_teacher_that_lacks_a_file(teacher, local, tmp_path, lost, text):
 def test_damaged_teachers(teacher, local, tmp_path):
     weights = (local / "model.safetensors").read_bytes()
     (local / "model.safetensors").write_bytes(weights[:-1])
-    with pytest.raises(UserError, match="model.safetensors is cut or damaged"):
+    with pytest.raises(UserError, match=r"model.safetensors is cut or damaged"):
         teacher(TeacherSource(kind="local", name=str(local)))
     (local / "model.safetensors").write_bytes(weights)
     (local / "config.json").write_text("{")
-    with pytest.raises(UserError, match="config.json is not JSON"):
+    with pytest.raises(UserError, match=r"config.json is not JSON"):
         teacher(TeacherSource(kind="local", name=str(local)))
     with pytest.raises(UserError, match=r"expected a folder with config.json, got model.safetensors"):
         teacher(TeacherSource(kind="local", name=str(local / "model.safetensors")))

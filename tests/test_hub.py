@@ -140,6 +140,15 @@ def test_wrong_byte(hub, get, tmp_path):
     assert (get("org/toy") / "model.safetensors").read_bytes() == WEIGHTS
 
 
+def test_wrong_length_of_a_small_file(hub, get, tmp_path, monkeypatch):
+    tree = hub.tree()
+    tree[0]["size"] = 3
+    monkeypatch.setattr(hub, "tree", lambda: tree)
+    with pytest.raises(UserError, match=r"config.json: expected 3 bytes, got 2|Consistency check failed"):
+        get("org/toy")
+    assert not list(tmp_path.rglob("config.json"))
+
+
 def test_model_without_safetensors(hub, get):
     del hub.files["model.safetensors"]
     with pytest.raises(UserError, match="expected safetensors weights on the hub, got none"):

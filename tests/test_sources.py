@@ -3,6 +3,7 @@ import hashlib
 import os
 import shutil
 import threading
+import urllib.request
 import zipfile
 from collections import namedtuple
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +28,9 @@ class Host(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.body, self.version, self.faults, self.ranges = BODY, '"1"', [], []
 
+    def handle_error(self, request, client_address):
+        """A client that hangs up on a refused answer is no error of the host."""
+
     def address(self, name="data.bin"):
         return f"http://127.0.0.1:{self.server_port}/{name}"
 
@@ -49,7 +53,7 @@ class Handler(BaseHTTPRequestHandler):
             if start >= total:
                 self.send_error(416)
                 return
-            start -= 10 if fault == "wrong range" else 0
+            start += {"earlier range": -10, "later range": 10}.get(fault, 0)
         stated = total + {"longer": 1000, "shorter": -1000}.get(fault, 0)
         self.send_response(206 if start else 200)
         if start:
@@ -118,8 +122,9 @@ def test_host_that_ignores_the_range(host, get):
     assert len(host.ranges) == 2
 
 
-def test_host_that_answers_another_range(host, get):
-    host.faults = ["cut", "wrong range"]
+@pytest.mark.parametrize("fault", ["earlier range", "later range"])
+def test_host_that_answers_another_range(host, get, fault):
+    host.faults = ["cut", fault]
     assert get(host.address()).read_bytes() == BODY
     assert host.ranges[-1] is None
 
@@ -131,6 +136,21 @@ def test_versions_are_not_mixed(host, get, new):
         get(host.address(), Network(tries=1))
     host.body, host.version = new, '"2"'
     assert get(host.address()).read_bytes() == new
+
+
+def test_another_length_under_the_same_version(host, get):
+    host.faults = ["cut"]
+    with pytest.raises(UserError):
+        get(host.address(), Network(tries=1))
+    host.body = BODY[::-1] + b"longer"
+    assert get(host.address()).read_bytes() == host.body
+
+
+def test_complete_part_of_a_killed_run_needs_no_request(host, get):
+    path = get(host.address())
+    path.rename(path.with_name("data.bin.part"))
+    assert get(host.address(), size=len(BODY)).read_bytes() == BODY
+    assert len(host.ranges) == 1
 
 
 def test_without_version_only_a_known_sum_lets_a_download_go_on(host, get):
@@ -238,6 +258,14 @@ def test_refusals_are_not_tried_again(host, get, tmp_path, status, text):
     assert leftovers(tmp_path) == []
 
 
+def test_https_must_not_lead_to_http(host, get, tmp_path, monkeypatch):
+    redirected = urllib.request.urlopen(host.address())
+    monkeypatch.setattr(urllib.request, "urlopen", lambda request, timeout: redirected)
+    with pytest.raises(UserError, match=r"redirected to http://127.0.0.1.*refused"):
+        get("https://secure.example/data.bin")
+    assert leftovers(tmp_path) == []
+
+
 def test_empty_file(host, get, tmp_path):
     host.body = b""
     with pytest.raises(UserError, match="empty file"):
@@ -313,7 +341,7 @@ def test_source_packages_are_refused(get, wheels, tmp_path):
     (tmp_path / "toy-1.0").mkdir()
     (tmp_path / "toy-1.0" / "setup.py").touch()
     shutil.make_archive(str(wheels[1].parent / "toy-1.0"), "gztar", tmp_path, "toy-1.0")
-    with pytest.raises(UserError, match="No matching distribution"):
+    with pytest.raises(UserError, match="No matching distribution found for toy"):
         get("package:toy==1.0", wheels[0])
 
 

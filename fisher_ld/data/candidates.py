@@ -30,6 +30,8 @@ def write_lists(
     popularity = counts.astype(np.float64) ** data.negative_power
     users, positions = train_positions(split.train_end, np.flatnonzero(training), data.train_positives)
     starts = block_starts(positions, data.history_length, data.history_block)
+    seen = positions > starts  # with blocks as long as the history, the first of a block has none
+    users, starts, positions = users[seen], starts[seen], positions[seen]
     families = {"train": (users, starts, positions, popularity)}
     uniform = np.ones(len(counts))
     for name, ends, weights in (

@@ -76,7 +76,7 @@ def _write_tables(folder: Path, items: pl.DataFrame, positives: Positives, data:
         "user": pl.Series(np.arange(len(lengths)), dtype=pl.Int32),
         "user_id": pl.Series(positives.user_names, dtype=pl.String),
         "length": pl.Series(lengths, dtype=pl.Int32),
-        "train_positives": pl.Series(split.train_end, dtype=pl.Int32),
+        "train_positives": pl.Series(np.where(training, split.train_end, 0), dtype=pl.Int32),
         "fold": pl.Series(fold, dtype=pl.Int8),
     }
     pl.DataFrame(columns).write_parquet(folder / "users.parquet")

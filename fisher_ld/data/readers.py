@@ -67,8 +67,9 @@ class _Rejects:
         self.rows: Counter[str] = Counter()
 
     def readable(self, path: Path, rows: Iterable[Row]) -> Iterator[Row]:
+        name = path.name
         for row in rows:
-            self.rows[path.name] += 1
+            self.rows[name] += 1
             if row.reason is None:
                 yield row
             else:

@@ -87,30 +87,35 @@ def plot_report(report: Mapping[str, Any], folder: Path, plots: Path) -> list[Pa
 BLUE, ORANGE, GREY = "#2a6f97", "#e07a1f", "#555555"
 
 
-def _figure(width: float = 7, height: float = 4) -> tuple[Any, Any]:
+def _figure() -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height))
+    figure = Figure(figsize=(7, 4))
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
-def _plot_lengths(lengths: np.ndarray) -> Any:
-    from matplotlib.ticker import ScalarFormatter
+def _log(axis: Any, steps: tuple[int, ...] = (1, 2, 5)) -> None:
+    """Logarithmic with ticks at 1, 2, 5, 10, 20, ... as plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter
 
+    getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter("{x:,.0f}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _plot_lengths(lengths: np.ndarray) -> Any:
     figure, axes = _figure()
-    top = max(lengths.max(), lengths.min() + 1)
-    edges = np.unique(np.round(np.geomspace(lengths.min(), top + 1, 31)))
+    edges = np.unique(np.round(np.geomspace(lengths.min(), lengths.max() + 1, 21))) - 0.5
     axes.hist(lengths, bins=edges, color=BLUE, edgecolor="white", linewidth=0.5)
     median = np.median(lengths)
     axes.axvline(median, color=ORANGE)
-    axes.annotate(f" median {median:g}", (median, 1), xycoords=("data", "axes fraction"), va="top", color=ORANGE)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.set(
-        xlabel="positives of a user (log scale)", ylabel="users", title=f"History lengths of {len(lengths):,} users"
-    )
+    axes.annotate(f" median {median:g}", (median, 1.01), xycoords=("data", "axes fraction"), color=ORANGE)
+    _log(axes.xaxis)
+    axes.set(xlabel="positives of a user (log scale)", ylabel="users")
+    axes.set_title(f"History lengths of {len(lengths):,} users", loc="left", pad=18)
     return figure
 
 
@@ -118,15 +123,14 @@ def _plot_popularity(counts: np.ndarray) -> Any:
     figure, axes = _figure()
     ranked = np.sort(counts)[::-1]
     drawn = ranked[ranked > 0]
-    axes.loglog(np.arange(1, len(drawn) + 1), drawn, color=BLUE, linewidth=2)
+    axes.plot(np.arange(1, len(drawn) + 1), drawn, color=BLUE, linewidth=2)
+    _log(axes.xaxis, (1,))
+    _log(axes.yaxis)
     head = ranked[: max(1, len(ranked) // 10)].sum() / max(ranked.sum(), 1)
-    axes.annotate(
-        f"the most popular tenth has {head:.0%} of them\n{(counts == 0).sum():,} of {len(counts):,} items have none",
-        (0.03, 0.06),
-        xycoords="axes fraction",
-        color=GREY,
-    )
-    axes.set(xlabel="item, by popularity (log scale)", ylabel="train positives (log scale)", title="Item popularity")
+    note = f"most popular tenth: {head:.0%} of all train positives\nitems without any: {(counts == 0).sum():,}"
+    axes.annotate(note, (0.03, 0.05), xycoords="axes fraction", color=GREY)
+    axes.set(xlabel="rank of the item (log scale)", ylabel="train positives (log scale)")
+    axes.set_title(f"Popularity of {len(counts):,} items", loc="left")
     axes.grid(alpha=0.25)
     return figure
 

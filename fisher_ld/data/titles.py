@@ -17,9 +17,10 @@ _NO_CATEGORY = {"", "unknown", "(no genres listed)"}
 
 def text(value: Any) -> str | None:
     """A scalar as text, without outer space; None if it is missing, empty or no scalar."""
-    if value is None or isinstance(value, list | tuple | dict):
-        return None
-    value = value if isinstance(value, str) else str(value)
+    if not isinstance(value, str):
+        if value is None or isinstance(value, list | tuple | dict):
+            return None
+        value = str(value)
     if not value.isascii():  # a lone surrogate (JSON can spell one) cannot be stored
         value = value.encode("utf-8", "replace").decode()
     return value.strip() or None

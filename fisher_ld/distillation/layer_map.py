@@ -1,0 +1,31 @@
+"""Which student layer answers for which teacher layer."""
+
+from __future__ import annotations
+
+import math
+
+from fisher_ld.runtime import UserError
+
+
+def layer_map(kind: str, teacher_layers: int, student_layers: int, weights: list[float]) -> list[tuple[int, int]]:
+    """Pairs (teacher layer l, student layer m), both counted from 1, ordered by l.
+
+    all: every teacher layer, m(l) = ceil(l * L_S / L_T). The others take one teacher layer a student layer: spaced
+    and last from l = ceil(m * L_T / L_S) and L_T - L_S + m; fisher the layer of the highest weight within each block
+    of `all`. Raises UserError where the student is deeper than the teacher.
+    """
+    if student_layers > teacher_layers:
+        raise UserError(
+            f"student.layers: expected at most the teacher's {teacher_layers} layers, got {student_layers}; "
+            "every teacher layer is matched to one student layer"
+        )
+    every = [(layer, math.ceil(layer * student_layers / teacher_layers)) for layer in range(1, teacher_layers + 1)]
+    students = range(1, student_layers + 1)
+    if kind == "all":
+        return every
+    if kind == "spaced":
+        return [(math.ceil(m * teacher_layers / student_layers), m) for m in students]
+    if kind == "last":
+        return [(teacher_layers - student_layers + m, m) for m in students]
+    blocks = [[layer for layer, m in every if m == student] for student in students]
+    return [(max(block, key=lambda layer: weights[layer - 1]), m) for m, block in enumerate(blocks, 1)]

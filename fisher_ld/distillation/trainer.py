@@ -1,0 +1,147 @@
+"""Trains a student from teacher signals: Eq. 7 with fixed or dynamic (Eq. 9) layer weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fisher_ld.data.lists import Lists
+from fisher_ld.data.packing import by_length, pack
+from fisher_ld.data.prompts import Prompts
+from fisher_ld.distillation.layer_map import layer_map
+from fisher_ld.distillation.losses import l2, layer_losses, output_loss
+from fisher_ld.distillation.methods import Method
+from fisher_ld.models.scorer import Scorer
+from fisher_ld.params import Distill, Fisher
+from fisher_ld.runtime import Checkpoint
+from fisher_ld.training import Fit, Schedule, fit
+
+
+class TeacherSignals(Protocol):
+    """Where the teacher's knowledge comes from: the cache, or the teacher itself."""
+
+    layers: int
+    width: int
+
+    def signals(self, examples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """z (N,) and the hidden states at the decision token, up to their scale (N, L_T, d_T)."""
+        ...
+
+
+class LayerMatcher(nn.Module):
+    """The layer term of Eq. 7: one linear map d_S -> d_T for each pair, and the weights of the pairs."""
+
+    def __init__(self, pairs: list[tuple[int, int]], weights: list[float], student_width: int, teacher_width: int):
+        super().__init__()
+        self.teacher_layers = [layer - 1 for layer, _ in pairs]
+        self.student_layers = [layer - 1 for _, layer in pairs]
+        start = torch.eye(teacher_width, student_width) if teacher_width == student_width else None
+        maps = torch.empty(len(pairs), teacher_width, student_width)
+        nn.init.orthogonal_(maps) if start is None else maps.copy_(start)
+        self.maps = nn.Parameter(maps)  # (P, d_T, d_S)
+        matched = torch.tensor([weights[layer] for layer in self.teacher_layers])
+        self.register_buffer("weights", matched / matched.sum())  # (P,)
+        self.register_buffer("recent", torch.zeros(len(pairs)))
+
+    def forward(self, teacher: torch.Tensor, student: torch.Tensor, dynamic: bool) -> torch.Tensor:
+        """sum_l w_l * layer_loss_l for states (N, L_T, d_T) and (N, L_S, d_S); where `dynamic`, also adds up what
+        Eq. 9 calls recent gradients: the squared norm of each layer loss's gradient at the adapted state."""
+        adapted = torch.einsum("nps,pts->npt", student[:, self.student_layers], self.maps)  # (N, P, d_T)
+        losses = layer_losses(teacher[:, self.teacher_layers], adapted)  # (P,)
+        if dynamic:
+            (gradient,) = torch.autograd.grad(losses.sum(), adapted, retain_graph=True)
+            self.recent += gradient.square().sum((0, 2)).detach()
+        return (self.weights * losses).sum()
+
+    def update(self, rate: float) -> None:
+        """Eq. 9: w <- (1 - eta) w + eta w_current, renormalised."""
+        self.weights.lerp_(self.recent / self.recent.sum(), rate)
+        self.weights /= self.weights.sum()
+        self.recent.zero_()
+
+
+def distill(
+    student: Scorer,
+    teacher: TeacherSignals,
+    method: Method,
+    weights: list[float],
+    lists: Lists,
+    sequences: list[np.ndarray],
+    prompts: Prompts,
+    params: Distill,
+    fisher: Fisher,
+    validate: Callable[[], float],
+    checkpoint: Checkpoint,
+    device: torch.device,
+    log: Callable[[dict[str, float], int], None],
+    seed: int,
+) -> tuple[Fit, list[dict[str, float]]]:
+    """Trains `student` in place. `weights`: w_l of every teacher layer (none for the method without a layer loss).
+    Returns the fit, and the layer weights at the start and whenever Eq. 9 changed them (step, layer, weight)."""
+    torch.manual_seed(seed)
+    student.requires_grad_(True)
+    module = nn.ModuleDict({"student": student})
+    matcher, trajectory = None, []
+
+    def keep_weights(step: int) -> None:
+        for layer, weight in zip(matcher.teacher_layers, matcher.weights.tolist(), strict=True):
+            trajectory.append({"step": step, "layer": layer + 1, "weight": weight})
+
+    if method.weighting != "none":
+        pairs = layer_map(params.layer_map, teacher.layers, len(student.layers), weights)
+        width = student.model.config.hidden_size
+        matcher = LayerMatcher(pairs, weights, width, teacher.width).to(device)
+        module["matcher"] = matcher
+        keep_weights(0)
+
+    plan = [
+        batch
+        for epoch in range(params.epochs)
+        for batch in by_length(lists.windows(), lists, params.batch_users, seed + epoch)
+    ]
+
+    def loss(windows: list[np.ndarray], step: int):
+        batch = pack(lists, windows, sequences, prompts, student.context()).to(device)
+        z, states = student(batch, with_hidden_states=matcher is not None)
+        bce = F.binary_cross_entropy_with_logits(z, batch.labels)
+        total, parts = params.alpha * bce, {"bce": bce.item()}
+        if method.output or matcher is not None:
+            teacher_z, teacher_states = (s.to(device) for s in teacher.signals(batch.examples.cpu().numpy()))
+        if method.output:
+            output = output_loss(teacher_z, z, params.temperature)
+            total, parts["output"] = total + params.output_weight * output, output.item()
+        if matcher is not None:
+            if method.dynamic and step and step % fisher.update_interval == 0:
+                matcher.update(fisher.update_rate)
+                keep_weights(step)
+            matched = matcher(teacher_states, states, method.dynamic)
+            total, parts["layers"] = total + params.layer_weight * matched, matched.item()
+        if params.explicit_l2:
+            total = total + params.l2 * l2(student.parameters())
+        return total, parts, batch.tokens
+
+    schedule = Schedule(
+        learning_rate=params.learning_rate,
+        weight_decay=0.0 if params.explicit_l2 else params.l2,
+        warmup=params.warmup,
+        eval_every=params.eval_every,
+        patience=None,
+        checkpoint_every=params.checkpoint_every,
+    )
+
+    def extra() -> dict:
+        return {"buffers": dict(matcher.named_buffers()) if matcher is not None else {}, "trajectory": trajectory}
+
+    def load_extra(saved: dict) -> None:
+        trajectory[:] = saved["trajectory"]
+        for name, buffer in extra()["buffers"].items():
+            buffer.copy_(saved["buffers"][name])
+
+    result = fit(module, plan, loss, validate, schedule, checkpoint, log, "distilling", extra, load_extra)
+    student.requires_grad_(False)
+    return result, trajectory

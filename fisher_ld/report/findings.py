@@ -1,0 +1,120 @@
+"""The questions that decide about a deployment, answered from intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fisher_ld.report.inputs import MAIN, STUDENT, Results, label
+
+RETAINED, PARAMETERS, THROUGHPUT = 0.92, 0.25, 4.0  # the targets
+VERDICTS = {"shown above": "shown", "shown below": "opposite shown", "not shown": "not shown"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    question: str
+    answer: str  # yes, no, shown, not shown, opposite shown, not measured
+    text: str
+
+    @property
+    def good(self) -> bool:
+        return self.answer in ("yes", "shown")
+
+
+def span(row: Mapping[str, float], digits: int = 3, sign: bool = False) -> str:
+    """'0.394 (0.381 to 0.407)' of a row with mean or difference, low and high."""
+    value = row["difference"] if "difference" in row else row["mean"]
+    plus = "+" if sign else ""
+    return f"{value:{plus}.{digits}f} ({row['low']:{plus}.{digits}f} to {row['high']:{plus}.{digits}f})"
+
+
+def share(row: Mapping[str, float]) -> str:
+    return f"{row['share']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
+
+
+def at_least(low: float, high: float, target: float) -> str:
+    """yes: the whole interval reaches the target; no: none of it does; else not shown."""
+    if low >= target:
+        return "yes"
+    return "no" if high < target else "not shown"
+
+
+def _gate(gate: Mapping[str, Any]) -> Finding:
+    rivals = "; ".join(f"over {label(name)} {span(row, sign=True)}" for name, row in gate["rivals"].items())
+    text = f"NDCG@10 {gate['teacher']:.3f}, {rivals}."
+    return Finding("Is the teacher worth distilling?", "yes" if gate["passed"] else "no", text)
+
+
+def _against(results: Results, a: str, b: str, question: str) -> Finding:
+    row = results.comparison(a, b)
+    if row is None:
+        return Finding(question, "not measured", f"No comparison of {label(a)} with {label(b)} was made.")
+    text = f"NDCG@10 difference {span(row, sign=True)}, p {row['p_holm']:.2g} after Holm, n {row['n']:,}."
+    return Finding(question, VERDICTS[row["verdict"]], text)
+
+
+def findings(results: Results) -> dict[str, Finding]:
+    """By a short name, in the order of the report."""
+    kept = results.evaluate["retained"][MAIN][STUDENT]
+    row, ratios = results.efficiency(STUDENT)
+    part = 1 / ratios["parameters"]
+    above = kept["above_chance"]
+    of_gain = f" Of what the teacher gains over chance: {share(above)}." if above else ""
+    count = row["parameters"]["total"] / 1e6
+    return {
+        "gate": _gate(results.evaluate["gate"]),
+        "retained": Finding(
+            f"Does the student keep {RETAINED:.0%} of the teacher's NDCG@10?",
+            at_least(kept["low"], kept["high"], RETAINED),
+            f"It keeps {share(kept)}.{of_gain}",
+        ),
+        "parameters": Finding(
+            f"Has it at most {PARAMETERS:.0%} of the teacher's parameters?",
+            "yes" if part <= PARAMETERS else "no",
+            f"{part:.1%}: {count:.1f} million, embeddings included.",
+        ),
+        "throughput": Finding(
+            f"Is it at least {THROUGHPUT:g} times as fast?",
+            "yes" if ratios["throughput"] >= THROUGHPUT else "no",
+            f"{ratios['throughput']:.1f} times the throughput, latency p50 {ratios['latency_p50']:.1f} times shorter.",
+        ),
+        "item-knn": _against(results, STUDENT, "item-knn", "Does it beat item-kNN?"),
+        "popularity": _against(results, STUDENT, "popularity", "Does it beat popularity?"),
+        "none": _against(results, STUDENT, "none", "Does distillation help the same student?"),
+        "uniform": _against(results, STUDENT, "uniform", "Does Fisher-LD beat uniform layers?"),
+        "shuffled": _against(results, "fisher", "fisher-shuffled", "Do Fisher weights beat their own shuffle?"),
+    }
+
+
+def headline(results: Results, found: Mapping[str, Finding]) -> list[str]:
+    """The plain-language summary: what one gets, whether it can replace the teacher, whether Fisher is why."""
+    kept = results.evaluate["retained"][MAIN][STUDENT]
+    _, ratios = results.efficiency(STUDENT)
+    first = (
+        f"The Fisher-LD student keeps {kept['share']:.1%} of the teacher's NDCG@10 (95% interval {kept['low']:.1%} to "
+        f"{kept['high']:.1%}) with {1 / ratios['parameters']:.1%} of its parameters at {ratios['throughput']:.1f} "
+        f"times its throughput."
+    )
+    needed = ("gate", "retained", "parameters", "throughput", "item-knn", "popularity")
+    lacking = [found[name] for name in needed if not found[name].good]
+    if lacking:
+        what = "; ".join(f"“{f.question}” {f.answer}" for f in lacking)
+        second = f"It should not replace the teacher on these numbers: {what}."
+    else:
+        second = "On these lists it can replace the teacher: every target is met, and it beats both simple baselines."
+    uniform, shuffled = found["uniform"], found["shuffled"]
+    third = {
+        (True, True): "The Fisher weights are shown to help: over uniform layers and over their own shuffle.",
+        (
+            True,
+            False,
+        ): "It is shown to beat uniform layers, but Fisher weights are not shown to beat their own shuffle: "
+        "what helps need not be which layer gets which weight.",
+        (False, True): "Fisher weights are shown to beat their own shuffle, but Fisher-LD is not shown to beat uniform "
+        "layers, which are simpler.",
+        (False, False): "That Fisher weighting is the reason is not shown: neither a gain over uniform layers nor one "
+        "over the shuffled weights.",
+    }[uniform.good, shuffled.good]
+    return [first, second, third]

@@ -1,0 +1,43 @@
+"""The pretrained teacher -> a teacher adapted to the task; stops the pipeline if it is not worth distilling."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from fisher_ld.data.lists import read_lists, read_sequences
+from fisher_ld.data.prompts import build_prompts
+from fisher_ld.models.scorer import Scorer
+from fisher_ld.models.student import save
+from fisher_ld.models.teacher import adapt
+from fisher_ld.runtime import Checkpoint, fingerprint, setup, write_json
+from stages.common import stage
+from stages.validation import validator
+
+PROCESSED, BASE, ADAPTED = Path("data/processed"), Path("data/teacher/base"), Path("data/teacher/adapted")
+
+
+def main(params, run):
+    device = setup(params.cluster, params.seed)
+    settings = params.teacher.adapt
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    prompts = build_prompts(tokenizer, PROCESSED, params.teacher.prompt)
+    scorer = Scorer.from_causal_lm(BASE, prompts.yes, prompts.no).to(device)
+    lists, sequences = read_lists(PROCESSED, "train"), read_sequences(PROCESSED)
+    validate = validator(scorer, PROCESSED, sequences, prompts, settings.val_users, device, params.seed)
+
+    key = {"params": params.model_dump(mode="json"), "inputs": fingerprint([PROCESSED, BASE])}
+    checkpoint = Checkpoint("adapt_teacher", key)
+    result = adapt(
+        scorer, lists, sequences, prompts, settings, validate, checkpoint, device, run.log_metrics, params.seed
+    )
+    save(scorer, tokenizer, params.teacher.prompt, ADAPTED)
+    result.write_curve(Path("metrics/plots/training/teacher.csv"))
+    best = {"steps": result.steps, "best_step": result.best_step, "validation_ndcg_10": result.best_score}
+    write_json("metrics/adapt_teacher.json", best)
+    checkpoint.done()
+
+
+if __name__ == "__main__":
+    stage("adapt_teacher", main)

@@ -1,0 +1,75 @@
+"""Trains one student from the teacher's cache and scores it: `python -m stages.distill METHOD`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from transformers import AutoTokenizer
+
+from fisher_ld.cache import TeacherCache
+from fisher_ld.data.lists import concat, read_lists, read_sequences, take
+from fisher_ld.data.prompts import build_prompts
+from fisher_ld.distillation.methods import METHODS
+from fisher_ld.distillation.trainer import distill
+from fisher_ld.evaluation.scores import read_scores, write_scores
+from fisher_ld.models.scorer import Scorer, score_lists
+from fisher_ld.models.student import build_student, save
+from fisher_ld.params import Prompt
+from fisher_ld.runtime import Checkpoint, atomic_path, fingerprint, read_json, setup, write_json
+from stages.common import stage
+from stages.validation import BATCH_USERS, validator
+
+PROCESSED, ADAPTED, CACHE = Path("data/processed"), Path("data/teacher/adapted"), Path("data/cache")
+WEIGHTS = Path("data/fisher/weights")
+
+
+def main(params, run):
+    name = sys.argv[1]
+    method, folder = METHODS[name], Path("data/students") / name
+    device = setup(params.cluster, params.seed)
+    cache = TeacherCache.open(CACHE)
+    template = Prompt(**read_json(ADAPTED / "prompt.json"))
+    lists, sequences = read_lists(PROCESSED, "train"), read_sequences(PROCESSED)
+    weights = read_json(WEIGHTS / f"{method.weighting}.json")["weights"]
+
+    texts = pl.read_parquet(PROCESSED / "items.parquet")["text"].to_list()
+    student, tokenizer = build_student(
+        Scorer.load(ADAPTED), params.student, AutoTokenizer.from_pretrained(ADAPTED), texts, template, cache, params.seed
+    )
+    student.to(device)
+    prompts = build_prompts(tokenizer, PROCESSED, template)
+    validate = validator(student, PROCESSED, sequences, prompts, params.distill.val_users, device, params.seed)
+    inputs = fingerprint([PROCESSED, ADAPTED, CACHE, WEIGHTS / f"{method.weighting}.json"])
+    checkpoint = Checkpoint(
+        "distill", {"method": name, "params": params.model_dump(mode="json"), "inputs": inputs}
+    )
+    fit, trajectory = distill(
+        student, cache, method, weights, lists, sequences, prompts, params.distill, params.fisher, validate,
+        checkpoint, device, run.log_metrics, params.seed,
+    )  # fmt: skip
+
+    families = [read_lists(PROCESSED, f"test_{family}") for family in ("popularity", "uniform")]
+    scored = [read_scores(CACHE / f"teacher_test_{family}.parquet", lists).numbers for family, lists in
+              zip(("popularity", "uniform"), families, strict=True)]
+    parts = [take(lists, numbers) for lists, numbers in zip(families, scored, strict=True)]
+    scores = score_lists(student, concat(*parts), sequences, prompts, BATCH_USERS, device, "scoring the test lists")
+    with atomic_path(folder) as temporary:
+        save(student, tokenizer, template, temporary)
+        write_scores(temporary / "scores_test_popularity.parquet", scored[0], scores[: len(parts[0])])
+        write_scores(temporary / "scores_test_uniform.parquet", scored[1], scores[len(parts[0]) :])
+    fit.write_curve(Path(f"metrics/plots/training/{name}.csv"))
+    with atomic_path(f"metrics/plots/weights/{name}.csv") as temporary:
+        schema = {"step": pl.Int64, "layer": pl.Int64, "weight": pl.Float64}
+        pl.DataFrame(trajectory, schema=schema).write_csv(temporary)
+    for row in trajectory:
+        run.log_metrics({f"weight/layer_{row['layer']:02d}": row["weight"]}, step=row["step"])
+    best = {"steps": fit.steps, "best_step": fit.best_step, "validation_ndcg_10": fit.best_score}
+    write_json(f"metrics/distill/{name}.json", best)
+    checkpoint.done()
+
+
+if __name__ == "__main__":
+    stage("distill", main)

@@ -1,0 +1,35 @@
+"""The validation that teacher and students share: mean NDCG@10 on the stored validation lists of a seeded few users."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fisher_ld.data.lists import read_lists, take
+from fisher_ld.data.prompts import Prompts
+from fisher_ld.evaluation.ranking import ranking_metrics
+from fisher_ld.models.scorer import Scorer, score_lists
+
+BATCH_USERS = 8
+
+
+def validator(
+    scorer: Scorer,
+    processed: Path,
+    sequences: list[np.ndarray],
+    prompts: Prompts,
+    users: int,
+    device: torch.device,
+    seed: int,
+) -> Callable[[], float]:
+    lists = read_lists(processed, "val")
+    lists = take(lists, np.sort(np.random.default_rng(seed).permutation(len(lists))[:users]))
+
+    def validate() -> float:
+        scores = score_lists(scorer, lists, sequences, prompts, BATCH_USERS, device, "validating")
+        return float(ranking_metrics(scores, lists.positive)["ndcg_10"].mean())
+
+    return validate

@@ -1,0 +1,116 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from fisher_ld.data.filters import first_pairs, k_core, keep_positives
+from fisher_ld.params import Data
+from fisher_ld.runtime import UserError
+
+
+def test_the_first_of_repeats_is_kept():
+    users, items = np.array([1, 0, 1, 1, 0]), np.array([2, 2, 2, 0, 2])
+    assert first_pairs(users, items).tolist() == [True, True, False, True, False]
+    assert first_pairs(users[:0], items[:0]).tolist() == []
+
+
+def test_k_core_cascade():
+    """Item 3 is rare; without it user 2 is short; without user 2 item 2 is; then user 1 is short as well."""
+    pairs = [(0, 0), (0, 1), (3, 0), (3, 1), (1, 0), (1, 2), (2, 2), (2, 3)]
+    users, items = np.array(pairs).T
+    assert k_core(users, items, 2, 2).tolist() == [True] * 4 + [False] * 4
+    assert k_core(users, items, 2, 1).all()
+    assert not k_core(users, items, 3, 2).any()
+
+
+def interactions(rows):
+    """(user, item, rating, timestamp) in the source's order."""
+    schema = {"user": pl.String, "item": pl.String, "rating": pl.Float64, "timestamp": pl.Int64}
+    table = pl.DataFrame(rows, schema=schema, orient="row").with_row_index("row")
+    return table.with_columns(pl.col("row").cast(pl.Int64), order=pl.col("row").cast(pl.Int64)).lazy()
+
+
+def kept(rows, seed=0, titles=("a", "b", "c"), **data):
+    data = Data(**({"user_core": 1, "item_core": 1} | data))
+    return keep_positives(interactions(rows), pl.Series(titles, dtype=pl.String), data, seed)
+
+
+def names(positives):
+    """user -> names of its items, oldest first."""
+    items = np.split(positives.item_names[positives.items], positives.offsets[1:-1])
+    return {user: list(part) for user, part in zip(positives.user_names, items, strict=True)}
+
+
+def test_order_ties_repeats_and_ratings():
+    rows = [
+        ("u", "c", 5, 30),
+        ("u", "b", 4, 10),  # tie with a: the source's order decides
+        ("u", "a", 4, 10),
+        ("u", "b", 5, 20),  # repeat
+        ("v", "a", 3.9, 1),
+        ("v", "a", 4, 2),  # the first *positive* one counts
+    ]
+    positives, steps = kept(rows)
+    assert names(positives) == {"u": ["b", "a", "c"], "v": ["a"]}
+    times = np.split(positives.timestamps, positives.offsets[1:-1])
+    assert dict(zip(positives.user_names, map(list, times), strict=True)) == {"u": [10, 10, 30], "v": [2]}
+    assert [(s["step"], s["users"], s["items"], s["interactions"]) for s in steps] == [
+        ("read", 2, 3, 6),
+        ("item with a title", 2, 3, 6),
+        ("positive", 2, 3, 5),
+        ("first of repeats", 2, 3, 4),
+        ("k-core", 2, 3, 4),
+    ]
+
+
+def test_without_ratings_all_are_positive_and_items_without_text_go():
+    rows = [("u", "a", None, None), ("u", "x", None, None), ("u", "b", None, None)]
+    positives, steps = kept(rows)
+    assert names(positives) == {"u": ["a", "b"]}
+    assert positives.timestamps is None
+    assert steps[1]["interactions"] == 2
+
+
+def test_touched_holds_what_was_not_liked():
+    rows = [("u", "a", 5, 1), ("u", "b", 1, 2), ("v", "b", 5, 3), ("v", "c", 1, 4), ("w", "b", 1, 5)]
+    positives, _ = kept(rows)  # c has no positive and w neither: both leave
+    users, items = np.divmod(positives.touched, len(positives.item_names))
+    pairs = zip(positives.user_names[users], positives.item_names[items], strict=True)
+    assert set(pairs) == {("u", "a"), ("u", "b"), ("v", "b")}
+
+
+def test_max_users_samples_before_items_are_numbered():
+    rows = [(f"u{i}", item, 5, i) for i in range(30) for item in ("a", f"own{i}")]
+    titles = ["a", *(f"own{i}" for i in range(30))]
+    positives, steps = kept(rows, titles=titles, max_users=4)
+    assert len(positives.user_names) == 4
+    assert set(positives.item_names) == {"a", *(f"own{user[1:]}" for user in positives.user_names)}
+    assert steps[-1] == {"step": "max_users", "users": 4, "items": 5, "interactions": 8}
+    again, _ = kept(rows, titles=titles, max_users=4)
+    other, _ = kept(rows, seed=1, titles=titles, max_users=4)
+    assert names(again) == names(positives) != names(other)
+    everyone, _ = kept(rows, titles=titles, max_users=100)
+    assert len(everyone.user_names) == 30
+
+
+def test_ids_are_shuffled_by_the_seed():
+    rows = [(f"u{i:02d}", f"i{j:02d}", 5, j) for i in range(20) for j in range(20)]
+    titles = [f"i{j:02d}" for j in range(20)]
+    first, again, other = kept(rows, titles=titles)[0], kept(rows, titles=titles)[0], kept(rows, 1, titles)[0]
+    assert list(first.item_names) == list(again.item_names)
+    assert list(first.user_names) == list(again.user_names)
+    assert sorted(first.item_names) == titles
+    assert list(first.item_names) not in (titles, list(other.item_names))
+    assert list(first.user_names) not in (sorted(first.user_names), list(other.user_names))
+
+
+@pytest.mark.parametrize(
+    ("rating", "titles", "advice"),
+    [
+        (5, ("a",), r"k-core 0 users, 0 items, 0 rows\. Lower data.user_core \(9\) or data.item_core \(2\)"),
+        (3, ("a",), r"positive 0 users.*Lower data.positive_rating \(4\)"),
+        (5, ("z",), r"item with a title 0 users.*No item of the interactions has a title"),
+    ],
+)
+def test_nothing_left(rating, titles, advice):
+    with pytest.raises(UserError, match=advice):
+        kept([("u", "a", rating, 1), ("v", "a", rating, 1)], titles=titles, user_core=9, item_core=2)

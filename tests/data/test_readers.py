@@ -1,0 +1,268 @@
+import gzip
+import json
+
+import polars as pl
+import pytest
+
+from fisher_ld.data.readers import read_source
+from fisher_ld.params import Columns, DataSource
+from fisher_ld.runtime import UserError
+
+TABLE = {"kind": "table", "interactions": "anywhere", "items": "anywhere"}
+
+
+def write(folder, files):
+    """name -> lines (dicts become JSON)"""
+    for name, lines in files.items():
+        text = "".join((json.dumps(x) if isinstance(x, dict) else x) + "\n" for x in lines)
+        content = text.encode("latin-1" if name.endswith(".dat") else "utf-8")
+        (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+
+
+def read(folder, source, fields=()):
+    work = folder / "work"
+    work.mkdir()
+    return read_source(folder, source, work, fields)
+
+
+def rows(raw):
+    return raw.interactions.select("user", "item", "rating", "timestamp").collect().rows()
+
+
+def review(user, item, rating=5.0, time=1_400_000_000, **other):
+    return {"reviewerID": user, "asin": item, "overall": rating, "unixReviewTime": time, "reviewText": "x"} | other
+
+
+CASES = {
+    "movielens-100k": (
+        {
+            "ml-100k.inter": [
+                "user_id:token\titem_id:token\trating:float\ttimestamp:float",
+                "7\t1\t4\t881250949",
+                "7\t2\t3\t881250950",
+            ],
+            "ml-100k.item": [
+                "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq",
+                "1\tUsual Suspects, The\t1995\tCrime Thriller",
+                "2\tLand (1994)\tV\tChildren's Sci-Fi",
+                "3\tunkonwn\tunkonwn\tunknown",
+            ],
+        },
+        [("7", "1", 4.0, 881250949), ("7", "2", 3.0, 881250950)],
+        [
+            ("1", "The Usual Suspects", ["Crime", "Thriller"], "1995"),
+            ("2", "Land", ["Children's", "Sci-Fi"], "1994"),
+            ("3", None, [], None),
+        ],
+    ),
+    "movielens-1m": (
+        {
+            "ratings.dat": ["1::2::5::978300760"],
+            "movies.dat": ["2::Misérables, Les (1995)::Drama|Musical"],
+        },
+        [("1", "2", 5.0, 978300760)],
+        [("2", "Les Misérables", ["Drama", "Musical"], "1995")],
+    ),
+    "movielens-latest-small": (
+        {
+            "ratings.csv": ["userId,movieId,rating,timestamp", "1,31,0.5,1260759144"],
+            "movies.csv": [
+                "movieId,title,genres",
+                '31,"American President, The (1995)",Comedy|Drama',
+                "32,Stranger Things,(no genres listed)",
+            ],
+        },
+        [("1", "31", 0.5, 1260759144)],
+        [("31", "The American President", ["Comedy", "Drama"], "1995"), ("32", "Stranger Things", [], None)],
+    ),
+    "amazon-2014": (
+        {
+            "reviews.jsonl.gz": [review("A1", "B1")],
+            "meta.jsonl.gz": [
+                "{'asin': 'B1', 'title': \"Kids' Soap &amp; Co\", 'categories': [['Beauty', 'Soap'], ['Beauty']]}",
+                {"asin": "B2", "categories": [["Beauty"]], "brand": "Acme"},
+            ],
+        },
+        [("A1", "B1", 5.0, 1400000000)],
+        [("B1", "Kids' Soap & Co", ["Beauty", "Soap"], None), ("B2", None, ["Beauty"], "Acme")],
+    ),
+    "amazon-2018": (
+        {
+            "reviews.jsonl.gz": [review("A1", "B1", vote="3")],
+            "meta.jsonl.gz": [
+                {"asin": "B1", "title": "Card", "category": ["Gift Cards", "</span>"], "brand": "Acme"},
+                {"asin": "B2", "title": "var x = (new Date()).getTime();", "category": []},
+                {"asin": "B1", "title": "Card again", "category": []},
+            ],
+        },
+        [("A1", "B1", 5.0, 1400000000)],
+        [("B1", "Card", ["Gift Cards"], "Acme"), ("B2", None, [], None)],
+    ),
+    "amazon-2023": (
+        {
+            "reviews.jsonl.gz": [
+                {"user_id": "A1", "asin": "X", "parent_asin": "P1", "rating": 4.0, "timestamp": 1588687728923}
+            ],
+            "meta.jsonl.gz": [
+                {"parent_asin": "P1", "title": "Oil", "categories": [], "main_category": "All Beauty", "store": "S"},
+                {"parent_asin": "P2", "title": None, "categories": ["Hair"], "main_category": None, "price": 9.5},
+            ],
+        },
+        [("A1", "P1", 4.0, 1588687728)],
+        [("P1", "Oil", ["All Beauty"], "S"), ("P2", None, ["Hair"], None)],
+    ),
+    "amazon-2023-5core": (
+        {
+            "reviews.csv.gz": ["user_id,parent_asin,rating,timestamp", "A1,P1,4.0,1588687728923"],
+            "meta.jsonl.gz": [{"parent_asin": "P1", "title": "Oil", "categories": ["Hair", "Oils"], "store": "S"}],
+        },
+        [("A1", "P1", 4.0, 1588687728)],
+        [("P1", "Oil", ["Hair", "Oils"], "S")],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_every_kind(tmp_path, kind):
+    files, interactions, items = CASES[kind]
+    write(tmp_path, files)
+    extra = "year" if kind.startswith("movielens") else "store" if "2023" in kind else "brand"
+    category = "Any" if kind.startswith("amazon") else None
+    raw = read(tmp_path, DataSource(kind=kind, category=category), ["title", extra, "categories"])
+    assert rows(raw) == interactions
+    assert raw.items.columns == ["item", "title", "categories", extra]
+    assert raw.items.rows() == items
+    assert len(raw.rejected) == 0
+    assert list(raw.rows) == list(files)
+
+
+def test_tables_in_every_format(tmp_path):
+    table = pl.DataFrame({"u": ["a", "b"], "i": [1, 2], "r": [4.5, 1.0], "t": [1_500_000_000, 1_500_000_001]})
+    items = pl.DataFrame({"i": [1, 2], "name": ["One, the first", "Two"], "kind": ["x|y", "y"], "maker": ["m", None]})
+    columns = {"user": "u", "item": "i", "rating": "r", "timestamp": "t", "title": "name", "categories": "kind"}
+    source = DataSource(**TABLE, columns=Columns(**columns))
+    writers = {
+        "csv": pl.DataFrame.write_csv,
+        "jsonl": pl.DataFrame.write_ndjson,
+        "parquet": pl.DataFrame.write_parquet,
+    }
+    for suffix, writer in writers.items():
+        for zipped in (False, True) if suffix != "parquet" else (False,):
+            folder = tmp_path / f"{suffix}{zipped}"
+            folder.mkdir()
+            for name, frame in (("interactions", table), ("items", items)):
+                path = folder / f"{name}.{suffix}"
+                writer(frame, path)
+                if zipped:
+                    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+                    path.unlink()
+            raw = read(folder, source, ["maker"])
+            assert rows(raw) == [("a", "1", 4.5, 1_500_000_000), ("b", "2", 1.0, 1_500_000_001)]
+            assert raw.items.rows() == [("1", "One, the first", ["x", "y"], "m"), ("2", "Two", ["y"], None)]
+
+
+def test_a_table_with_order_only(tmp_path):
+    write(
+        tmp_path,
+        {
+            "interactions.csv": ["user_id,item_id,pos", "a,x,2", "a,y,1"],
+            "items.jsonl": [{"item_id": "x", "title": "X"}],
+        },
+    )
+    raw = read(tmp_path, DataSource(**TABLE, columns=Columns(order="pos")))
+    assert raw.interactions.collect().rows() == [("a", "x", None, None, 2, 2), ("a", "y", None, None, 1, 3)]
+
+
+def test_a_table_without_any_order_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"needs `timestamp`.* or `order`"):
+        read(tmp_path, DataSource(**TABLE))
+
+
+def test_every_reason(tmp_path):
+    bad = {
+        "missing user id": ",x,5,10,1",
+        "missing item id": "a, ,5,10,1",
+        "missing rating": "a,x,,10,1",
+        "impossible rating": "a,x,good,10,1",
+        "missing time": "a,x,5,,1",
+        "impossible time": "a,x,5,1588687728923,1",  # milliseconds
+        "missing order": "a,x,5,10,",
+        "impossible order": "a,x,5,10,nan",
+        "wrong number of fields": "a,x",
+        "broken quotes": 'a,"x" y,5,10,1',
+    }
+    lines = ["user_id,item_id,r,t,o", "a,x,-3,10,1", *bad.values(), "b,x,5,11,2"]
+    items = [{"item_id": "x", "title": "X"}, {"title": "no id"}, "{broken"]
+    write(tmp_path, {"interactions.csv": lines, "items.jsonl": items})
+    raw = read(tmp_path, DataSource(**TABLE, columns=Columns(rating="r", timestamp="t", order="o")))
+    assert rows(raw) == [("a", "x", -3.0, 10), ("b", "x", 5.0, 11)]  # a table's scale may be any
+    of_interactions = raw.rejected.filter(pl.col("file") == "interactions.csv")
+    expected = [("interactions.csv", i + 3, reason, line) for i, (reason, line) in enumerate(bad.items())]
+    assert of_interactions.rows() == expected
+    assert raw.rejected.filter(pl.col("file") == "items.jsonl").rows() == [
+        ("items.jsonl", 2, "missing item id", '{"title": "no id"}'),
+        ("items.jsonl", 3, "not a JSON object", "{broken"),
+    ]
+    assert raw.rows == {"interactions.csv": 12, "items.jsonl": 3}
+
+
+@pytest.mark.parametrize("rating", [0, 6, -1, "NaN", 1e400, True, [5]])
+def test_impossible_ratings_of_a_known_scale(tmp_path, rating):
+    reviews = [review("a", "x"), review("b", "x", rating)]
+    write(tmp_path, {"reviews.jsonl.gz": reviews, "meta.jsonl.gz": [{"asin": "x", "title": "X"}]})
+    raw = read(tmp_path, DataSource(kind="amazon-2018", category="Any"))
+    reason = "missing rating" if rating == [5] else "impossible rating"
+    assert [r[:3] for r in raw.rejected.rows()] == [("reviews.jsonl.gz", 2, reason)]
+    assert len(rows(raw)) == 1
+
+
+@pytest.mark.parametrize("time", [0, -5, 5_000_000_000, "yesterday", float("inf")])
+def test_impossible_times(tmp_path, time):
+    write(tmp_path, {"reviews.jsonl.gz": [review("a", "x", time=time)], "meta.jsonl.gz": [{"asin": "x", "title": "X"}]})
+    raw = read(tmp_path, DataSource(kind="amazon-2018", category="Any"))
+    assert raw.rejected["reason"].to_list() == ["impossible time"]
+    assert rows(raw) == []
+
+
+def test_unreadable_parquet_rows_are_kept_as_json(tmp_path):
+    pl.DataFrame({"user_id": ["a", None], "item_id": ["x", "y"], "pos": [1, 2]}).write_parquet(
+        tmp_path / "interactions.parquet"
+    )
+    write(tmp_path, {"items.jsonl": [{"item_id": "x", "title": "X"}]})
+    raw = read(tmp_path, DataSource(**TABLE, columns=Columns(order="pos")))
+    (rejected,) = raw.rejected.rows()
+    assert rejected[:3] == ("interactions.parquet", 2, "missing user id")
+    assert json.loads(rejected[3]) == {"user_id": None, "item_id": "y", "pos": 2}
+
+
+def test_batches_do_not_matter(tmp_path, monkeypatch):
+    lines = [f"u{i % 7},i{i % 5},{i % 7},{1_000_000 + i}" for i in range(50)]  # ratings 0 and 6 are impossible
+    write(
+        tmp_path,
+        {
+            "ratings.csv": ["userId,movieId,rating,timestamp", *lines],
+            "movies.csv": ["movieId,title,genres", "i1,One,A"],
+        },
+    )
+    source = DataSource(kind="movielens-latest-small")
+    whole = read(tmp_path, source)
+    expected, rejected = whole.interactions.collect(), whole.rejected
+    (tmp_path / "work" / "interactions.parquet").unlink()
+    (tmp_path / "work").rmdir()
+    monkeypatch.setattr("fisher_ld.data.readers.BATCH_ROWS", 3)
+    parts = read(tmp_path, source)
+    assert parts.interactions.collect().equals(expected)
+    assert parts.rejected.equals(rejected)
+    assert len(rejected) == sum(i % 7 in (0, 6) for i in range(50))
+
+
+def test_an_unknown_field_is_named(tmp_path):
+    write(tmp_path, CASES["movielens-1m"][0])
+    with pytest.raises(UserError, match=r"names \{director\}.*may name \{title\}, \{categories\}, \{year\}"):
+        read(tmp_path, DataSource(kind="movielens-1m"), ["title", "director"])
+
+
+def test_a_file_with_a_header_only(tmp_path):
+    write(tmp_path, CASES["movielens-latest-small"][0] | {"ratings.csv": ["userId,movieId,rating,timestamp"]})
+    with pytest.raises(UserError, match=r"ratings.csv: expected rows, got none"):
+        read(tmp_path, DataSource(kind="movielens-latest-small"))

@@ -1,0 +1,160 @@
+"""Verdicts follow the numbers."""
+
+import shutil
+
+import pytest
+
+from fisher_ld.report.compare import beside
+from fisher_ld.report.findings import at_least, findings, headline
+from fisher_ld.report.inputs import read_results
+from fisher_ld.report.paper import TABLE_I, chance_ndcg_5, impossible
+
+
+@pytest.fixture
+def changed(sample, tmp_path, edit):
+    """changed(file, change): the results after a change of one file."""
+
+    def apply(file, change):
+        metrics = shutil.copytree(sample, tmp_path / "metrics")
+        edit(metrics / file, change)
+        return read_results(metrics)
+
+    return apply
+
+
+def set_pair(a, b, difference, low, high, verdict):
+    def change(content):
+        for rows in content["comparisons"].values():
+            for row in rows:
+                if (row["a"], row["b"]) == (a, b):
+                    row.update(difference=difference, low=low, high=high, verdict=verdict, mean_b=0.5)
+
+    return change
+
+
+def set_retained(share, low, high):
+    return lambda e: e["retained"]["popularity"]["fisher-ld"].update(share=share, low=low, high=high)
+
+
+def row(results, what, where=None):
+    return next(r for r in beside(results) if what in r.what and where in (None, r.where))
+
+
+def test_at_least():
+    assert at_least(0.92, 0.95, 0.92) == "yes"
+    assert at_least(0.91, 0.95, 0.92) == "not shown"
+    assert at_least(0.80, 0.91, 0.92) == "no"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "answer", "verdict", "reason"),
+    [
+        (0.93, 0.99, "yes", "reproduced", "at or above 92%"),
+        (0.90, 0.99, "not shown", "not reproduced", "not shown: our interval holds 92%"),
+        (0.80, 0.90, "no", "not reproduced", "below 92%"),
+    ],
+)
+def test_retained(changed, low, high, answer, verdict, reason):
+    results = changed("evaluate.json", set_retained((low + high) / 2, low, high))
+    assert findings(results)["retained"].answer == answer
+    found = row(results, "share of the teacher")
+    assert found.verdict == verdict and reason in found.reason
+    deploy = headline(results, findings(results))[1]
+    assert ("can replace the teacher" in deploy) == (answer == "yes")
+
+
+def test_failed_gate_forbids_a_share(changed):
+    results = changed("evaluate.json", lambda e: e["gate"].update(passed=False))
+    assert findings(results)["gate"].answer == "no"
+    assert row(results, "share of the teacher").verdict == "cannot be compared"
+    assert "should not replace the teacher" in headline(results, findings(results))[1]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "answer", "verdict", "reason"),
+    [
+        ((0.05, 0.03, 0.07, "shown above"), "shown", "reproduced", "a gain is shown"),
+        ((0.02, 0.01, 0.03, "shown above"), "shown", "not reproduced", "but not one of 5.1%"),
+        ((0.05, -0.01, 0.11, "not shown"), "not shown", "not reproduced", "no gain is shown"),
+        ((-0.05, -0.07, -0.03, "shown below"), "opposite shown", "not reproduced", "a loss"),
+    ],
+)
+def test_fisher_ld_against_uniform(changed, numbers, answer, verdict, reason):
+    results = changed("evaluate.json", set_pair("fisher-ld", "uniform", *numbers))
+    assert findings(results)["uniform"].answer == answer
+    found = row(results, "NDCG@5 over uniform")
+    assert found.verdict == verdict and reason in found.reason
+
+
+def test_shuffle_decides_the_summary(changed):
+    results = changed("ablations.json", set_pair("fisher", "fisher-shuffled", 0.05, 0.03, 0.07, "shown above"))
+    found = findings(results)
+    assert found["shuffled"].answer == "shown"
+    assert "are shown to beat their own shuffle" in headline(results, found)[2]
+
+
+def test_shuffle_that_was_not_run_is_not_measured(changed):
+    def drop(content):
+        for family, rows in content["comparisons"].items():
+            content["comparisons"][family] = [r for r in rows if r["b"] != "fisher-shuffled"]
+
+    assert findings(changed("ablations.json", drop))["shuffled"].answer == "not measured"
+
+
+def test_slow_and_large_students_fail(changed):
+    def slow(content):
+        for ratios in content["efficiency"]["ratios"].values():
+            ratios.update(throughput=2.0, latency_p50=2.0, parameters=2.0)
+
+    results = changed("evaluate.json", slow)
+    found = findings(results)
+    assert (found["parameters"].answer, found["throughput"].answer) == ("no", "no")
+    assert row(results, "shorter latency").verdict == "not reproduced"
+    assert {r.verdict for r in beside(results) if r.what == "fewer parameters"} == {"not reproduced"}
+
+
+def test_layers(changed):
+    def flat(fisher):
+        for entry in fisher["adapted"]["true"]["layers"]:
+            entry.update(trace=1.0, standard_error=0.01)
+
+    assert row(changed("fisher.json", flat), "upper quarter").verdict == "not reproduced"
+
+
+def test_top_layers_at_the_same_depth(changed):
+    def peak(fisher):
+        for entry in fisher["adapted"]["true"]["layers"]:
+            inside = entry["layer"] in (27, 28, 29)  # of 30, where 28, 29 and 30 are of 32
+            entry.update(share=0.2 if inside else 0.01, share_standard_error=0.001)
+
+    assert row(changed("fisher.json", peak), "most important layers").verdict == "reproduced"
+
+
+def test_sample_carried_by_other_layers(sample):
+    results = read_results(sample)
+    assert row(results, "upper quarter").verdict == "reproduced"
+    assert row(results, "most important layers").verdict == "not reproduced"
+
+
+def test_impossible_numbers_say_why(sample):
+    results = read_results(sample)
+    for method in ("teacher", "Fisher-LD"):
+        for metric in ("NDCG@5", "NDCG@10", "MRR", "Hit@5"):
+            found = row(results, f"{method}: {metric}", "Table I")
+            assert found.verdict == "cannot be compared" and found.reason.startswith("impossible with one positive")
+    assert "chance is 0.590" in row(results, "Micro").reason
+    assert "768M does not follow" in row(results, "fewer parameters").reason
+
+
+def test_impossible_spares_what_can_be():
+    possible = {"ndcg_5": 0.33, "ndcg_10": 0.40, "mrr": 0.33, "hit_5": 0.47}
+    assert impossible(possible) == {}
+    assert set(impossible(possible | {"ndcg_5": 0.48})) == {"ndcg_5", "ndcg_10", "hit_5"}
+    assert set(impossible(possible | {"mrr": 0.60})) == {"mrr"}
+    assert set(impossible(possible | {"ndcg_10": 0.70})) == {"ndcg_10"}
+    assert TABLE_I["teacher"].ndcg_5 > TABLE_I["teacher"].hit_5
+
+
+def test_chance():
+    assert chance_ndcg_5(1) == 1
+    assert chance_ndcg_5(20) == pytest.approx(0.1474, abs=1e-4)
