@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError, model_validator
 
 from fisher_ld.files import UserError, read_yaml
-from fisher_ld.validation import describe, repeated_names, template_fault
+from fisher_ld.validation import describe, template_fault
 
 
 def _number(value: Any) -> Any:
@@ -36,8 +36,6 @@ Fraction = Annotated[Number, Field(ge=0, le=1)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Rate = Annotated[Number, Field(gt=0)]
 Date = Annotated[str, BeforeValidator(_date)]
-Method = Literal["none", "uniform", "fisher-ld"]
-Weighting = Literal["uniform", "linear", "exponential", "fisher", "fisher-shuffled", "fisher-reversed"]
 
 
 class Section(BaseModel):
@@ -117,7 +115,7 @@ class Data(Section):
     max_rejected: Fraction = 0.001
 
     def contradictions(self) -> Iterator[str]:
-        yield from template_fault("item_text", self.item_text, {"title", "categories"})
+        yield from template_fault("item_text", self.item_text, None)
         if self.history_block > self.history_length:
             yield f"history_block ({self.history_block}) must not exceed history_length ({self.history_length})"
         if (self.split == "global_time") != (self.test_from is not None):
@@ -212,7 +210,6 @@ class Student(Section):
 
 
 class Distill(Section):
-    methods: tuple[Method, ...] = ("none", "uniform", "fisher-ld")
     alpha: NonNegative = 0.3
     output_weight: NonNegative = 0.4
     layer_weight: NonNegative = 0.25
@@ -229,7 +226,6 @@ class Distill(Section):
     checkpoint_every: Positive = 100
 
     def contradictions(self) -> Iterator[str]:
-        yield from repeated_names("methods", self.methods)
         if self.alpha == self.output_weight == self.layer_weight == 0:
             yield "alpha, output_weight and layer_weight are all 0: there is no loss to train on"
 
@@ -241,13 +237,6 @@ class Evaluate(Section):
     uniform_users: Positive | None = 300
     zero_shot_users: Positive = 100
     latency_queries: Positive = 20
-
-
-class Ablations(Section):
-    weightings: tuple[Weighting, ...] = ("linear", "exponential", "fisher", "fisher-shuffled", "fisher-reversed")
-
-    def contradictions(self) -> Iterator[str]:
-        yield from repeated_names("weightings", self.weightings)
 
 
 class Cluster(Section):
@@ -276,7 +265,6 @@ class Params(Section):
     student: Student = Student()
     distill: Distill = Distill()
     evaluate: Evaluate = Evaluate()
-    ablations: Ablations = Ablations()
     cluster: Cluster = Cluster()
     tracking: Tracking = Tracking()
 

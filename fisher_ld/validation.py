@@ -42,24 +42,17 @@ def nearest(name: str, valid: Sequence[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"valid are {', '.join(valid)}"
 
 
-def template_fault(key: str, template: str, allowed: set[str]) -> Iterator[str]:
-    """A sentence if a str.format template is malformed, holds none of the allowed fields, or any other."""
-    wanted = " or ".join(f"{{{name}}}" for name in sorted(allowed))
+def template_fault(key: str, template: str, allowed: set[str] | None) -> Iterator[str]:
+    """A sentence if a str.format template is malformed, or holds no field, or one that is not `allowed` (None: any,
+    as only the data can tell)."""
+    wanted = " or ".join(f"{{{name}}}" for name in sorted(allowed or {"title"}))
     try:
         fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
     except ValueError as error:
         yield f"{key}: {template!r} is not a template ({error}); write {wanted} where the text belongs"
         return
-    if not fields or fields - allowed:
+    if not fields or (allowed is not None and fields - allowed):
         yield f"{key}: {template!r} must hold {wanted} and no other field"
-
-
-def repeated_names(key: str, names: Sequence[str]) -> Iterator[str]:
-    """A sentence if a list is empty or names one thing twice."""
-    if not names:
-        yield f"{key}: the list is empty, name at least one"
-    if len(set(names)) < len(names):
-        yield f"{key}: {', '.join(names)} names one twice"
 
 
 def _unknown(location: tuple[str, ...], root: type[BaseModel]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fisher_ld.data.lists import read_lists
+from fisher_ld.distillation.methods import METHODS
 from fisher_ld.evaluation import evaluate as ev
 from fisher_ld.evaluation.scores import read_scores
 from fisher_ld.runtime import atomic_path, write_json
@@ -14,7 +15,7 @@ PROCESSED, STUDENTS = Path("data/processed"), Path("data/students")
 
 
 def main(params, run):
-    strategies = ["uniform", *params.ablations.weightings, "fisher-ld"]
+    strategies = [name for name in METHODS if name != "none"]
     categories = ev.read_categories(PROCESSED)
     result = {"quality": {}, "comparisons": {}}
     for family in ev.FAMILIES:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 from transformers import AutoTokenizer
 
@@ -16,7 +15,7 @@ from fisher_ld.distillation.methods import METHODS
 from fisher_ld.distillation.trainer import distill
 from fisher_ld.evaluation.scores import read_scores, write_scores
 from fisher_ld.models.scorer import Scorer, score_lists
-from fisher_ld.models.student import build_student, save
+from fisher_ld.models.student import build_student, prompt_texts, save
 from fisher_ld.params import Prompt
 from fisher_ld.runtime import Checkpoint, atomic_path, fingerprint, read_json, setup, write_json
 from stages.common import stage
@@ -35,25 +34,25 @@ def main(params, run):
     lists, sequences = read_lists(PROCESSED, "train"), read_sequences(PROCESSED)
     weights = read_json(WEIGHTS / f"{method.weighting}.json")["weights"]
 
-    texts = pl.read_parquet(PROCESSED / "items.parquet")["text"].to_list()
+    texts = prompt_texts(pl.read_parquet(PROCESSED / "items.parquet")["text"].to_list(), template)
     student, tokenizer = build_student(
-        Scorer.load(ADAPTED), params.student, AutoTokenizer.from_pretrained(ADAPTED), texts, template, cache, params.seed
+        Scorer.load(ADAPTED), params.student, AutoTokenizer.from_pretrained(ADAPTED), texts, params.seed
     )
     student.to(device)
     prompts = build_prompts(tokenizer, PROCESSED, template)
     validate = validator(student, PROCESSED, sequences, prompts, params.distill.val_users, device, params.seed)
     inputs = fingerprint([PROCESSED, ADAPTED, CACHE, WEIGHTS / f"{method.weighting}.json"])
-    checkpoint = Checkpoint(
-        "distill", {"method": name, "params": params.model_dump(mode="json"), "inputs": inputs}
-    )
+    checkpoint = Checkpoint("distill", {"method": name, "params": params.model_dump(mode="json"), "inputs": inputs})
     fit, trajectory = distill(
         student, cache, method, weights, lists, sequences, prompts, params.distill, params.fisher, validate,
         checkpoint, device, run.log_metrics, params.seed,
     )  # fmt: skip
 
     families = [read_lists(PROCESSED, f"test_{family}") for family in ("popularity", "uniform")]
-    scored = [read_scores(CACHE / f"teacher_test_{family}.parquet", lists).numbers for family, lists in
-              zip(("popularity", "uniform"), families, strict=True)]
+    scored = [
+        read_scores(CACHE / f"teacher_test_{family}.parquet", lists).numbers
+        for family, lists in zip(("popularity", "uniform"), families, strict=True)
+    ]
     parts = [take(lists, numbers) for lists, numbers in zip(families, scored, strict=True)]
     scores = score_lists(student, concat(*parts), sequences, prompts, BATCH_USERS, device, "scoring the test lists")
     with atomic_path(folder) as temporary:

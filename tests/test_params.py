@@ -26,18 +26,17 @@ def test_params_yaml_holds_exactly_the_keys():
 
 def test_defaults_are_valid_and_frozen():
     params = parse({})
-    assert params.distill.methods == ("none", "uniform", "fisher-ld")
     with pytest.raises(Exception, match="frozen"):
         params.seed = 1
 
 
 def test_all_errors_at_once():
-    raw = {"fisher": {"betta": 0.3, "update_rate": 2}, "distill": {"methods": ["unifrom"]}, "student": {"layers": 0}}
+    raw = {"fisher": {"betta": 0.3, "update_rate": 2}, "distill": {"layer_map": "al"}, "student": {"layers": 0}}
     text = refusal(raw)
     assert text.startswith("4 errors in the parameters:")
     assert "fisher.betta: unknown key, did you mean beta?" in text
     assert "fisher.update_rate: expected at most 1, got 2" in text
-    assert "distill.methods.0: expected 'none', 'uniform' or 'fisher-ld', got 'unifrom'; did you mean uniform?" in text
+    assert "distill.layer_map: expected 'all', 'spaced', 'last' or 'fisher', got 'al'; did you mean all?" in text
     assert "student.layers: expected at least 1, got 0" in text
 
 
@@ -78,9 +77,6 @@ def test_all_errors_at_once():
         ),
         ({"student": {"init": "random", "heads": 4, "kv_heads": 3}}, "heads (4) must be a multiple of kv_heads (3)"),
         ({"distill": {"alpha": 0, "output_weight": 0, "layer_weight": 0}}, "there is no loss to train on"),
-        ({"distill": {"methods": ["none", "none"]}}, "distill: methods: none, none names one twice"),
-        ({"distill": {"methods": []}}, "distill: methods: the list is empty"),
-        ({"ablations": {"weightings": ["fischer"]}}, "got 'fischer'; did you mean fisher?"),
     ],
 )
 def test_refused(raw, message):

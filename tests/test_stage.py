@@ -31,7 +31,7 @@ stages:
   cells:
     matrix: {weighting: [linear]}
     cmd: python -m stages.cells ${item.weighting}
-    params: [ablations.weightings]
+    params: [evaluate.neighbours]
   report:
     cmd: python -m stages.report
   whole:
@@ -83,7 +83,7 @@ def test_declared_keys(project):
     assert declared_keys("preprocess") == ("data", "seed")
     assert declared_keys("estimate_fisher") == ("seed", "fisher.kind", "fisher.samples", "teacher.prompt")
     assert declared_keys("distill") == ("distill",)
-    assert declared_keys("cells") == ("ablations.weightings",)
+    assert declared_keys("cells") == ("evaluate.neighbours",)
     assert declared_keys("report") == ()
     with pytest.raises(UserError, match=r"no stage 'preproces'; did you mean preprocess\?"):
         declared_keys("preproces")

@@ -48,3 +48,17 @@ def read_lists(processed: Path, name: str) -> Lists:
 def read_sequences(processed: Path) -> list[np.ndarray]:
     """The positives of every user, oldest first; index = user number."""
     return [np.asarray(s) for s in pl.read_parquet(processed / "sequences.parquet").sort("user")["items"]]
+
+
+def take(lists: Lists, numbers: np.ndarray) -> Lists:
+    """The lists with these numbers, renumbered from 0."""
+    candidates = [lists.candidates[i] for i in numbers]
+    offsets = np.concatenate([[0], np.cumsum([len(c) for c in candidates])]).astype(np.int64)
+    columns = (column[numbers] for column in (lists.user, lists.start, lists.position, lists.positive))
+    return Lists(*columns, candidates, offsets)
+
+
+def concat(a: Lists, b: Lists) -> Lists:
+    """The lists of `a`, then those of `b`."""
+    columns = (np.concatenate([getattr(a, n), getattr(b, n)]) for n in ("user", "start", "position", "positive"))
+    return Lists(*columns, a.candidates + b.candidates, np.concatenate([a.offsets, a.offsets[-1] + b.offsets[1:]]))

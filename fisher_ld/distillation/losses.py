@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from fisher_ld.models.scorer import unit_rms
+
 
 def output_loss(teacher: torch.Tensor, student: torch.Tensor, temperature: float) -> torch.Tensor:
     """KL of the Bernoulli distributions of two logits (N,) at `temperature`, times temperature^2."""
@@ -12,11 +14,6 @@ def output_loss(teacher: torch.Tensor, student: torch.Tensor, temperature: float
     p = torch.sigmoid(t)
     kl = p * (F.logsigmoid(t) - F.logsigmoid(s)) + (1 - p) * (F.logsigmoid(-t) - F.logsigmoid(-s))
     return kl.mean() * temperature**2
-
-
-def unit_rms(states: torch.Tensor) -> torch.Tensor:
-    """States (..., d) scaled to a root mean square of 1 each."""
-    return F.rms_norm(states, states.shape[-1:], eps=1e-6)
 
 
 def layer_losses(teacher: torch.Tensor, adapted: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
@@ -13,6 +14,11 @@ from fisher_ld.data.lists import Lists
 from fisher_ld.data.packing import PackedBatch, pack
 from fisher_ld.data.prompts import Prompts
 from fisher_ld.runtime import progress
+
+
+def unit_rms(states: torch.Tensor) -> torch.Tensor:
+    """States (..., d) scaled to a root mean square of 1 each."""
+    return F.rms_norm(states, states.shape[-1:], eps=1e-6)
 
 
 class Scorer(nn.Module):

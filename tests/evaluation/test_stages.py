@@ -15,7 +15,7 @@ from fisher_ld.data.lists import read_lists, read_sequences
 from fisher_ld.evaluation import serving
 from fisher_ld.evaluation.scores import write_scores
 from fisher_ld.models.scorer import Scorer
-from fisher_ld.params import Ablations, Cluster, Evaluate, Prompt
+from fisher_ld.params import Cluster, Evaluate, Prompt
 from fisher_ld.runtime import UserError, read_json, write_json
 
 USERS, ITEMS = 60, 40
@@ -98,7 +98,7 @@ class Run:
 
 def params(**changes):
     evaluate = Evaluate(bootstrap_samples=200, permutations=1000, latency_queries=3, **changes)
-    return SimpleNamespace(seed=0, evaluate=evaluate, ablations=Ablations(), cluster=Cluster(threads=1))
+    return SimpleNamespace(seed=0, evaluate=evaluate, cluster=Cluster(threads=1))
 
 
 def run_stage(name, world, monkeypatch, **changes):
@@ -205,6 +205,6 @@ def test_ablations(world, monkeypatch, tmp_path):
 
     (folders["linear"] / "scores_test_uniform.parquet").unlink()
     Path("metrics/ablations.json").unlink()
-    with pytest.raises(UserError, match="linear/scores_test_uniform.parquet: no such file"):
+    with pytest.raises(UserError, match=r"linear/scores_test_uniform.parquet: no such file"):
         run_stage("ablations", world, monkeypatch)
     assert not Path("metrics/ablations.json").exists()

@@ -1,0 +1,35 @@
+# `make repro` and `make test` do all set-up first; everything they install goes into .venv.
+PYTHON ?= python3.11
+PROFILE ?= default
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: setup repro test lint ui plots
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+repro: setup
+	@test -f profiles/$(PROFILE) || { echo "PROFILE=$(PROFILE): expected one of: $$(ls profiles)"; exit 1; }
+	@if [ -s profiles/$(PROFILE) ]; then \
+	  dvc exp run $$(sed 's/^/-S /' profiles/$(PROFILE)) && \
+	  echo "params.yaml now holds the $(PROFILE) profile; git restore params.yaml takes it back"; \
+	else dvc repro; fi
+	@echo "report: metrics/report.html; runs: make ui"
+
+test: setup
+	pytest
+
+lint: setup
+	ruff check .
+	ruff format --check .
+	pyright
+
+ui: setup
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --host 127.0.0.1 \
+	  --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}

@@ -1,0 +1,57 @@
+"""A byte-level BPE tokenizer cut down to what some texts need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from itertools import pairwise
+
+import numpy as np
+from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from fisher_ld.runtime import UserError
+
+
+def _derivation(token: str, ranks: dict[tuple[str, str], int]) -> set[str]:
+    """Every token that BPE passes through on its way from single bytes to `token`."""
+    parts, passed = list(token), set(token)
+    while len(parts) > 1:
+        rank, place = min((ranks.get(pair, len(ranks)), i) for i, pair in enumerate(pairwise(parts)))
+        if rank == len(ranks):
+            break
+        parts[place : place + 2] = [parts[place] + parts[place + 1]]
+        passed.add(parts[place])
+    return passed
+
+
+def prune(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> tuple[PreTrainedTokenizerFast, np.ndarray]:
+    """A tokenizer that splits `texts` exactly as before and everything else into smaller pieces, down to bytes, never
+    an unknown token; and the old id of each new one (V,). Raises UserError for any other kind of tokenizer."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str()) if hasattr(tokenizer, "backend_tokenizer") else {}
+    model, alphabet = state.get("model", {}), set(ByteLevel.alphabet())
+    if model.get("type") != "BPE" or not alphabet <= set(model["vocab"]):
+        raise UserError(
+            "student.vocabulary: pruned needs a byte-level BPE tokenizer of the tokenizers library, the teacher has "
+            f"{type(tokenizer).__name__}; set student.vocabulary: full"
+        )
+    merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
+    ranks = {merge: rank for rank, merge in enumerate(merges)}
+    added = {token["content"] for token in state["added_tokens"]}
+    used = {i for ids in tokenizer(list(texts), add_special_tokens=False).input_ids for i in ids}
+    kept = alphabet | (added & set(model["vocab"]))
+    for token in set(tokenizer.convert_ids_to_tokens(sorted(used))) - added:
+        kept |= _derivation(token, ranks)
+
+    old = sorted({model["vocab"][token] for token in kept} | {token["id"] for token in state["added_tokens"]})
+    new = {number: place for place, number in enumerate(old)}
+    model["vocab"] = {t: new[i] for t, i in sorted(model["vocab"].items(), key=lambda entry: entry[1]) if i in new}
+    model["merges"] = [list(m) for m in merges if {*m, "".join(m)} <= kept]
+    for token in state["added_tokens"]:
+        token["id"] = new[token["id"]]
+    for special in (state.get("post_processor") or {}).get("special_tokens", {}).values():
+        special["ids"] = [new[i] for i in special["ids"]]
+    names = {name: str(value) for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
+    pruned = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)), **names)
+    return pruned, np.array(old)

@@ -1,0 +1,86 @@
+"""The adapted teacher -> its signals on every training example, and its scores of the stored test lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from transformers import AutoTokenizer
+
+from fisher_ld.cache import CacheWriter, fill
+from fisher_ld.data.lists import concat, read_lists, read_sequences, take
+from fisher_ld.data.prompts import build_prompts
+from fisher_ld.evaluation import evaluate as ev
+from fisher_ld.evaluation.ranking import ranking_metrics
+from fisher_ld.evaluation.scores import read_scores, write_scores
+from fisher_ld.models.scorer import Scorer, score_lists
+from fisher_ld.runtime import Checkpoint, UserError, atomic_path, fingerprint, setup
+from stages.common import stage
+
+PROCESSED, BASE, ADAPTED = Path("data/processed"), Path("data/teacher/base"), Path("data/teacher/adapted")
+CACHE = Path("data/cache")
+
+
+def check_gate(teacher, lists, params):
+    """Raises UserError unless the adapted teacher beats popularity and item-kNN (protocol.md), or the gate is off."""
+    rivals = ev.read_baselines(PROCESSED, lists, params.evaluate.neighbours)
+
+    def quality(scores):
+        return ranking_metrics(scores, lists.positive)["ndcg_10"]
+
+    found = ev.gate(quality(teacher), {n: quality(s.values) for n, s in rivals.items()}, params.evaluate, params.seed)
+    numbers = ", ".join(f"{name} {row['mean_b']:.3f}" for name, row in found["rivals"].items())
+    verdict = f"teacher NDCG@10 {found['teacher']:.3f} on the popularity lists, {numbers}"
+    print(f"gate {'passed' if found['passed'] else 'not passed'}: {verdict}")
+    if not found["passed"] and not params.teacher.adapt.ignore_gate:
+        raise UserError(
+            f"the adapted teacher is not shown to beat popularity and item-kNN ({verdict}), so it is not worth "
+            "distilling. Give it more data (data.train_positives), steps (teacher.adapt.epochs), history or another "
+            "learning rate; teacher.adapt.ignore_gate: true goes on all the same."
+        )
+
+
+def main(params, run):
+    device = setup(params.cluster, params.seed)
+    sequences, train = read_sequences(PROCESSED), read_lists(PROCESSED, "train")
+    families = {name: read_lists(PROCESSED, f"test_{name}") for name in ev.FAMILIES}
+    prompts = build_prompts(AutoTokenizer.from_pretrained(ADAPTED), PROCESSED, params.teacher.prompt)
+    users = np.random.default_rng(params.seed).permutation(len(families["uniform"]))
+    users = np.sort(users[: params.evaluate.uniform_users])
+    few = np.sort(np.random.default_rng(params.seed).permutation(len(users))[: params.evaluate.zero_shot_users])
+    everyone = np.arange(len(families["popularity"]))
+
+    inputs = fingerprint([PROCESSED, BASE, ADAPTED])
+    key = {"params": params.model_dump(mode="json"), "inputs": inputs}
+    checkpoint = Checkpoint("cache_teacher", key)
+    work = checkpoint.folder / "cache"
+
+    def score(model: str, scorer: Scorer, numbers: dict[str, np.ndarray]) -> None:
+        files = {family: work / f"{model}_test_{family}.parquet" for family in families}
+        if all(file.is_file() for file in files.values()):
+            return
+        parts = [take(families[family], numbers[family]) for family in families]
+        scores = score_lists(
+            scorer, concat(*parts), sequences, prompts, params.cache.batch_users, device, f"{model} on the test lists"
+        )
+        write_scores(files["popularity"], numbers["popularity"], scores[: len(parts[0])])
+        write_scores(files["uniform"], numbers["uniform"], scores[len(parts[0]) :])
+
+    scorer = Scorer.load(ADAPTED).to(device)
+    score("teacher", scorer, {"popularity": everyone, "uniform": users})
+    teacher = read_scores(work / "teacher_test_popularity.parquet", families["popularity"])
+    check_gate(teacher.values, families["popularity"], params)
+    names = {"teacher": str(ADAPTED), "data": str(PROCESSED)}
+    marks = {field: inputs[path] for field, path in names.items()}
+    layers, width = len(scorer.layers), scorer.model.config.hidden_size
+    writer = CacheWriter(work, int(train.offsets[-1]), layers, width, params.cache.shard_rows, marks)
+    fill(writer, scorer, train, sequences, prompts, params.cache.batch_users, device)
+    base = Scorer.from_causal_lm(BASE, prompts.yes, prompts.no).to(device)
+    score("zero_shot", base, {"popularity": users[few], "uniform": users[few]})
+    with atomic_path(CACHE) as temporary:
+        writer.finish(temporary)
+    checkpoint.done()
+
+
+if __name__ == "__main__":
+    stage("cache_teacher", main)
