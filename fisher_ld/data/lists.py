@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,29 +37,33 @@ class Lists:
         return np.split(order, np.flatnonzero(changed) + 1) if len(order) else []
 
 
+COLUMNS = ("user", "start", "position", "positive")
+
+
+def _lists(columns: Mapping[str, np.ndarray], candidates: list[np.ndarray]) -> Lists:
+    offsets = np.concatenate([[0], np.cumsum([len(c) for c in candidates])]).astype(np.int64)
+    return Lists(**{name: columns[name] for name in COLUMNS}, candidates=candidates, offsets=offsets)
+
+
 def read_lists(processed: Path, name: str) -> Lists:
     """`name`: train, val, test_popularity or test_uniform."""
     table = pl.read_parquet(processed / f"{name}.parquet").sort("list")
-    candidates = [np.asarray(c) for c in table["candidates"]]
-    offsets = np.concatenate([[0], np.cumsum([len(c) for c in candidates])]).astype(np.int64)
-    columns = (table[c].to_numpy().astype(np.int64) for c in ("user", "start", "position", "positive"))
-    return Lists(*columns, candidates, offsets)
+    columns = {column: table[column].to_numpy().astype(np.int64) for column in COLUMNS}
+    return _lists(columns, [np.asarray(c) for c in table["candidates"]])
+
+
+def take(lists: Lists, numbers: np.ndarray) -> Lists:
+    """The lists with these numbers, renumbered from 0."""
+    columns = {name: getattr(lists, name)[numbers] for name in COLUMNS}
+    return _lists(columns, [lists.candidates[i] for i in numbers])
+
+
+def concat(a: Lists, b: Lists) -> Lists:
+    """The lists of `a`, then those of `b`."""
+    columns = {name: np.concatenate([getattr(a, name), getattr(b, name)]) for name in COLUMNS}
+    return _lists(columns, a.candidates + b.candidates)
 
 
 def read_sequences(processed: Path) -> list[np.ndarray]:
     """The positives of every user, oldest first; index = user number."""
     return [np.asarray(s) for s in pl.read_parquet(processed / "sequences.parquet").sort("user")["items"]]
-
-
-def take(lists: Lists, numbers: np.ndarray) -> Lists:
-    """The lists with these numbers, renumbered from 0."""
-    candidates = [lists.candidates[i] for i in numbers]
-    offsets = np.concatenate([[0], np.cumsum([len(c) for c in candidates])]).astype(np.int64)
-    columns = (column[numbers] for column in (lists.user, lists.start, lists.position, lists.positive))
-    return Lists(*columns, candidates, offsets)
-
-
-def concat(a: Lists, b: Lists) -> Lists:
-    """The lists of `a`, then those of `b`."""
-    columns = (np.concatenate([getattr(a, n), getattr(b, n)]) for n in ("user", "start", "position", "positive"))
-    return Lists(*columns, a.candidates + b.candidates, np.concatenate([a.offsets, a.offsets[-1] + b.offsets[1:]]))

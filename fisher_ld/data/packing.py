@@ -8,6 +8,7 @@ therefore has exactly the context of its own one-by-one prompt.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ class PackedBatch:
     tokens: int  # without padding
 
     def to(self, device: torch.device) -> PackedBatch:
-        moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in vars(self).items()}
+        moved: Any = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in vars(self).items()}
         return PackedBatch(**moved)
 
 
@@ -46,7 +47,7 @@ class _Row:
 
 def _pack_row(lists: Lists, window: np.ndarray, sequences: list[np.ndarray], prompts: Prompts) -> _Row:
     first = window[0]
-    start, end = lists.start[first], lists.position[window].max()
+    start, end = int(lists.start[first]), int(lists.position[window].max())
     trunk = list(prompts.prefix)
     trunk_length = {start: len(trunk)}
     for place in range(start, end):
@@ -56,7 +57,7 @@ def _pack_row(lists: Lists, window: np.ndarray, sequences: list[np.ndarray], pro
     row = _Row(trunk, list(range(len(trunk))), [0] * len(trunk), list(range(1, len(trunk) + 1)), [])
     segment = 0
     for index in window:
-        visible = trunk_length[lists.position[index]]
+        visible = trunk_length[int(lists.position[index])]
         for item in lists.candidates[index]:
             piece = prompts.candidate[item]
             segment += 1
@@ -91,7 +92,7 @@ def pack(
     in_trunk = (segment == 0)[:, None, :] & (place < visible[:, :, None])  # (B, T, T)
     in_own = (segment[:, :, None] == segment[:, None, :]) & (segment > 0)[:, None, :] & (place <= place[:, None])
     numbers = np.concatenate(windows)
-    examples = np.concatenate([np.arange(lists.offsets[i], lists.offsets[i + 1]) for i in numbers])
+    examples = np.concatenate([np.arange(int(lists.offsets[i]), int(lists.offsets[i + 1])) for i in numbers])
     labels = np.concatenate([np.arange(len(lists.candidates[i])) == lists.positive[i] for i in numbers])
     return PackedBatch(
         input_ids=padded([row.ids for row in rows], 0),

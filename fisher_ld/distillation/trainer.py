@@ -36,6 +36,9 @@ class TeacherSignals(Protocol):
 class LayerMatcher(nn.Module):
     """The layer term of Eq. 7: one linear map d_S -> d_T for each pair, and the weights of the pairs."""
 
+    weights: torch.Tensor  # (P,)
+    recent: torch.Tensor  # (P,)
+
     def __init__(self, pairs: list[tuple[int, int]], weights: list[float], student_width: int, teacher_width: int):
         super().__init__()
         self.teacher_layers = [layer - 1 for layer, _ in pairs]
@@ -86,9 +89,10 @@ def distill(
     torch.manual_seed(seed)
     student.requires_grad_(True)
     module = nn.ModuleDict({"student": student})
-    matcher, trajectory = None, []
+    matcher: LayerMatcher | None = None
+    trajectory: list[dict[str, float]] = []
 
-    def keep_weights(step: int) -> None:
+    def keep_weights(matcher: LayerMatcher, step: int) -> None:
         for layer, weight in zip(matcher.teacher_layers, matcher.weights.tolist(), strict=True):
             trajectory.append({"step": step, "layer": layer + 1, "weight": weight})
 
@@ -97,7 +101,7 @@ def distill(
         width = student.model.config.hidden_size
         matcher = LayerMatcher(pairs, weights, width, teacher.width).to(device)
         module["matcher"] = matcher
-        keep_weights(0)
+        keep_weights(matcher, 0)
 
     plan = [
         batch
@@ -110,19 +114,20 @@ def distill(
         z, states = student(batch, with_hidden_states=matcher is not None)
         bce = F.binary_cross_entropy_with_logits(z, batch.labels)
         total, parts = params.alpha * bce, {"bce": bce.item()}
-        if method.output or matcher is not None:
-            teacher_z, teacher_states = (s.to(device) for s in teacher.signals(batch.examples.cpu().numpy()))
+        if params.explicit_l2:
+            total = total + params.l2 * l2(student.parameters())
+        if not method.output and matcher is None:
+            return total, parts, batch.tokens
+        teacher_z, teacher_states = (s.to(device) for s in teacher.signals(batch.examples.cpu().numpy()))
         if method.output:
             output = output_loss(teacher_z, z, params.temperature)
             total, parts["output"] = total + params.output_weight * output, output.item()
         if matcher is not None:
             if method.dynamic and step and step % fisher.update_interval == 0:
                 matcher.update(fisher.update_rate)
-                keep_weights(step)
+                keep_weights(matcher, step)
             matched = matcher(teacher_states, states, method.dynamic)
             total, parts["layers"] = total + params.layer_weight * matched, matched.item()
-        if params.explicit_l2:
-            total = total + params.l2 * l2(student.parameters())
         return total, parts, batch.tokens
 
     schedule = Schedule(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,16 +26,18 @@ class Scorer(nn.Module):
     """z = logit(yes) - logit(no) at the decision token, from a sequence-classification model of transformers with
     the labels 0 = no, 1 = yes. Only these two rows of the output embedding are ever multiplied."""
 
+    model: Any  # a PreTrainedModel; its attributes differ by architecture
+
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.model = model
 
     @property
-    def body(self) -> nn.Module:
+    def body(self) -> Any:
         return self.model.base_model
 
     @property
-    def layers(self) -> nn.ModuleList:
+    def layers(self) -> Any:
         for name in ("layers", "h"):
             if isinstance(getattr(self.body, name, None), nn.ModuleList):
                 return getattr(self.body, name)
@@ -63,7 +66,7 @@ class Scorer(nn.Module):
     @classmethod
     def from_causal_lm(cls, folder: Path, yes: int, no: int) -> Scorer:
         """A pretrained causal LM with its two answer rows as head (float32)."""
-        causal = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        causal: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         rows = causal.get_output_embeddings().weight.detach()[[no, yes]]  # (2, d)
         config = causal.config
         config.num_labels, config.tie_word_embeddings = 2, False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -28,19 +29,21 @@ def _derivation(token: str, ranks: dict[tuple[str, str], int]) -> set[str]:
 
 def prune(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> tuple[PreTrainedTokenizerFast, np.ndarray]:
     """A tokenizer that splits `texts` exactly as before and everything else into smaller pieces, down to bytes, never
-    an unknown token; and the old id of each new one (V,). Raises UserError for any other kind of tokenizer."""
-    state = json.loads(tokenizer.backend_tokenizer.to_str()) if hasattr(tokenizer, "backend_tokenizer") else {}
-    model, alphabet = state.get("model", {}), set(ByteLevel.alphabet())
-    if model.get("type") != "BPE" or not alphabet <= set(model["vocab"]):
+    an unknown token (bytes that the teacher has no token for it drops as the teacher does); and the old id of each new one (V,). Raises UserError for any other kind of tokenizer."""
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    state = json.loads(backend.to_str()) if isinstance(backend, Tokenizer) else {}
+    model, decoder = state.get("model", {}), state.get("decoder") or {}
+    if model.get("type") != "BPE" or decoder.get("type") != "ByteLevel":
         raise UserError(
             "student.vocabulary: pruned needs a byte-level BPE tokenizer of the tokenizers library, the teacher has "
             f"{type(tokenizer).__name__}; set student.vocabulary: full"
         )
-    merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
+    pairs = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+    merges: list[tuple[str, str]] = [(first, second) for first, second in pairs]
     ranks = {merge: rank for rank, merge in enumerate(merges)}
     added = {token["content"] for token in state["added_tokens"]}
     used = {i for ids in tokenizer(list(texts), add_special_tokens=False).input_ids for i in ids}
-    kept = alphabet | (added & set(model["vocab"]))
+    kept = (set(ByteLevel.alphabet()) | added) & set(model["vocab"])  # every byte that the teacher knows
     for token in set(tokenizer.convert_ids_to_tokens(sorted(used))) - added:
         kept |= _derivation(token, ranks)
 

@@ -1,0 +1,106 @@
+"""Packed scoring against one prompt at a time: logits, hidden states and gradients, in float64."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, GPT2Config, LlamaConfig, Qwen2Config
+
+from fisher_ld.data.lists import Lists
+from fisher_ld.data.packing import by_length, pack
+from fisher_ld.data.prompts import Prompts
+from fisher_ld.models.scorer import Scorer
+from fisher_ld.runtime import UserError
+
+SHAPE = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_labels": 2}
+HEADS = {"num_attention_heads": 4, "pad_token_id": 0, "max_position_embeddings": 64}
+CONFIGS = {
+    "llama-gqa": LlamaConfig(**SHAPE, **HEADS, num_key_value_heads=2),
+    "llama-tied": LlamaConfig(**SHAPE, **HEADS, num_key_value_heads=4, tie_word_embeddings=True),
+    "qwen2-biases": Qwen2Config(**SHAPE, **HEADS, num_key_value_heads=1),
+    "gpt2": GPT2Config(vocab_size=50, n_embd=16, n_layer=3, n_head=4, n_positions=64, num_labels=2, pad_token_id=0),
+}
+CANDIDATES = {"one": [[4]], "many": [[1, 2, 3], [5, 0, 4, 2]], "ragged": [[2], [0, 1, 2, 3, 4, 5], [3, 3]]}
+
+
+@pytest.fixture
+def float64_norms(monkeypatch):
+    """transformers computes norms in float32 whatever the model's type; here float64 stays float64."""
+    to = torch.Tensor.to
+
+    def keep(tensor, *arguments, **keywords):
+        narrowing = tensor.dtype == torch.float64 and arguments == (torch.float32,)
+        return tensor if narrowing else to(tensor, *arguments, **keywords)
+
+    monkeypatch.setattr(torch.Tensor, "to", keep)
+
+
+def world(candidates):
+    rng = np.random.default_rng(0)
+    count = len(candidates)
+    lists = Lists(
+        user=np.array([0, 0, 1][:count]),
+        start=np.array([1, 1, 0][:count]),
+        position=np.array([3, 5, 2][:count]),
+        positive=np.zeros(count, int),
+        candidates=[np.array(c) for c in candidates],
+        offsets=np.concatenate([[0], np.cumsum([len(c) for c in candidates])]),
+    )
+    sequences = [rng.integers(0, 6, 7), rng.integers(0, 6, 4)]
+    pieces = [[int(t) for t in rng.integers(1, 50, 1 + item % 4)] for item in range(12)]
+    return lists, sequences, Prompts([7, 8], pieces[:6], pieces[6:], yes=1, no=2)
+
+
+@pytest.mark.parametrize("candidates", CANDIDATES.values(), ids=CANDIDATES)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_packed_is_one_by_one(config, candidates, float64_norms):
+    torch.manual_seed(0)
+    scorer = Scorer(AutoModelForSequenceClassification.from_config(config, dtype=torch.float64).eval())
+    lists, sequences, prompts = world(candidates)
+    batch = pack(lists, lists.windows(), sequences, prompts, 64)
+
+    logits, states = scorer(batch, with_hidden_states=True)
+    weight = torch.linspace(-1, 2, len(logits), dtype=torch.float64)
+    parameters = [p for p in scorer.parameters() if p.requires_grad]
+    packed_gradient = torch.autograd.grad((logits * weight).sum(), parameters)
+
+    alone, alone_states = torch.zeros_like(logits), torch.zeros_like(states)
+    for place, example in enumerate(batch.examples.tolist()):
+        index = int(np.searchsorted(lists.offsets, example, side="right")) - 1
+        ids = torch.tensor([prompts.example(lists, sequences, index, example - int(lists.offsets[index]))])
+        captured = []
+        hooks = [
+            layer.register_forward_hook(lambda m, i, o, kept=captured: kept.append(o[0] if isinstance(o, tuple) else o))
+            for layer in scorer.layers
+        ]
+        no, yes = scorer.model.score(scorer.body(input_ids=ids).last_hidden_state[0, -1])
+        for hook in hooks:
+            hook.remove()
+        alone[place] = yes - no
+        alone_states[place] = torch.stack([hidden[0, -1] for hidden in captured])
+    gradient = torch.autograd.grad((alone * weight).sum(), parameters)
+
+    torch.testing.assert_close(logits, alone, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(states, alone_states, rtol=1e-9, atol=1e-9)
+    for ours, reference in zip(packed_gradient, gradient, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-9)
+
+
+def test_labels_mark_the_positive():
+    lists, sequences, prompts = world(CANDIDATES["ragged"])
+    lists.positive[:] = [0, 4, 1]
+    batch = pack(lists, lists.windows(), sequences, prompts, 64)
+    assert batch.labels.tolist() == lists.labels()[batch.examples].tolist()
+    assert batch.labels.sum() == 3
+
+
+def test_prompt_beyond_the_context_is_refused():
+    lists, sequences, prompts = world(CANDIDATES["many"])
+    with pytest.raises(UserError, match=r"a prompt has \d+ tokens, but the model's context ends at 5"):
+        pack(lists, lists.windows(), sequences, prompts, 5)
+
+
+def test_batches_hold_every_window_once():
+    lists, *_ = world(CANDIDATES["ragged"])
+    plan = by_length(lists.windows(), lists, 2, seed=3)
+    numbers = sorted(i for batch in plan for window in batch for i in window)
+    assert numbers == [0, 1, 2]
