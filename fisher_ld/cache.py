@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,67 +17,135 @@ from fisher_ld.data.lists import Lists
 from fisher_ld.data.packing import pack
 from fisher_ld.data.prompts import Prompts
 from fisher_ld.models.scorer import Scorer, unit_rms
-from fisher_ld.runtime import UserError, progress, read_json, write_json
+from fisher_ld.runtime import UserError, atomic_path, fingerprint, progress, read_json, write_json
 
-SHARD, LOGITS, DONE, MANIFEST = "hidden-{:05d}.npy", "logits.npy", "done.npy", "manifest.json"
+SHARD, LOGITS, RMS, DONE, MANIFEST = "hidden-{:05d}.npy", "logits.npy", "rms.npy", "done.npy", "manifest.json"
+EPSILON = 1e-6  # as in unit_rms
+AGAIN = "Run the stage cache_teacher again (dvc repro cache_teacher)."
+CODE = ("cache.py", "data/lists.py", "data/packing.py", "data/prompts.py", "models/scorer.py")
+
+
+def signal_fingerprint(teacher: Path, processed: Path) -> dict[str, str]:
+    """A digest for each thing that the signals depend on: the adapted teacher's weights and config, its tokenizer,
+    its prompt, the training data, and the code that turns them into signals. Raises UserError where a file is
+    missing."""
+
+    def digest(root: Path, names: Iterable[str]) -> str:
+        found = fingerprint(root / name for name in sorted(names))
+        text = json.dumps({str(Path(path).relative_to(root)): value for path, value in found.items()})
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    files = {str(f.relative_to(teacher)) for f in teacher.rglob("*") if f.is_file()}
+    weights = {name for name in files if ".safetensors" in name} | {"config.json"}
+    return {
+        "teacher": digest(teacher, weights),
+        "tokenizer": digest(teacher, files - weights - {"prompt.json"}),
+        "prompt": digest(teacher, ["prompt.json"]),
+        "data": digest(processed, ["items.parquet", "sequences.parquet", "train.parquet"]),
+        "code": digest(Path(__file__).parent, CODE),
+    }
 
 
 def _shards(examples: int, rows: int) -> list[int]:
     return [min(rows, examples - begin) for begin in range(0, examples, rows)]
 
 
-def _check(found: Mapping[str, str], expected: Mapping[str, str], folder: Path) -> None:
+def _check(found: Mapping[str, Any], expected: Mapping[str, Any], folder: Path, remedy: str) -> None:
     for field, value in expected.items():
         if found.get(field) != value:
             raise UserError(
                 f"{folder}: the cache was made from another {field}: expected {value}, it has {found.get(field)}. "
-                "Run the stage cache_teacher again (dvc repro cache_teacher)."
+                f"{remedy}"
             )
 
 
+def _check_examples(examples: np.ndarray, count: int) -> None:
+    wrong = examples[(examples < 0) | (examples >= count)]
+    if len(wrong):
+        raise UserError(f"the cache has the examples 0..{count - 1}, asked for {wrong[0]}. {AGAIN}")
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
+
+
 class CacheWriter:
-    """Writes h_l / rms(h_l) as float16 (N, L, d), which no activation can overflow and which is all that the losses
-    read, and z as float32 (N,). A writer on the same `folder` after a kill goes on where the last one was."""
+    """Writes z as float32 (N,), h_l / rms(h_l) as float16 (N, L, d), which no activation can overflow, and rms(h_l)
+    as float32 (N, L). A writer on the same `folder` after a kill goes on where the last one was; one with another
+    fingerprint or shape raises UserError."""
 
     def __init__(
         self, folder: Path, examples: int, layers: int, width: int, shard_rows: int, fingerprint: Mapping[str, str]
     ):
         self.folder, self.rows = folder, shard_rows
         facts = {"examples": examples, "layers": layers, "width": width, "shard_rows": shard_rows, "dtype": "float16"}
-        self.manifest = {**facts, "fingerprint": dict(fingerprint)}
-        sizes = _shards(examples, shard_rows)
         resumed = (folder / MANIFEST).is_file()
         if resumed:
-            _check(read_json(folder / MANIFEST)["fingerprint"], fingerprint, folder)
+            found = read_json(folder / MANIFEST)
+            remedy = f"Delete {folder} to start over."
+            _check({**found, **found["fingerprint"]}, {**facts, **fingerprint}, folder, remedy)
         folder.mkdir(parents=True, exist_ok=True)
 
         def mapped(name: str, dtype: type, shape: tuple[int, ...]) -> np.memmap:
-            mode = "r+" if resumed else "w+"
-            return np.lib.format.open_memmap(folder / name, mode=mode, dtype=dtype, shape=None if resumed else shape)
+            if resumed:
+                return np.lib.format.open_memmap(folder / name, mode="r+")
+            array = np.lib.format.open_memmap(folder / name, mode="w+", dtype=dtype, shape=shape)
+            with open(folder / name, "r+b") as stream:  # a full disk is an error here, and a SIGBUS later
+                os.posix_fallocate(stream.fileno(), 0, (folder / name).stat().st_size)
+            return array
 
+        sizes = _shards(examples, shard_rows)
         self.hidden = [mapped(SHARD.format(i), np.float16, (n, layers, width)) for i, n in enumerate(sizes)]
         self.logits = mapped(LOGITS, np.float32, (examples,))
+        self.rms = mapped(RMS, np.float32, (examples, layers))
         self.done = mapped(DONE, np.bool_, (examples,))
-        write_json(folder / MANIFEST, self.manifest)
+        if not resumed:  # last: from here on a restart takes the files as they are
+            write_json(folder / MANIFEST, {**facts, "fingerprint": dict(fingerprint)})
 
-    def write(self, examples: np.ndarray, logits: np.ndarray, hidden_states: np.ndarray) -> None:
-        """Rows (N,), (N,), (N, L, d); they count as done only once they are on disk."""
-        for shard in np.unique(examples // self.rows):
-            here = examples // self.rows == shard
-            self.hidden[shard][examples[here] % self.rows] = hidden_states[here]
+    def missing(self, examples: np.ndarray) -> np.ndarray:
+        """(N,) bool: which of these are not written yet."""
+        return ~self.done[examples]
+
+    def write(self, examples: np.ndarray, logits: torch.Tensor, hidden_states: torch.Tensor) -> None:
+        """Rows (N,), (N,) and (N, L, d), the hidden states as the model gave them. They count as done only once they
+        are on disk. Raises UserError for values that are not finite, naming the layer."""
+        _check_examples(examples, len(self.done))
+        states = hidden_states.detach().float()  # (N, L, d)
+        rms = (states.square().mean(-1) + EPSILON).sqrt()  # (N, L)
+        if not torch.isfinite(rms).all():
+            row, layer = (~torch.isfinite(rms)).nonzero()[0].tolist()
+            raise UserError(
+                f"the hidden states of layer {layer + 1} are not finite (example {examples[row]}, rms "
+                f"{rms[row, layer].item()}): the teacher is broken, or needs cluster.precision: fp32"
+            )
+        if not torch.isfinite(logits).all():
+            row = int((~torch.isfinite(logits)).nonzero()[0])
+            raise UserError(f"the teacher's logit of example {examples[row]} is {logits[row].item()}; adapt it again")
+        unit = unit_rms(states).half().cpu().numpy()
+        shards = examples // self.rows
+        for shard in np.unique(shards):
+            here = shards == shard
+            self.hidden[shard][examples[here] % self.rows] = unit[here]
             self.hidden[shard].flush()
-        self.logits[examples] = logits
+        self.rms[examples] = rms.cpu().numpy()
+        self.rms.flush()
+        self.logits[examples] = logits.detach().float().cpu().numpy()
         self.logits.flush()
         self.done[examples] = True
         self.done.flush()
 
     def finish(self, folder: Path) -> None:
-        """Moves the whole cache to `folder`. Raises UserError where examples are missing."""
+        """Moves the cache, and what else is in the work folder, to `folder` in one step; a kill before it leaves the
+        work folder whole. Raises UserError where examples are missing."""
         if not self.done.all():
             raise UserError(f"{self.folder}: {(~self.done).sum()} of {len(self.done)} examples are not cached yet")
-        del self.hidden, self.logits, self.done
-        (self.folder / DONE).unlink()
-        shutil.move(self.folder, folder)
+        with atomic_path(folder) as temporary:
+            shutil.copytree(self.folder, temporary, copy_function=_link, ignore=shutil.ignore_patterns(DONE))
+        del self.hidden, self.logits, self.rms, self.done
+        shutil.rmtree(self.folder)
 
 
 @torch.inference_mode()
@@ -88,39 +160,55 @@ def fill(
 ) -> None:
     """Caches every example of `lists` that `writer` does not have yet."""
     windows = sorted(lists.windows(), key=lambda w: -sum(len(lists.candidates[i]) for i in w))
-    open_windows = [
-        w for w in windows if not all(writer.done[lists.offsets[i] : lists.offsets[i + 1]].all() for i in w)
-    ]
-    groups = [open_windows[i : i + batch_users] for i in range(0, len(open_windows), batch_users)]
+
+    def is_open(window: np.ndarray) -> bool:
+        return any(writer.missing(np.arange(int(lists.offsets[i]), int(lists.offsets[i + 1]))).any() for i in window)
+
+    # grouped before the done ones are left out: a resumed run has the batches of an uninterrupted one
+    groups = [windows[i : i + batch_users] for i in range(0, len(windows), batch_users)]
+    groups = [group for group in groups if any(is_open(window) for window in group)]
     for group in progress(groups, "caching the teacher", unit="batch"):
         batch = pack(lists, group, sequences, prompts, scorer.context()).to(device)
         logits, states = scorer(batch, with_hidden_states=True)
-        writer.write(batch.examples.cpu().numpy(), logits.cpu().numpy(), unit_rms(states).half().cpu().numpy())
+        writer.write(batch.examples.cpu().numpy(), logits, states)
 
 
 class TeacherCache:
     """A finished cache; a TeacherSignals of the distillation trainer."""
 
-    def __init__(self, folder: Path, manifest: dict):
+    def __init__(self, folder: Path, manifest: Mapping[str, Any]):
         self.layers, self.width, self.rows = manifest["layers"], manifest["width"], manifest["shard_rows"]
         self.examples = manifest["examples"]
-        count = len(_shards(self.examples, self.rows))
-        self.hidden = [np.load(folder / SHARD.format(i), mmap_mode="r") for i in range(count)]
-        self.logits = np.load(folder / LOGITS, mmap_mode="r")
+
+        def mapped(name: str) -> np.ndarray:
+            if not (folder / name).is_file():
+                raise UserError(f"{folder / name}: no such file; the cache is not whole, or an older one. {AGAIN}")
+            return np.asarray(np.load(folder / name, mmap_mode="r"))  # a plain view slices faster than a memmap
+
+        self.hidden = [mapped(SHARD.format(i)) for i in range(len(_shards(self.examples, self.rows)))]
+        self.logits, self.rms = mapped(LOGITS), mapped(RMS)
 
     @classmethod
     def open(cls, folder: Path, fingerprint: Mapping[str, str] | None = None) -> TeacherCache:
         """Raises UserError where the cache was made from something else than `fingerprint` says, naming the field."""
         manifest = read_json(folder / MANIFEST)
-        _check(manifest["fingerprint"], fingerprint or {}, folder)
+        _check(manifest["fingerprint"], fingerprint or {}, folder, AGAIN)
         return cls(folder, manifest)
+
+    def read(self, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """z (N,) float32, h_l / rms(h_l) (N, L, d) float16, rms(h_l) (N, L) float32. Neighbours in `examples` that
+        are neighbours on disk are read as one piece. Raises UserError for an example that is not there."""
+        _check_examples(examples, self.examples)
+        hidden = np.empty((len(examples), self.layers, self.width), np.float16)
+        shards, rows = np.divmod(examples, self.rows)
+        breaks = np.flatnonzero((np.diff(examples) != 1) | (np.diff(shards) != 0)) + 1
+        for piece in np.split(np.arange(len(examples)), breaks):
+            if len(piece):
+                begin, first = piece[0], rows[piece[0]]
+                hidden[begin : begin + len(piece)] = self.hidden[shards[begin]][first : first + len(piece)]
+        return self.logits[examples], hidden, self.rms[examples]
 
     def signals(self, examples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """z (N,) and the unit-RMS hidden states (N, L, d), both float32."""
-        if len(examples) and not 0 <= examples.min() <= examples.max() < self.examples:
-            raise UserError(f"the cache has the examples 0..{self.examples - 1}, asked for {examples.max()}")
-        hidden = np.empty((len(examples), self.layers, self.width), np.float16)
-        for shard in np.unique(examples // self.rows):
-            here = examples // self.rows == shard
-            hidden[here] = self.hidden[shard][examples[here] % self.rows]
-        return torch.from_numpy(self.logits[examples]), torch.from_numpy(hidden).float()
+        logits, hidden, _ = self.read(examples)
+        return torch.from_numpy(logits), torch.from_numpy(hidden).float()

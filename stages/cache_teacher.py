@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 from transformers import AutoTokenizer
 
-from fisher_ld.cache import CacheWriter, fill
+from fisher_ld.cache import CacheWriter, fill, signal_fingerprint
 from fisher_ld.data.lists import concat, read_lists, read_sequences, take
 from fisher_ld.data.prompts import build_prompts
 from fisher_ld.evaluation import evaluate as ev
 from fisher_ld.evaluation.ranking import ranking_metrics
 from fisher_ld.evaluation.scores import read_scores, write_scores
 from fisher_ld.models.scorer import Scorer, score_lists
-from fisher_ld.runtime import Checkpoint, UserError, atomic_path, fingerprint, setup
+from fisher_ld.runtime import Checkpoint, UserError, fingerprint, setup
 from stages.common import stage
 
 PROCESSED, BASE, ADAPTED = Path("data/processed"), Path("data/teacher/base"), Path("data/teacher/adapted")
@@ -50,8 +50,8 @@ def main(params, run):
     few = np.sort(np.random.default_rng(params.seed).permutation(len(users))[: params.evaluate.zero_shot_users])
     everyone = np.arange(len(families["popularity"]))
 
-    inputs = fingerprint([PROCESSED, BASE, ADAPTED])
-    key = {"params": params.model_dump(mode="json"), "inputs": inputs}
+    marks, inputs = signal_fingerprint(ADAPTED, PROCESSED), fingerprint([PROCESSED, BASE, ADAPTED])
+    key = {"params": params.model_dump(mode="json"), "inputs": inputs, "marks": marks}
     checkpoint = Checkpoint("cache_teacher", key)
     work = checkpoint.folder / "cache"
 
@@ -70,15 +70,12 @@ def main(params, run):
     score("teacher", scorer, {"popularity": everyone, "uniform": users})
     teacher = read_scores(work / "teacher_test_popularity.parquet", families["popularity"])
     check_gate(teacher.values, families["popularity"], params)
-    names = {"teacher": str(ADAPTED), "data": str(PROCESSED)}
-    marks = {field: inputs[path] for field, path in names.items()}
     layers, width = len(scorer.layers), scorer.model.config.hidden_size
     writer = CacheWriter(work, int(train.offsets[-1]), layers, width, params.cache.shard_rows, marks)
     fill(writer, scorer, train, sequences, prompts, params.cache.batch_users, device)
     base = Scorer.from_causal_lm(BASE, prompts.yes, prompts.no).to(device)
     score("zero_shot", base, {"popularity": users[few], "uniform": users[few]})
-    with atomic_path(CACHE) as temporary:
-        writer.finish(temporary)
+    writer.finish(CACHE)
     checkpoint.done()
 
 

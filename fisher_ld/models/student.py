@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTrainedTokenizerBase
 
+from fisher_ld.models.projection import PROJECTABLE, principal_directions, project
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.vocabulary import prune
 from fisher_ld.params import Prompt, Student
@@ -24,7 +27,7 @@ WIDTHS = {
 
 def layers_taken(init: str, teacher_layers: int, student_layers: int) -> list[int]:
     """The teacher layers (from 0) that a student starts from: the first ones, or evenly spaced ones that end with
-    the last: ceil(m * L_T / L_S) for m = 1..L_S, counted from 1."""
+    the last: ceil(m * L_T / L_S) for m = 1..L_S, counted from 1 (7 of 30: 5, 9, 13, 18, 22, 26, 30)."""
     if student_layers > teacher_layers:
         raise UserError(
             f"student.layers: expected at most the teacher's {teacher_layers} layers for init: {init}, got "
@@ -35,50 +38,119 @@ def layers_taken(init: str, teacher_layers: int, student_layers: int) -> list[in
     return [math.ceil(m * teacher_layers / student_layers) - 1 for m in range(1, student_layers + 1)]
 
 
-def build_student(
-    teacher: Scorer, student: Student, tokenizer: PreTrainedTokenizerBase, texts: list[str], seed: int
-) -> tuple[Scorer, PreTrainedTokenizerBase]:
-    """A scorer of the asked shape and its tokenizer. `texts`: every piece of text that a prompt is made of, which a
-    pruned vocabulary keeps. Raises UserError for a shape that cannot be had."""
-    config = copy.deepcopy(teacher.model.config)
-    asked = {name: getattr(student, name) for name in WIDTHS}
-    changed = {name: value for name, value in asked.items() if value not in (None, getattr(config, WIDTHS[name]))}
-    if changed and student.init != "random":
+def _check_widths(asked: dict[str, int], own: dict[str, int], student: Student, model_type: str) -> None:
+    """`asked` and `own`: the student's and the teacher's widths by the names of params.student."""
+    for whole, part in (("hidden_size", "heads"), ("heads", "kv_heads")):
+        if asked[whole] % asked[part]:
+            raise UserError(
+                f"student.{whole}: expected a multiple of student.{part} ({asked[part]}), got {asked[whole]} "
+                "(a null is the teacher's value)"
+            )
+    if student.init == "random":
+        if asked["hidden_size"] // asked["heads"] % 2:
+            raise UserError(
+                "student.hidden_size / student.heads: rotary positions need an even head size, got "
+                f"{asked['hidden_size']} / {asked['heads']} = {asked['hidden_size'] // asked['heads']}"
+            )
+        return
+    if asked == own:
+        return
+    if student.init == "first":
+        raise UserError("student.init: first keeps the teacher's widths; set the widths to null, or init to spaced")
+    if model_type not in PROJECTABLE:
         raise UserError(
-            f"student.init: {student.init} starts from the teacher's layers at full width, but "
-            f"{', '.join(f'student.{name} is {value}' for name, value in changed.items())}; set these to null, or "
-            "student.init: random"
+            f"student.init: spaced at a smaller width knows the weights of {', '.join(PROJECTABLE)}, the teacher is "
+            f"{model_type}; leave the student's widths null, or set student.init: random"
         )
-    for name, value in changed.items():
-        setattr(config, WIDTHS[name], value)
-    if changed:
-        config.head_dim = config.hidden_size // config.num_attention_heads
-    config.num_hidden_layers = student.layers
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[: student.layers]
+    for name, value in asked.items():
+        if value > own[name]:
+            raise UserError(
+                f"student.{name}: init: spaced cuts the teacher's weights down, so expected at most {own[name]}, got "
+                f"{value}; lower it, or set student.init: random"
+            )
+    if asked["heads"] // asked["kv_heads"] > own["heads"] // own["kv_heads"]:
+        raise UserError(
+            f"student.heads / student.kv_heads: expected at most the teacher's {own['heads']} / {own['kv_heads']} for "
+            f"init: spaced, got {asked['heads']} / {asked['kv_heads']}; raise kv_heads or lower heads"
+        )
 
-    rows = None
-    if student.vocabulary == "pruned":
-        tokenizer, rows = prune(tokenizer, texts)
+
+def _config(teacher: Any, student: Student, rows: np.ndarray | None, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The student's config from the teacher's: the same architecture, but Llama where the start is random."""
+    own: dict[str, Any] = {name: getattr(teacher, key, None) for name, key in WIDTHS.items()}
+    own["kv_heads"] = own["kv_heads"] or own["heads"]
+    own["intermediate_size"] = own["intermediate_size"] or 4 * teacher.hidden_size
+    asked = {name: getattr(student, name) or own[name] for name in WIDTHS}
+    _check_widths(asked, own, student, teacher.model_type)
+
+    config: Any = copy.deepcopy(teacher)
+    if student.init == "random" and teacher.model_type != "llama":
+        config = LlamaConfig(vocab_size=teacher.vocab_size, max_position_embeddings=teacher.max_position_embeddings)
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            setattr(config, name, getattr(teacher, name, None))
+    if asked != own or type(config) is not type(teacher):
+        for name, key in WIDTHS.items():
+            setattr(config, key, asked[name])
+        if student.init == "random":
+            config.head_dim = asked["hidden_size"] // asked["heads"]
+        else:  # heads are kept whole
+            config.head_dim = getattr(teacher, "head_dim", None) or own["hidden_size"] // own["heads"]
+    config.num_hidden_layers = student.layers
+    config.num_labels, config.tie_word_embeddings = 2, False
+    config.id2label, config.label2id = {0: "no", 1: "yes"}, {"no": 0, "yes": 1}
+    if rows is not None:
         config.vocab_size = len(rows)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             setattr(config, name, getattr(tokenizer, name))
-    if config.pad_token_id is None:
+    if config.pad_token_id is None:  # a padded batch cannot be pooled without one
         config.pad_token_id = config.eos_token_id
+    return config
+
+
+def build_student(
+    teacher: Scorer,
+    student: Student,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str],
+    seed: int,
+    state_samples: torch.Tensor | None = None,
+) -> tuple[Scorer, PreTrainedTokenizerBase]:
+    """A scorer of the asked shape and its tokenizer. `texts`: every piece of text that a prompt is made of, which a
+    pruned vocabulary keeps. `state_samples` (n, d_T), n >= d_S: hidden states of the teacher, needed only for
+    init: spaced at a smaller hidden_size. Raises UserError for a shape that cannot be had."""
+    source = teacher.model.config
+    taken = [] if student.init == "random" else layers_taken(student.init, len(teacher.layers), student.layers)
+    rows = None
+    if student.vocabulary == "pruned":
+        tokenizer, rows = prune(tokenizer, texts)
+    config = _config(source, student, rows, tokenizer)
+    if taken and getattr(config, "layer_types", None):
+        config.layer_types = [source.layer_types[i] for i in taken]
 
     torch.manual_seed(seed)
-    model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    model: Any = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     made = Scorer(model)
-    if student.init != "random":
-        taken = layers_taken(student.init, len(teacher.layers), student.layers)
-        for own, source in zip(made.layers, (teacher.layers[i] for i in taken), strict=True):
-            own.load_state_dict(source.state_dict())
-        head = {n: p for n, p in teacher.body.state_dict().items() if n.split(".")[0] not in ("layers", "h")}
-        embedding = next(n for n, m in teacher.body.named_modules() if m is teacher.body.get_input_embeddings())
-        if rows is not None:
-            head[f"{embedding}.weight"] = head[f"{embedding}.weight"][torch.from_numpy(rows)]
-        made.body.load_state_dict(head, strict=False)
-        model.score.load_state_dict(teacher.model.score.state_dict())
+    if not taken:
+        return made.eval(), tokenizer
+
+    layers = [{k: v.cpu() for k, v in teacher.layers[i].state_dict().items()} for i in taken]
+    body, names = teacher.body, ("layers.", "h.")
+    outer = {k: v.cpu() for k, v in body.state_dict().items() if not k.startswith(names)}  # embeddings, final norm
+    score = {k: v.cpu() for k, v in teacher.model.score.state_dict().items()}
+    embedding = next(name for name, module in body.named_modules() if module is body.get_input_embeddings())
+    if rows is not None:
+        outer[f"{embedding}.weight"] = outer[f"{embedding}.weight"][torch.from_numpy(rows)]  # (V_S, d_T)
+    if any(getattr(config, key, None) != getattr(source, key, None) for key in WIDTHS.values()):
+        basis = None
+        if config.hidden_size < source.hidden_size:
+            basis = principal_directions(state_samples, source.hidden_size, config.hidden_size)  # (d_T, d_S)
+        layers, outer, score = project(layers, outer, score, source, config, basis)
+    for own, weights in zip(made.layers, layers, strict=True):
+        own.load_state_dict(weights)
+    missing, unexpected = made.body.load_state_dict(outer, strict=False)
+    if unexpected or not all(name.startswith(names) for name in missing):
+        raise RuntimeError(f"the student's body does not match the teacher's: {unexpected}, {missing}")
+    model.score.load_state_dict(score)
     return made.eval(), tokenizer
 
 

@@ -27,9 +27,32 @@ def _derivation(token: str, ranks: dict[tuple[str, str], int]) -> set[str]:
     return passed
 
 
+def _renumber(processor: dict[str, Any] | None, new: dict[int, int]) -> None:
+    """Puts the new ids into what adds special tokens around a text, in place."""
+    if processor is None or processor["type"] == "ByteLevel":
+        return
+    if processor["type"] == "Sequence":
+        for part in processor["processors"]:
+            _renumber(part, new)
+    elif processor["type"] == "TemplateProcessing":
+        for special in processor["special_tokens"].values():
+            special["ids"] = [new[i] for i in special["ids"]]
+    elif processor["type"] in ("RobertaProcessing", "BertProcessing"):
+        for name in ("sep", "cls"):
+            token, number = processor[name]
+            processor[name] = [token, new[number]]
+    else:
+        raise UserError(
+            f"student.vocabulary: pruned does not know the tokenizer's post-processor {processor['type']}; "
+            "set student.vocabulary: full"
+        )
+
+
 def prune(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> tuple[PreTrainedTokenizerFast, np.ndarray]:
     """A tokenizer that splits `texts` exactly as before and everything else into smaller pieces, down to bytes, never
-    an unknown token (bytes that the teacher has no token for it drops as the teacher does); and the old id of each new one (V,). Raises UserError for any other kind of tokenizer."""
+    an unknown token; and the old id of each new one (V,). A byte that the teacher itself has no token for (SmolLM2:
+    some control characters) has no embedding to keep, and is dropped as the teacher drops it. Raises UserError for
+    any other kind of tokenizer."""
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     state = json.loads(backend.to_str()) if isinstance(backend, Tokenizer) else {}
     model, decoder = state.get("model", {}), state.get("decoder") or {}
@@ -53,8 +76,10 @@ def prune(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> tuple[Pre
     model["merges"] = [list(m) for m in merges if {*m, "".join(m)} <= kept]
     for token in state["added_tokens"]:
         token["id"] = new[token["id"]]
-    for special in (state.get("post_processor") or {}).get("special_tokens", {}).values():
-        special["ids"] = [new[i] for i in special["ids"]]
+    _renumber(state.get("post_processor"), new)
+    state["padding"] = state["truncation"] = None  # they hold old ids; each call sets its own
     names = {name: str(value) for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
-    pruned = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)), **names)
+    pruned = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)), model_max_length=tokenizer.model_max_length, **names
+    )
     return pruned, np.array(old)

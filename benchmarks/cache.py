@@ -1,0 +1,123 @@
+"""Speed of reading the teacher's cache, against reading as many bytes from one plain file.
+
+    python -m benchmarks.cache                       a random cache of the default teacher's shape, 1,000 users
+    python -m benchmarks.cache --cache data/cache    a real one, with the lists of data/processed
+
+One process, the contestants in turn, medians. Both deliver the same number of bytes in pieces of the same sizes, into
+fresh memory. The cache is read in the shuffled order of training, the file from front to end. `warm`: the files are in
+memory already; `cold`: the system is told to drop them first (which it may not do for all of them).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fisher_ld.cache import CacheWriter, TeacherCache
+from fisher_ld.data.lists import Lists, read_lists
+from fisher_ld.data.packing import by_length
+from fisher_ld.runtime import UserError
+
+LAYERS, WIDTH = 30, 576
+USERS, WINDOWS, LISTS, CANDIDATES = 1000, 2, 2, 5  # windows a user, lists a window, candidates a list
+BATCH_USERS, REPEATS = 4, 7
+
+
+def random_lists() -> Lists:
+    count = USERS * WINDOWS * LISTS
+    user, place = np.divmod(np.arange(count), WINDOWS * LISTS)
+    start = place // LISTS * 10
+    candidates = [np.arange(CANDIDATES)] * count
+    offsets = np.arange(count + 1) * CANDIDATES
+    return Lists(user, start, start + 10 + place % LISTS, np.zeros(count, int), candidates, offsets)
+
+
+def random_cache(folder: Path, examples: int) -> Path:
+    writer = CacheWriter(folder / "work", examples, LAYERS, WIDTH, 8192, {})
+    for rows in np.split(np.arange(examples), range(2000, examples, 2000)):
+        writer.write(rows, torch.zeros(len(rows)), torch.randn(len(rows), LAYERS, WIDTH))
+    writer.finish(folder / "cache")
+    return folder / "cache"
+
+
+def orders(lists: Lists) -> list[np.ndarray]:
+    """The example ids of every training batch of one epoch."""
+    batches = [np.concatenate(batch) for batch in by_length(lists.windows(), lists, BATCH_USERS, seed=0)]
+    return [np.concatenate([np.arange(*lists.offsets[i : i + 2].tolist()) for i in batch]) for batch in batches]
+
+
+def read_cache(folder: Path, batches: list[np.ndarray]) -> float:
+    cache = TeacherCache.open(folder)
+    begin = time.perf_counter()
+    for batch in batches:
+        cache.read(batch)
+    return time.perf_counter() - begin
+
+
+def read_plain(path: Path, sizes: list[int]) -> float:
+    begin = time.perf_counter()
+    with open(path, "rb", buffering=0) as stream:
+        for size in sizes:
+            if len(stream.read(size)) != size:
+                raise UserError(f"{path}: shorter than the cache")
+    return time.perf_counter() - begin
+
+
+def drop(paths: list[Path]) -> None:
+    for path in paths:
+        with open(path, "rb") as stream:
+            os.fsync(stream.fileno())
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def reading(folder: Path, lists: Lists, plain: Path) -> None:
+    cache, batches = TeacherCache.open(folder), orders(lists)
+    row = cache.layers * (2 * cache.width + 4) + 4  # hidden states, rms, logit
+    sizes = [len(batch) * row for batch in batches]
+    total, chunk = sum(sizes), os.urandom(1 << 20)
+    with open(plain, "wb") as stream:
+        for begin in range(0, total, len(chunk)):
+            stream.write(chunk[: total - begin])
+    del cache
+    files = [plain, *folder.glob("*.npy")]
+    contestants: dict[str, Callable[[], float]] = {
+        "cache": lambda: read_cache(folder, batches),
+        "plain file": lambda: read_plain(plain, sizes),
+    }
+    print(f"{sum(map(len, batches))} examples in {len(batches)} batches, {total / 2**20:.0f} MiB")
+    for state in ("warm", "cold"):
+        times: dict[str, list[float]] = {name: [] for name in contestants}
+        for repeat in range(REPEATS + 1):
+            for name, read in contestants.items():
+                if state == "cold":
+                    drop(files)
+                seconds = read()
+                if repeat:  # the first round fills the memory
+                    times[name].append(seconds)
+        median = {name: statistics.median(values) for name, values in times.items()}
+        speeds = ", ".join(f"{name} {total / 2**20 / seconds:.0f} MiB/s" for name, seconds in median.items())
+        ratio = median["plain file"] / median["cache"]
+        print(f"{state}: {speeds}; the cache has {ratio:.2f} of the plain file's speed (goal: 0.5)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--processed", type=Path, default=Path("data/processed"))
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        lists = read_lists(arguments.processed, "train") if arguments.cache else random_lists()
+        folder = arguments.cache or random_cache(Path(name), int(lists.offsets[-1]))
+        reading(folder, lists, Path(name) / "plain")
+
+
+if __name__ == "__main__":
+    main()
