@@ -154,8 +154,8 @@ class Adapt(Section):
     learning_rate: Rate = 1e-4
     weight_decay: NonNegative = 0.01
     list_weight: Fraction = 0.5  # share of the softmax-over-the-list loss beside BCE
-    epochs: Positive = 1
-    batch_users: Positive = 2
+    steps: Positive = 300  # optimiser steps, over as many epochs as that takes
+    batch_users: Positive = 1
     warmup: Fraction = 0.1
     eval_every: Positive = 100  # optimiser steps
     val_users: Positive = 100
@@ -217,9 +217,9 @@ class Distill(Section):
     explicit_l2: StrictBool = False
     temperature: Rate = 4.0
     layer_map: Literal["all", "spaced", "last", "fisher"] = "all"
-    learning_rate: Rate = 2e-4
-    epochs: Positive = 1
-    batch_users: Positive = 2
+    learning_rate: Rate = 1e-4
+    steps: Positive = 600
+    batch_users: Positive = 1
     warmup: Fraction = 0.1
     eval_every: Positive = 100
     val_users: Positive = 100

@@ -35,7 +35,7 @@ def check_gate(teacher, lists, params):
     if not found["passed"] and not params.teacher.adapt.ignore_gate:
         raise UserError(
             f"the adapted teacher is not shown to beat popularity and item-kNN ({verdict}), so it is not worth "
-            "distilling. Give it more data (data.train_positives), steps (teacher.adapt.epochs), history or another "
+            "distilling. Give it more data (data.train_positives), steps (teacher.adapt.steps), history or another "
             "learning rate; teacher.adapt.ignore_gate: true goes on all the same."
         )
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 from transformers import AutoTokenizer
 
-from fisher_ld.cache import TeacherCache
+from fisher_ld.cache import TeacherCache, signal_fingerprint
 from fisher_ld.data.lists import concat, read_lists, read_sequences, take
 from fisher_ld.data.prompts import build_prompts
 from fisher_ld.distillation.methods import METHODS
@@ -23,20 +24,23 @@ from stages.validation import BATCH_USERS, validator
 
 PROCESSED, ADAPTED, CACHE = Path("data/processed"), Path("data/teacher/adapted"), Path("data/cache")
 WEIGHTS = Path("data/fisher/weights")
+STATES = 1000  # examples whose states span the projection of a narrower student
 
 
 def main(params, run):
     name = sys.argv[1]
     method, folder = METHODS[name], Path("data/students") / name
     device = setup(params.cluster, params.seed)
-    cache = TeacherCache.open(CACHE)
+    cache = TeacherCache.open(CACHE, signal_fingerprint(ADAPTED, PROCESSED))
     template = Prompt(**read_json(ADAPTED / "prompt.json"))
     lists, sequences = read_lists(PROCESSED, "train"), read_sequences(PROCESSED)
     weights = read_json(WEIGHTS / f"{method.weighting}.json")["weights"]
 
     texts = prompt_texts(pl.read_parquet(PROCESSED / "items.parquet")["text"].to_list(), template)
+    some = np.random.default_rng(params.seed).permutation(cache.examples)[:STATES]
+    states = cache.signals(some)[1].flatten(0, 1)  # (n, d_T)
     student, tokenizer = build_student(
-        Scorer.load(ADAPTED), params.student, AutoTokenizer.from_pretrained(ADAPTED), texts, params.seed
+        Scorer.load(ADAPTED), params.student, AutoTokenizer.from_pretrained(ADAPTED), texts, params.seed, states
     )
     student.to(device)
     prompts = build_prompts(tokenizer, PROCESSED, template)

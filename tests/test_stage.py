@@ -112,7 +112,7 @@ def test_a_stage_reads_what_it_declares(project):
     [
         (lambda params: params.fisher.beta, "fisher.beta"),
         (lambda params: params.student, "student"),
-        (lambda params: params.teacher.adapt.epochs, "teacher.adapt"),
+        (lambda params: params.teacher.adapt.steps, "teacher.adapt"),
     ],
 )
 def test_an_undeclared_key_is_named(project, read, key):

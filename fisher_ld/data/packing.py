@@ -106,6 +106,15 @@ def pack(
     )
 
 
+def step_plan(lists: Lists, size: int, steps: int, seed: int) -> list[list[np.ndarray]]:
+    """The windows of each of `steps` optimiser steps: as many epochs as that takes, each shuffled anew."""
+    plan: list[list[np.ndarray]] = []
+    windows = lists.windows()
+    while len(plan) < steps:
+        plan += by_length(windows, lists, size, seed + len(plan))
+    return plan[:steps]
+
+
 def by_length(windows: list[np.ndarray], lists: Lists, size: int, seed: int, pool: int = 64) -> list[list[np.ndarray]]:
     """Seeded batches of `size` windows. Windows of like length share a batch, for little padding: each pool of
     `pool` shuffled batches is sorted by length, then its batches are shuffled."""

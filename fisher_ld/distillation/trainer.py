@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fisher_ld.data.lists import Lists
-from fisher_ld.data.packing import by_length, pack
+from fisher_ld.data.packing import pack, step_plan
 from fisher_ld.data.prompts import Prompts
 from fisher_ld.distillation.layer_map import layer_map
 from fisher_ld.distillation.losses import l2, layer_losses, output_loss
@@ -103,11 +103,7 @@ def distill(
         module["matcher"] = matcher
         keep_weights(matcher, 0)
 
-    plan = [
-        batch
-        for epoch in range(params.epochs)
-        for batch in by_length(lists.windows(), lists, params.batch_users, seed + epoch)
-    ]
+    plan = step_plan(lists, params.batch_users, params.steps, seed)
 
     def loss(windows: list[np.ndarray], step: int):
         batch = pack(lists, windows, sequences, prompts, student.context()).to(device)

@@ -11,7 +11,7 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraModel
 
 from fisher_ld.data.lists import Lists
-from fisher_ld.data.packing import by_length, pack
+from fisher_ld.data.packing import pack, step_plan
 from fisher_ld.data.prompts import Prompts
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.params import Adapt
@@ -58,11 +58,7 @@ def adapt(
         trained.requires_grad_(True)
     scorer.model.score.requires_grad_(True)
 
-    plan = [
-        batch
-        for epoch in range(params.epochs)
-        for batch in by_length(lists.windows(), lists, params.batch_users, seed + epoch)
-    ]
+    plan = step_plan(lists, params.batch_users, params.steps, seed)
 
     def loss(windows: list[np.ndarray], step: int):
         batch = pack(lists, windows, sequences, prompts, scorer.context()).to(device)

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, GPT2Config, LlamaConfig, Qwen2Config
 
 from fisher_ld.data.lists import Lists
-from fisher_ld.data.packing import by_length, pack
+from fisher_ld.data.packing import by_length, pack, step_plan
 from fisher_ld.data.prompts import Prompts
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.runtime import UserError
@@ -104,3 +104,11 @@ def test_batches_hold_every_window_once():
     plan = by_length(lists.windows(), lists, 2, seed=3)
     numbers = sorted(i for batch in plan for window in batch for i in window)
     assert numbers == [0, 1, 2]
+
+
+def test_a_plan_goes_on_for_as_many_epochs_as_its_steps_take():
+    lists, *_ = world(CANDIDATES["ragged"])
+    plan = step_plan(lists, 1, steps=5, seed=3)
+    assert len(plan) == 5
+    epoch = len(lists.windows())
+    assert sorted(int(b[0][0]) for b in plan[:epoch]) == sorted(int(w[0]) for w in lists.windows())
