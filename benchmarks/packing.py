@@ -1,0 +1,80 @@
+"""Examples a second, forward and backward: packed rows against plain one-prompt-per-candidate batches of transformers.
+
+    python -m benchmarks.packing [--teacher data/teacher/adapted] [--processed data/processed] [--users 16]
+
+The plain batches are sorted by length, so that they hold little padding; threads are the same, the ways alternate, and
+the ratio is of the sums over all repeats. Also the same for windows of training lists (one sequence a user).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer
+
+from fisher_ld.data.lists import Lists, read_lists, read_sequences
+from fisher_ld.data.packing import pack
+from fisher_ld.data.prompts import Prompts, build_prompts
+from fisher_ld.fisher.traces import pad_prompts
+from fisher_ld.models.scorer import Scorer
+from fisher_ld.params import Prompt
+from fisher_ld.runtime import read_json
+
+
+def packed(
+    scorer: Scorer, lists: Lists, windows: list[np.ndarray], sequences: list[np.ndarray], prompts: Prompts
+) -> tuple[float, int]:
+    """Seconds and examples of one pass over `windows`, one packed row each."""
+    began, examples = time.perf_counter(), 0
+    for window in windows:
+        batch = pack(lists, [window], sequences, prompts, scorer.context())
+        scorer(batch)[0].sum().backward()
+        examples += len(batch.labels)
+    return time.perf_counter() - began, examples
+
+
+def plain(
+    scorer: Scorer, lists: Lists, windows: list[np.ndarray], sequences: list[np.ndarray], prompts: Prompts, size: int
+) -> float:
+    """Seconds of the same examples as prompts of their own, `size` in a batch."""
+    numbers = [(i, place) for window in windows for i in window for place in range(len(lists.candidates[i]))]
+    rows = sorted((prompts.example(lists, sequences, i, place) for i, place in numbers), key=len)
+    began = time.perf_counter()
+    for begin in range(0, len(rows), size):
+        batch = pad_prompts(rows[begin : begin + size], "right")
+        hidden = scorer.body(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)[0]
+        no, yes = scorer.model.score(hidden[torch.arange(len(hidden)), batch.decision]).unbind(-1)
+        (yes - no).sum().backward()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", type=Path, default=Path("data/teacher/adapted"))
+    parser.add_argument("--processed", type=Path, default=Path("data/processed"))
+    parser.add_argument("--users", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=2)
+    options = parser.parse_args()
+
+    scorer, sequences = Scorer.load(options.teacher), read_sequences(options.processed)
+    template = Prompt(**read_json(options.teacher / "prompt.json"))
+    prompts = build_prompts(AutoTokenizer.from_pretrained(options.teacher), options.processed, template)
+    for name, title in (("test_popularity", "one list a sequence"), ("train", "one user a sequence")):
+        lists = read_lists(options.processed, name)
+        windows = [lists.windows()[i] for i in np.random.default_rng(0).permutation(len(lists.windows()))]
+        windows = windows[: options.users]
+        ours, theirs, examples = 0.0, 0.0, 0
+        for repeat in range(options.repeats + 1):
+            seconds, count = packed(scorer, lists, windows, sequences, prompts)
+            other = plain(scorer, lists, windows, sequences, prompts, size=20)
+            if repeat:  # the first pass warms up
+                ours, theirs, examples = ours + seconds, theirs + other, examples + count
+        print(f"{title} ({name}): {examples} examples, packed is {theirs / ours:.1f} times as fast as plain batches")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""The real pipeline under DVC and MLflow, on real data and the first layers of the real teacher."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+from ruamel.yaml import YAML
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from fisher_ld.downloads import fetch_teacher
+from fisher_ld.params import TeacherSource
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+SMALL = {
+    "data": {"max_users": 24, "train_positives": 2},
+    "teacher": {"adapt": {"steps": 12, "eval_every": 6, "checkpoint_every": 3, "val_users": 8, "ignore_gate": True}},
+    "fisher": {"samples": 8, "update_interval": 2},
+    "student": {"layers": 2},
+    "distill": {"steps": 12, "eval_every": 6, "checkpoint_every": 3, "val_users": 8},
+    "evaluate": {"bootstrap_samples": 200, "uniform_users": 10, "zero_shot_users": 8, "latency_queries": 2},
+    "tracking": {"system_metrics": False},
+}
+BETA_STUDENTS = {"fisher", "fisher-shuffled", "fisher-reversed", "fisher-ld"}
+AFTER_BETA = {"layer_weights", "evaluate", "ablations", "report", *(f"distill@{name}" for name in BETA_STUDENTS)}
+
+
+def environment(project: Path) -> dict[str, str]:
+    own = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_"))}
+    git = {"GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@localhost"}
+    git |= {k.replace("AUTHOR", "COMMITTER"): v for k, v in git.items()}
+    return {**own, **git, "PATH": f"{Path(sys.executable).parent}:{own['PATH']}", "PYTHONPATH": ""}
+
+
+def run(project: Path, *command: str) -> str:
+    done = subprocess.run(command, cwd=project, env=environment(project), capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout + done.stderr
+
+
+def stages_run(output: str) -> set[str]:
+    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")}
+
+
+def merge(tree: dict, changes: dict) -> None:
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            merge(tree[key], value)
+        else:
+            tree[key] = value
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """The working tree as a repository of its own, after one `dvc repro`."""
+    base = tmp_path_factory.mktemp("end-to-end")
+    fetch_teacher(TeacherSource(), base / "whole", base / "store", base / "lock.json")
+    teacher = AutoModelForCausalLM.from_pretrained(base / "whole", dtype=torch.float32)
+    teacher.model.layers = teacher.model.layers[:4]
+    teacher.config.num_hidden_layers = 4
+    teacher.save_pretrained(base / "teacher")
+    AutoTokenizer.from_pretrained(base / "whole").save_pretrained(base / "teacher")
+
+    project = base / "project"
+    files = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    for file in files:
+        if (ROOT / file).is_file() and file != "dvc.lock":
+            (project / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / file, project / file)
+    yaml = YAML()
+    params = yaml.load(project / "params.yaml")
+    merge(params, SMALL)
+    merge(params, {"teacher": {"source": {"kind": "local", "name": str(base / "teacher")}}})
+    yaml.dump(params, project / "params.yaml")
+    run(project, "git", "init", "-q")
+    run(project, "git", "add", "-A")
+    run(project, "git", "commit", "-qm", "start")
+    run(project, "dvc", "repro")
+    run(project, "git", "add", "-A")
+    run(project, "git", "commit", "-qm", "run")
+    return project
+
+
+def parents(project: Path) -> list:
+    client = MlflowClient(f"sqlite:///{project}/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "fisher-ld"]
+    runs = client.search_runs([experiment.experiment_id], max_results=500)
+    return [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+
+
+def test_the_parent_run_is_complete(project):
+    (parent,) = parents(project)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["fisher.beta"] == "0.3"
+    assert "distill/fisher-ld/loss" in parent.data.metrics
+    client = MlflowClient(f"sqlite:///{project}/mlflow.db")
+    assert "report.html" in {a.path for a in client.list_artifacts(parent.info.run_id)}
+
+
+def test_a_second_repro_runs_nothing(project):
+    assert not stages_run(run(project, "dvc", "repro"))
+
+
+def test_where_it_runs_changes_nothing(project):
+    yaml = YAML()
+    params = yaml.load(project / "params.yaml")
+    params["cluster"]["threads"] = 1
+    params["tracking"]["experiment"] = "elsewhere"
+    yaml.dump(params, project / "params.yaml")
+    assert not stages_run(run(project, "dvc", "repro"))
+    run(project, "git", "checkout", "params.yaml")
+
+
+def test_beta_runs_only_what_it_changes(project):
+    uniform = (project / "data/students/uniform/model.safetensors").stat().st_ino
+    output = run(project, "dvc", "exp", "run", "-S", "fisher.beta=2.0")
+    assert stages_run(output) == AFTER_BETA
+    assert (project / "data/students/uniform/model.safetensors").stat().st_ino == uniform
+    assert {p.data.params["fisher.beta"] for p in parents(project)} == {"0.3", "2.0"}
+
+
+@pytest.mark.parametrize(
+    "stage, arguments, result",
+    [
+        ("adapt_teacher", [], "data/teacher/adapted/model.safetensors"),
+        ("distill", ["fisher-ld"], "data/students/fisher-ld/model.safetensors"),
+    ],
+)
+def test_goes_on_after_kill(project, stage, arguments, result):
+    """To the weights of the uninterrupted run: equal to 1e-6, as float32 sums may differ in the last bit."""
+    expected = load_file(project / result)
+    command = [sys.executable, "-m", f"stages.{stage}", *arguments]
+    process = subprocess.Popen(command, cwd=project, env=environment(project), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list((project / "work" / stage).rglob("step-*/state.json")):
+        assert process.poll() is None and time.monotonic() < deadline, "ended before its first checkpoint"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert "resuming from" in run(project, *command)
+    for name, value in load_file(project / result).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-6)
