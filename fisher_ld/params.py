@@ -244,7 +244,7 @@ class Cluster(Section):
 
     launcher: Literal["local", "torchrun", "slurm"] = "local"
     device: Literal["cpu", "cuda"] = "cpu"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware computes it
     threads: Positive | None = None  # None: all cores
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Checkpoint",
+    "Compute",
     "Lock",
     "Progress",
     "UserError",
@@ -47,17 +49,34 @@ __all__ = [
 ]
 
 
-def setup(cluster: Cluster, seed: int) -> torch.device:
-    """Sets threads, seeds and deterministic kernels; returns the device. A device or precision that is not to be had
-    raises UserError. `threads: null` takes $OMP_NUM_THREADS if set, else every core this process may use."""
+@dataclass(frozen=True)
+class Compute:
+    """Where models run, and whether their linear layers and attention do so in bf16 (torch.autocast)."""
+
+    device: torch.device
+    bf16: bool
+
+
+def _has_bf16(device: str) -> bool:
+    """Whether the hardware itself multiplies bf16; emulation is several times slower than fp32."""
     import torch
 
-    if cluster.device == "cuda":
-        if not torch.cuda.is_available():
-            raise UserError("cluster.device: cuda was asked for, but torch sees no GPU here; set cluster.device: cpu")
-        if cluster.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-            name = torch.cuda.get_device_name()
-            raise UserError(f"cluster.precision: {name} has no bf16; set cluster.precision: fp32")
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def setup(cluster: Cluster, seed: int) -> Compute:
+    """Sets threads, seeds and deterministic kernels; returns where to compute. A device or precision that is not to
+    be had raises UserError. `threads: null` takes $OMP_NUM_THREADS if set, else every core this process may use."""
+    import torch
+
+    if cluster.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("cluster.device: cuda was asked for, but torch sees no GPU here; set cluster.device: cpu")
+    bf16 = cluster.precision != "fp32" and _has_bf16(cluster.device)
+    if cluster.precision == "bf16" and not bf16:
+        raise UserError("cluster.precision: this hardware does not compute in bf16; set it to fp32, or to auto")
     default_threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
     torch.set_num_threads(cluster.threads or default_threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
@@ -67,4 +86,5 @@ def setup(cluster: Cluster, seed: int) -> torch.device:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    return torch.device(cluster.device)
+    print(f"computing on {cluster.device} in {'bf16' if bf16 else 'fp32'} with {torch.get_num_threads()} threads")
+    return Compute(torch.device(cluster.device), bf16)

@@ -19,18 +19,18 @@ PROCESSED, BASE, ADAPTED = Path("data/processed"), Path("data/teacher/base"), Pa
 
 
 def main(params, run):
-    device = setup(params.cluster, params.seed)
+    compute = setup(params.cluster, params.seed)
     settings = params.teacher.adapt
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     prompts = build_prompts(tokenizer, PROCESSED, params.teacher.prompt)
-    scorer = Scorer.from_causal_lm(BASE, prompts.yes, prompts.no).to(device)
+    scorer = Scorer.from_causal_lm(BASE, prompts.yes, prompts.no).on(compute)
     lists, sequences = read_lists(PROCESSED, "train"), read_sequences(PROCESSED)
-    validate = validator(scorer, PROCESSED, sequences, prompts, settings.val_users, device, params.seed)
+    validate = validator(scorer, PROCESSED, sequences, prompts, settings.val_users, compute.device, params.seed)
 
     key = {"params": params.model_dump(mode="json"), "inputs": fingerprint([PROCESSED, BASE])}
     checkpoint = Checkpoint("adapt_teacher", key)
     result = adapt(
-        scorer, lists, sequences, prompts, settings, validate, checkpoint, device, run.log_metrics, params.seed
+        scorer, lists, sequences, prompts, settings, validate, checkpoint, compute.device, run.log_metrics, params.seed
     )
     save(scorer, tokenizer, params.teacher.prompt, ADAPTED)
     result.write_curve(Path("metrics/plots/training/teacher.csv"))

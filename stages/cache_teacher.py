@@ -41,7 +41,7 @@ def check_gate(teacher, lists, params):
 
 
 def main(params, run):
-    device = setup(params.cluster, params.seed)
+    compute = setup(params.cluster, params.seed)
     sequences, train = read_sequences(PROCESSED), read_lists(PROCESSED, "train")
     families = {name: read_lists(PROCESSED, f"test_{name}") for name in ev.FAMILIES}
     prompts = build_prompts(AutoTokenizer.from_pretrained(ADAPTED), PROCESSED, params.teacher.prompt)
@@ -61,19 +61,25 @@ def main(params, run):
             return
         parts = [take(families[family], numbers[family]) for family in families]
         scores = score_lists(
-            scorer, concat(*parts), sequences, prompts, params.cache.batch_users, device, f"{model} on the test lists"
+            scorer,
+            concat(*parts),
+            sequences,
+            prompts,
+            params.cache.batch_users,
+            compute.device,
+            f"{model} on the test lists",
         )
         write_scores(files["popularity"], numbers["popularity"], scores[: len(parts[0])])
         write_scores(files["uniform"], numbers["uniform"], scores[len(parts[0]) :])
 
-    scorer = Scorer.load(ADAPTED).to(device)
+    scorer = Scorer.load(ADAPTED).on(compute)
     score("teacher", scorer, {"popularity": everyone, "uniform": users})
     teacher = read_scores(work / "teacher_test_popularity.parquet", families["popularity"])
     check_gate(teacher.values, families["popularity"], params)
     layers, width = len(scorer.layers), scorer.model.config.hidden_size
     writer = CacheWriter(work, int(train.offsets[-1]), layers, width, params.cache.shard_rows, marks)
-    fill(writer, scorer, train, sequences, prompts, params.cache.batch_users, device)
-    base = Scorer.from_causal_lm(BASE, prompts.yes, prompts.no).to(device)
+    fill(writer, scorer, train, sequences, prompts, params.cache.batch_users, compute.device)
+    base = Scorer.from_causal_lm(BASE, prompts.yes, prompts.no).on(compute)
     score("zero_shot", base, {"popularity": users[few], "uniform": users[few]})
     writer.finish(CACHE)
     checkpoint.done()

@@ -30,7 +30,7 @@ STATES = 1000  # examples whose states span the projection of a narrower student
 def main(params, run):
     name = sys.argv[1]
     method, folder = METHODS[name], Path("data/students") / name
-    device = setup(params.cluster, params.seed)
+    compute = setup(params.cluster, params.seed)
     cache = TeacherCache.open(CACHE, signal_fingerprint(ADAPTED, PROCESSED))
     template = Prompt(**read_json(ADAPTED / "prompt.json"))
     lists, sequences = read_lists(PROCESSED, "train"), read_sequences(PROCESSED)
@@ -42,14 +42,14 @@ def main(params, run):
     student, tokenizer = build_student(
         Scorer.load(ADAPTED), params.student, AutoTokenizer.from_pretrained(ADAPTED), texts, params.seed, states
     )
-    student.to(device)
+    student.on(compute)
     prompts = build_prompts(tokenizer, PROCESSED, template)
-    validate = validator(student, PROCESSED, sequences, prompts, params.distill.val_users, device, params.seed)
+    validate = validator(student, PROCESSED, sequences, prompts, params.distill.val_users, compute.device, params.seed)
     inputs = fingerprint([PROCESSED, ADAPTED, CACHE, WEIGHTS / f"{method.weighting}.json"])
     checkpoint = Checkpoint("distill", {"method": name, "params": params.model_dump(mode="json"), "inputs": inputs})
     fit, trajectory = distill(
         student, cache, method, weights, lists, sequences, prompts, params.distill, params.fisher, validate,
-        checkpoint, device, run.log_metrics, params.seed,
+        checkpoint, compute.device, run.log_metrics, params.seed,
     )  # fmt: skip
 
     families = [read_lists(PROCESSED, f"test_{family}") for family in ("popularity", "uniform")]
@@ -58,7 +58,9 @@ def main(params, run):
         for family, lists in zip(("popularity", "uniform"), families, strict=True)
     ]
     parts = [take(lists, numbers) for lists, numbers in zip(families, scored, strict=True)]
-    scores = score_lists(student, concat(*parts), sequences, prompts, BATCH_USERS, device, "scoring the test lists")
+    scores = score_lists(
+        student, concat(*parts), sequences, prompts, BATCH_USERS, compute.device, "scoring the test lists"
+    )
     with atomic_path(folder) as temporary:
         save(student, tokenizer, template, temporary)
         write_scores(temporary / "scores_test_popularity.parquet", scored[0], scores[: len(parts[0])])

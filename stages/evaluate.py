@@ -16,7 +16,7 @@ TEACHER = Path("data/teacher/adapted")
 
 
 def main(params, run):
-    device = setup(params.cluster, params.seed)
+    compute = setup(params.cluster, params.seed)
     folders = {folder.name: folder for folder in sorted(STUDENTS.glob("[!.]*")) if folder.is_dir()}
     if not folders:
         raise UserError(f"{STUDENTS}: expected one folder a student, found none; run the stage distill (dvc repro)")
@@ -37,7 +37,7 @@ def main(params, run):
 
     count, timed = params.evaluate.latency_queries, {"teacher": TEACHER, **folders}
     result["efficiency"] = serving.measure(
-        timed, "teacher", PROCESSED, f"test_{ev.FAMILIES[0]}", count, device, params.seed
+        timed, "teacher", PROCESSED, f"test_{ev.FAMILIES[0]}", count, compute, params.seed
     )
 
     with atomic_path("data/scores/per_user.parquet") as temporary:

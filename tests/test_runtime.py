@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fisher_ld.params import Cluster
-from fisher_ld.runtime import UserError, setup
+from fisher_ld.runtime import Compute, UserError, setup
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def torch_settings():
 
 def test_setup_seeds_everything(torch_settings):
     def draw(seed):
-        assert setup(Cluster(threads=1), seed) == torch.device("cpu")
+        assert setup(Cluster(threads=1, precision="fp32"), seed) == Compute(torch.device("cpu"), bf16=False)
         return random.random(), np.random.random(), torch.rand(1).item()
 
     assert draw(3) == draw(3)
@@ -30,3 +30,15 @@ def test_setup_seeds_everything(torch_settings):
 def test_setup_refuses_a_device_that_is_not_there(torch_settings):
     with pytest.raises(UserError, match="torch sees no GPU"):
         setup(Cluster(device="cuda"), 0)
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_bf16_only_where_the_hardware_computes_it(torch_settings, monkeypatch, able):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
+    assert setup(Cluster(precision="auto"), 0).bf16 is able
+    assert setup(Cluster(precision="fp32"), 0).bf16 is False
+    if able:
+        assert setup(Cluster(precision="bf16"), 0).bf16 is True
+    else:
+        with pytest.raises(UserError, match=r"cluster\.precision: .* does not compute in bf16"):
+            setup(Cluster(precision="bf16"), 0)

@@ -29,9 +29,7 @@ def write_lists(
     UserError if a family has no list, or a user has too few items left to draw."""
     popularity = counts.astype(np.float64) ** data.negative_power
     users, positions = train_positions(split.train_end, np.flatnonzero(training), data.train_positives)
-    starts = block_starts(positions, data.history_length, data.history_block)
-    seen = positions > starts  # with blocks as long as the history, the first of a block has none
-    users, starts, positions = users[seen], starts[seen], positions[seen]
+    starts = block_starts(split.train_end[users], positions, data.history_length, data.history_block)
     families = {"train": (users, starts, positions, popularity)}
     uniform = np.ones(len(counts))
     for name, ends, weights in (

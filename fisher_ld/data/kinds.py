@@ -50,7 +50,8 @@ def open_source(raw_dir: Path, source: DataSource) -> tuple[Interactions, Items]
 def _movie(title: Any, genres: Any, year: Any = None) -> dict[str, Any]:
     title, year_in_title = split_year(clean(title) or "")
     year = year if str(year).isdigit() else year_in_title
-    return {"title": article_first(title), "categories": genres, "year": year}
+    short_year = f"'{year[-2:]}" if year else None
+    return {"title": article_first(title), "categories": genres, "year": year, "short_year": short_year}
 
 
 def _movielens_100k(raw: Path) -> tuple[Interactions, Items]:

@@ -56,7 +56,8 @@ def train_positions(train_end: np.ndarray, users: np.ndarray, latest: int | None
     return np.repeat(users, count), positions
 
 
-def block_starts(positions: np.ndarray, history_length: int, block: int) -> np.ndarray:
-    """First position of the history of training lists: all positions of a block of `block` share one, and none sees
-    more than `history_length` positives."""
-    return np.maximum(0, positions // block * block - (history_length - block))
+def block_starts(ends: np.ndarray, positions: np.ndarray, history_length: int, block: int) -> np.ndarray:
+    """First position of the history of training lists. Counted back from `ends`, the user's first position after the
+    training ones, all positions of a block of `block` share one start: the last sees `history_length` positives."""
+    last = ends - 1 - (ends - 1 - positions) // block * block  # of the block
+    return np.maximum(0, last - history_length)

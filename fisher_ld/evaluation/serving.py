@@ -16,7 +16,7 @@ from fisher_ld.data.prompts import build_prompts
 from fisher_ld.evaluation import efficiency
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.params import Prompt
-from fisher_ld.runtime import read_json
+from fisher_ld.runtime import Compute, read_json
 
 
 def as_model(
@@ -34,13 +34,11 @@ def as_model(
     return score
 
 
-def run_alone(folder: Path, processed: Path, name: str, queries: Sequence[int], device: str, threads: int) -> None:
+def run_alone(folder: Path, processed: Path, name: str, queries: Sequence[int], compute: Compute, threads: int) -> None:
     """Loads a model and scores the queries one by one; run in a process of its own for its peak memory."""
     torch.set_num_threads(threads)
-    where = torch.device(device)
-    model = as_model(
-        folder, Scorer.load(folder).to(where), read_lists(processed, name), read_sequences(processed), processed, where
-    )
+    lists, sequences = read_lists(processed, name), read_sequences(processed)
+    model = as_model(folder, Scorer.load(folder).on(compute), lists, sequences, processed, compute.device)
     for query in queries:
         model([query])
 
@@ -59,7 +57,7 @@ def one_of_each_shape(folders: dict[str, Path]) -> dict[str, list[str]]:
 
 
 def measure(
-    folders: dict[str, Path], reference: str, processed: Path, name: str, count: int, device: torch.device, seed: int
+    folders: dict[str, Path], reference: str, processed: Path, name: str, count: int, compute: Compute, seed: int
 ) -> dict[str, Any]:
     """Efficiency of the models in `folders` on `count` seeded lists of the file `name`, and ratios to `reference`
     (above 1: better). Of models with one architecture the first is measured, and `stands_for` names them all."""
@@ -69,11 +67,11 @@ def measure(
     queries = [int(i) for i in chosen]
     threads = torch.get_num_threads()
     memory = {
-        model: efficiency.peak_memory(run_alone, folders[model], processed, name, queries, str(device), threads)
+        model: efficiency.peak_memory(run_alone, folders[model], processed, name, queries, compute, threads)
         for model in groups
     }
-    scorers = {model: Scorer.load(folders[model]).to(device) for model in groups}
-    models = {m: as_model(folders[m], scorers[m], lists, sequences, processed, device) for m in groups}
+    scorers = {model: Scorer.load(folders[model]).on(compute) for model in groups}
+    models = {m: as_model(folders[m], scorers[m], lists, sequences, processed, compute.device) for m in groups}
     counter = efficiency.EnergyCounter()
     seconds, joules = efficiency.latency(models, queries, counter)
     rows = efficiency.summarise(seconds, joules, efficiency.throughput(models, queries))
@@ -89,6 +87,7 @@ def measure(
         "queries": len(queries),
         "candidates": float(np.mean([len(lists.candidates[i]) for i in queries])),
         "threads": threads,
-        "device": str(device),
+        "device": str(compute.device),
+        "precision": "bf16" if compute.bf16 else "fp32",
         "energy_counter": counter.source,
     }

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from fisher_ld.data.lists import Lists
 from fisher_ld.data.packing import PackedBatch, pack
 from fisher_ld.data.prompts import Prompts
-from fisher_ld.runtime import progress
+from fisher_ld.runtime import Compute, progress
 
 
 def unit_rms(states: torch.Tensor) -> torch.Tensor:
@@ -31,6 +31,12 @@ class Scorer(nn.Module):
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.model = model
+        self.bf16 = False
+
+    def on(self, compute: Compute) -> Scorer:
+        """Itself, moved. The weights, the residual stream and the head stay in float32 at any precision."""
+        self.bf16 = compute.bf16
+        return self.to(compute.device)
 
     @property
     def body(self) -> Any:
@@ -54,13 +60,17 @@ class Scorer(nn.Module):
 
         hooks = [layer.register_forward_hook(keep) for layer in self.layers] if with_hidden_states else []
         try:
-            hidden = self.body(
-                input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=batch.mask, use_cache=False
-            ).last_hidden_state  # (B, T, d)
+            with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=self.bf16):
+                hidden = self.body(
+                    input_ids=batch.input_ids,
+                    position_ids=batch.position_ids,
+                    attention_mask=batch.mask,
+                    use_cache=False,
+                ).last_hidden_state  # (B, T, d)
         finally:
             for hook in hooks:
                 hook.remove()
-        no, yes = self.model.score(hidden[row, column]).unbind(-1)  # (N,), (N,)
+        no, yes = self.model.score(hidden[row, column].to(self.model.score.weight.dtype)).unbind(-1)  # (N,), (N,)
         return yes - no, torch.stack(states, 1) if states else None
 
     @classmethod

@@ -156,8 +156,8 @@ def _speed(results: Results, pictures: Mapping[str, str]) -> list[Block]:
         )
     header = ["", "p50 ms", "p95 ms", "queries/s", "peak MiB", "body M", "embedding M", "disk MiB", "J/query"]
     where = (
-        f"Measured side by side in one process on {found['device']} with {found['threads']} threads: "
-        f"{found['queries']} queries of {found['candidates']:.0f} candidates. "
+        f"Measured side by side in one process on {found['device']} in {found['precision']} with {found['threads']} "
+        f"threads: {found['queries']} queries of {found['candidates']:.0f} candidates. "
         f"Energy counter: {found['energy_counter']}."
     )
     caption = "Quality against speed and against size; students of one architecture are drawn side by side."

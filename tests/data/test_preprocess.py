@@ -141,7 +141,8 @@ def test_positions_and_starts(processed):
         of_user = train.user == user
         positions = train.position[of_user]
         assert positions.tolist() == list(range(max(1, length - 5), length - 2))
-        assert train.start[of_user].tolist() == [max(0, p // 2 * 2 - 2) for p in positions]
+        latest = length - 3  # shares its start with the one before it; the third from the end is a block's latest too
+        assert train.start[of_user].tolist() == [max(0, (p if latest - p == 2 else latest) - 4) for p in positions]
 
 
 def test_the_positive_stands_anywhere(processed):
@@ -220,7 +221,8 @@ def test_blocks_as_long_as_the_history(raw_dir, tmp_path):
     preprocess(raw_dir, tmp_path / "out", DATA.model_copy(update={"history_block": 4, "train_positives": None}), 0)
     train = read_lists(tmp_path / "out", "train")
     assert (train.position > train.start).all()
-    assert set(train.position % 4) == {1, 2, 3}
+    sequences = read_sequences(tmp_path / "out")
+    assert len(train) == sum(len(sequences[user]) - 3 for user in set(train.user))  # all but first, val and test
 
 
 def test_the_same_seed_gives_the_same_files(raw_dir, processed, tmp_path):

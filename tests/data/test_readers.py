@@ -136,6 +136,12 @@ def test_every_kind(tmp_path, kind):
     assert list(raw.rows) == list(files)
 
 
+def test_movies_have_a_short_year_where_they_have_one(tmp_path):
+    write(tmp_path, {"movies.dat": ["1::Heat (1995)::Crime", "2::Nada::Drama"], "ratings.dat": ["1::1::5::978300760"]})
+    raw = read(tmp_path, DataSource(kind="movielens-1m"), ["year", "short_year"])
+    assert raw.items.select("year", "short_year").rows() == [("1995", "'95"), (None, None)]
+
+
 def test_tables_in_every_format(tmp_path):
     table = pl.DataFrame({"u": ["a", "b"], "i": [1, 2], "r": [4.5, 1.0], "t": [1_500_000_000, 1_500_000_001]})
     items = pl.DataFrame({"i": [1, 2], "name": ["One, the first", "Two"], "kind": ["x|y", "y"], "maker": ["m", None]})

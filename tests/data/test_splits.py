@@ -31,13 +31,13 @@ def test_train_positions_keep_the_latest_and_leave_out_position_0():
 
 def test_positions_of_a_block_share_one_start():
     positions = np.arange(1, 12)
-    starts = block_starts(positions, history_length=5, block=3)
-    #        1  2 | 3  4  5 | 6  7  8 | 9 10 11
-    assert starts.tolist() == [0, 0, 1, 1, 1, 4, 4, 4, 7, 7, 7]
-    lengths = positions - starts
-    assert lengths.min() >= 1
-    assert lengths.max() <= 5
-    assert block_starts(positions, 5, 5).tolist() == [0] * 4 + [5] * 5 + [10] * 2
+    starts = block_starts(np.full(11, 12), positions, history_length=5, block=3)
+    #                          1  2 | 3  4  5 | 6  7  8 | 9 10 11
+    assert starts.tolist() == [0, 0, 0, 0, 0, 3, 3, 3, 6, 6, 6]
+    assert (positions - starts)[[1, 4, 7, 10]].tolist() == [2, 5, 5, 5]
+    starts = block_starts(np.full(11, 12), positions, 5, 5)
+    #                          1 | 2  3  4  5  6 | 7  8  9 10 11
+    assert starts.tolist() == [0, 1, 1, 1, 1, 1, 6, 6, 6, 6, 6]
 
 
 def test_folds_are_disjoint_complete_and_even():

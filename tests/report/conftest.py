@@ -65,6 +65,7 @@ def write_evaluation(metrics, users):
     evaluate["efficiency"] = {
         "ratios": {"exponential": efficiency.ratios(rows["exponential"], rows["teacher"])},
         "reference": "teacher", "models": rows, "queries": 20, "candidates": 20.0, "threads": 2, "device": "cpu",
+        "precision": "fp32",
         "energy_counter": efficiency.NOT_AVAILABLE,
     }  # fmt: skip
     write_json(metrics / "evaluate.json", evaluate)
