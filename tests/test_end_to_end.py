@@ -132,6 +132,15 @@ def test_beta_runs_only_what_it_changes(project):
     assert {p.data.params["fisher.beta"] for p in parents(project)} == {"0.3", "2.0"}
 
 
+def test_a_temporary_experiment_lands_in_the_same_store(project):
+    before = len(parents(project))
+    run(project, "dvc", "exp", "run", "--temp", "-S", "fisher.beta=0.7")
+    found = parents(project)
+    assert len(found) == before + 1
+    (new,) = [p for p in found if p.data.params["fisher.beta"] == "0.7"]
+    assert new.info.status == "FINISHED"
+
+
 @pytest.mark.parametrize(
     "stage, arguments, result",
     [

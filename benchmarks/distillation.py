@@ -1,0 +1,101 @@
+"""Distilling from the cache, against the same steps with the teacher online.
+
+    python -m benchmarks.distillation    after `dvc repro layer_weights`
+
+The same student, data order and loss (Fisher-LD) in both; the ways alternate in one process, and the ratio is of the
+sums over all repeats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from transformers import AutoTokenizer
+
+from fisher_ld.cache import TeacherCache
+from fisher_ld.data.lists import Lists, read_lists, read_sequences, take
+from fisher_ld.data.packing import pack
+from fisher_ld.data.prompts import Prompts, build_prompts
+from fisher_ld.distillation.methods import METHODS
+from fisher_ld.distillation.trainer import distill
+from fisher_ld.models.scorer import Scorer, unit_rms
+from fisher_ld.models.student import build_student, prompt_texts
+from fisher_ld.params import Prompt, load_params
+from fisher_ld.runtime import Checkpoint, Compute, read_json, setup
+
+PROCESSED, ADAPTED, CACHE = Path("data/processed"), Path("data/teacher/adapted"), Path("data/cache")
+WEIGHTS = Path("data/fisher/weights/fisher.json")
+
+
+@dataclass
+class OnlineTeacher:
+    """TeacherSignals from a forward pass of the teacher over the same packed windows."""
+
+    scorer: Scorer
+    lists: Lists
+    sequences: list[np.ndarray]
+    prompts: Prompts
+    compute: Compute
+    layers: int
+    width: int
+
+    @torch.no_grad()
+    def signals(self, examples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        numbers = np.unique(np.searchsorted(self.lists.offsets, examples, side="right") - 1)
+        windows = [numbers[window] for window in take(self.lists, numbers).windows()]
+        batch = pack(self.lists, windows, self.sequences, self.prompts, self.scorer.context()).to(self.compute.device)
+        z, states = self.scorer(batch, with_hidden_states=True)
+        order = batch.examples.argsort()[torch.from_numpy(examples).argsort().argsort()]
+        return z[order], unit_rms(states[order])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    params = load_params("params.yaml")
+    compute = setup(params.cluster, params.seed)
+    steps = {"steps": options.steps, "eval_every": options.steps, "checkpoint_every": options.steps}
+    settings = params.distill.model_copy(update=steps)
+
+    template = Prompt(**read_json(ADAPTED / "prompt.json"))
+    lists, sequences = read_lists(PROCESSED, "train"), read_sequences(PROCESSED)
+    scorer, tokenizer = Scorer.load(ADAPTED).on(compute), AutoTokenizer.from_pretrained(ADAPTED)
+    prompts = build_prompts(tokenizer, PROCESSED, template)
+    cache = TeacherCache.open(CACHE)
+    online = OnlineTeacher(scorer, lists, sequences, prompts, compute, cache.layers, cache.width)
+    texts = prompt_texts(pl.read_parquet(PROCESSED / "items.parquet")["text"].to_list(), template)
+    weights = read_json(WEIGHTS)["weights"]
+
+    checkpoint = Checkpoint("benchmark", {})  # never written: the steps end before it is due
+
+    def seconds(teacher) -> float:
+        student, own = build_student(scorer, params.student, tokenizer, texts, params.seed, None)
+        student_prompts = build_prompts(own, PROCESSED, template)
+        began = time.perf_counter()
+        distill(
+            student.on(compute), teacher, METHODS["fisher-ld"], weights, lists, sequences, student_prompts, settings,
+            params.fisher, lambda: 0.0, checkpoint, compute.device, lambda values, step: None, params.seed,
+        )  # fmt: skip
+        return time.perf_counter() - began
+
+    spent = {"cached": 0.0, "online": 0.0}
+    for repeat in range(options.repeats + 1):
+        for name, teacher in (("cached", cache), ("online", online)):
+            passed = seconds(teacher)
+            if repeat:  # the first round warms up
+                spent[name] += passed
+    checkpoint.done()
+    ratio = spent["online"] / spent["cached"]
+    print(f"{options.repeats} x {options.steps} steps: from the cache {ratio:.1f} times as fast as online (goal: 4)")
+
+
+if __name__ == "__main__":
+    main()
