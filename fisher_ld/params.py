@@ -242,7 +242,6 @@ class Evaluate(Section):
 class Cluster(Section):
     """Where a run happens; no stage depends on it."""
 
-    launcher: Literal["local", "torchrun", "slurm"] = "local"
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware computes it
     threads: Positive | None = None  # None: all cores

@@ -1,0 +1,37 @@
+"""A world small enough to train on in a moment."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForSequenceClassification
+
+from fisher_ld.data.lists import Lists
+from fisher_ld.data.prompts import Prompts
+from fisher_ld.models.scorer import Scorer
+
+
+@dataclass
+class Tiny:
+    lists: Lists
+    sequences: list[np.ndarray]
+    prompts: Prompts
+
+    def scorer(self, layers: int = 2, seed: int = 0) -> Scorer:
+        torch.manual_seed(seed)
+        config = LlamaConfig(
+            vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=64, num_labels=2, pad_token_id=0,
+        )  # fmt: skip
+        return Scorer(LlamaForSequenceClassification(config).eval())
+
+
+@pytest.fixture
+def tiny() -> Tiny:
+    """8 items; user u (0..3) likes u, u + 1, u + 2; one list a user: u + 3 against two others."""
+    users, three = np.arange(4), np.full(4, 3)
+    pieces = [[5 + item, 3] for item in range(8)]
+    candidates = [np.array([(u + 5) % 8, u + 3, (u + 6) % 8]) for u in users]
+    lists = Lists(users, np.zeros(4, int), three, np.ones(4, int), candidates, np.arange(0, 13, 3))
+    return Tiny(lists, [np.arange(u, u + 4) for u in users], Prompts([1, 2], pieces, pieces, 3, 4))
