@@ -31,10 +31,11 @@ def distilled(tiny, tmp_path):
     def run(method, steps=30, **settings):
         teacher, student = MemoryTeacher(tiny), tiny.scorer()
         params = Distill(steps=steps, eval_every=steps, checkpoint_every=steps, learning_rate=3e-3, **settings)
+        fisher = Fisher(update_interval=10, update_rate=0.5)
+        checkpoint = Checkpoint("distill", {"method": method}, tmp_path)
         fit, trajectory = distill(
             student, teacher, METHODS[method], [0.1, 0.2, 0.3, 0.4], tiny.lists, tiny.sequences, tiny.prompts, params,
-            Fisher(update_interval=10, update_rate=0.5), lambda: 0.5, Checkpoint("distill", {"method": method}, tmp_path),
-            torch.device("cpu"), lambda values, step: None, 0,
+            fisher, lambda: 0.5, checkpoint, torch.device("cpu"), lambda values, step: None, 0,
         )  # fmt: skip
         return [row for row in fit.curve if "loss" in row], trajectory, teacher
 
