@@ -51,7 +51,9 @@ def main(params, run):
     everyone = np.arange(len(families["popularity"]))
 
     marks, inputs = signal_fingerprint(ADAPTED, PROCESSED), fingerprint([PROCESSED, BASE, ADAPTED])
-    key = {"params": params.model_dump(mode="json"), "inputs": inputs, "marks": marks}
+    settings = params.model_dump(mode="json")
+    del settings["teacher"]["adapt"]  # the gate: what it stopped can go on
+    key = {"params": settings, "inputs": inputs, "marks": marks}
     checkpoint = Checkpoint("cache_teacher", key)
     work = checkpoint.folder / "cache"
 
