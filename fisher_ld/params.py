@@ -161,13 +161,13 @@ class Adapt(Section):
     val_users: Positive = 100
     patience: Positive = 3
     checkpoint_every: Positive = 50
-    ignore_gate: StrictBool = False  # go on although the teacher does not beat popularity and item-kNN
 
 
 class Teacher(Section):
     source: TeacherSource = TeacherSource()
     prompt: Prompt = Prompt()
     adapt: Adapt = Adapt()
+    ignore_gate: StrictBool = False  # go on although the teacher does not beat popularity and item-kNN
 
 
 class Cache(Section):

@@ -32,11 +32,11 @@ def check_gate(teacher, lists, params):
     numbers = ", ".join(f"{name} {row['mean_b']:.3f}" for name, row in found["rivals"].items())
     verdict = f"teacher NDCG@10 {found['teacher']:.3f} on the popularity lists, {numbers}"
     print(f"gate {'passed' if found['passed'] else 'not passed'}: {verdict}")
-    if not found["passed"] and not params.teacher.adapt.ignore_gate:
+    if not found["passed"] and not params.teacher.ignore_gate:
         raise UserError(
             f"the adapted teacher is not shown to beat popularity and item-kNN ({verdict}), so it is not worth "
             "distilling. Give it more data (data.train_positives), steps (teacher.adapt.steps), history or another "
-            "learning rate; teacher.adapt.ignore_gate: true goes on all the same."
+            "learning rate; teacher.ignore_gate: true goes on all the same."
         )
 
 
@@ -52,7 +52,7 @@ def main(params, run):
 
     marks, inputs = signal_fingerprint(ADAPTED, PROCESSED), fingerprint([PROCESSED, BASE, ADAPTED])
     settings = params.model_dump(mode="json")
-    del settings["teacher"]["adapt"]  # the gate: what it stopped can go on
+    del settings["teacher"]["ignore_gate"]  # the gate: what it stopped can go on
     key = {"params": settings, "inputs": inputs, "marks": marks}
     checkpoint = Checkpoint("cache_teacher", key)
     work = checkpoint.folder / "cache"

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 SMALL = {
     "data": {"max_users": 24, "train_positives": 2},
-    "teacher": {"adapt": {"steps": 12, "eval_every": 6, "checkpoint_every": 3, "val_users": 8, "ignore_gate": True}},
+    "teacher": {"adapt": {"steps": 12, "eval_every": 6, "checkpoint_every": 3, "val_users": 8}},
     "fisher": {"samples": 8, "update_interval": 2},
     "student": {"layers": 2},
     "distill": {"steps": 12, "eval_every": 6, "checkpoint_every": 3, "val_users": 8},
