@@ -123,3 +123,16 @@ def test_bad_file(tmp_path, content, message):
         path.write_text(content)
     with pytest.raises(UserError, match=re.escape(message)):
         load_params(path)
+
+
+@pytest.mark.parametrize("profile", sorted((ROOT / "profiles").iterdir()), ids=lambda path: path.name)
+def test_profiles_are_valid_and_quick_is_small(profile):
+    raw = read_yaml(ROOT / "params.yaml")
+    for line in profile.read_text().splitlines():
+        *sections, key = line.split("=")[0].split(".")
+        section = raw
+        for name in sections:
+            section = section[name]
+        section[key] = int(line.split("=")[1])
+    users = parse(raw).data.max_users
+    assert users == (40 if profile.name == "quick" else None)
