@@ -20,14 +20,13 @@ from transformers import AutoTokenizer
 
 from fisher_ld.cache import TeacherCache
 from fisher_ld.data.lists import Lists, read_lists, read_sequences, take
-from fisher_ld.data.packing import pack
-from fisher_ld.data.prompts import Prompts, build_prompts
+from fisher_ld.data.prompts import Prompts, build_prompts, saved_prompts
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.distillation.trainer import distill
 from fisher_ld.models.scorer import Scorer, unit_rms
 from fisher_ld.models.student import build_student, prompt_texts
 from fisher_ld.params import Prompt, load_params
-from fisher_ld.runtime import Checkpoint, Compute, read_json, setup
+from fisher_ld.runtime import Checkpoint, read_json, setup
 
 PROCESSED, ADAPTED, CACHE = Path("data/processed"), Path("data/teacher/adapted"), Path("data/cache")
 WEIGHTS = Path("data/fisher/weights/fisher.json")
@@ -41,7 +40,6 @@ class OnlineTeacher:
     lists: Lists
     sequences: list[np.ndarray]
     prompts: Prompts
-    compute: Compute
     layers: int
     width: int
 
@@ -49,7 +47,7 @@ class OnlineTeacher:
     def signals(self, examples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         numbers = np.unique(np.searchsorted(self.lists.offsets, examples, side="right") - 1)
         windows = [numbers[window] for window in take(self.lists, numbers).windows()]
-        batch = pack(self.lists, windows, self.sequences, self.prompts, self.scorer.context()).to(self.compute.device)
+        batch = self.scorer.pack(self.lists, windows, self.sequences, self.prompts)
         z, states = self.scorer(batch, with_hidden_states=True)
         order = batch.examples.argsort()[torch.from_numpy(examples).argsort().argsort()]
         return z[order], unit_rms(states[order])
@@ -68,9 +66,9 @@ def main() -> None:
     template = Prompt(**read_json(ADAPTED / "prompt.json"))
     lists, sequences = read_lists(PROCESSED, "train"), read_sequences(PROCESSED)
     scorer, tokenizer = Scorer.load(ADAPTED).on(compute), AutoTokenizer.from_pretrained(ADAPTED)
-    prompts = build_prompts(tokenizer, PROCESSED, template)
+    prompts = saved_prompts(ADAPTED, PROCESSED)
     cache = TeacherCache.open(CACHE)
-    online = OnlineTeacher(scorer, lists, sequences, prompts, compute, cache.layers, cache.width)
+    online = OnlineTeacher(scorer, lists, sequences, prompts, cache.layers, cache.width)
     texts = prompt_texts(pl.read_parquet(PROCESSED / "items.parquet")["text"].to_list(), template)
     weights = read_json(WEIGHTS)["weights"]
 
@@ -82,7 +80,7 @@ def main() -> None:
         began = time.perf_counter()
         distill(
             student.on(compute), teacher, METHODS["fisher-ld"], weights, lists, sequences, student_prompts, settings,
-            params.fisher, lambda: 0.0, checkpoint, compute.device, lambda values, step: None, params.seed,
+            params.fisher, lambda: 0.0, checkpoint, lambda values, step: None, params.seed,
         )  # fmt: skip
         return time.perf_counter() - began
 

@@ -14,15 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
 
 from fisher_ld.data.lists import Lists, read_lists, read_sequences
-from fisher_ld.data.packing import pack
-from fisher_ld.data.prompts import Prompts, build_prompts
+from fisher_ld.data.prompts import Prompts, saved_prompts
 from fisher_ld.fisher.traces import pad_prompts
 from fisher_ld.models.scorer import Scorer
-from fisher_ld.params import Prompt
-from fisher_ld.runtime import read_json
 
 
 def packed(
@@ -31,7 +27,7 @@ def packed(
     """Seconds and examples of one pass over `windows`, one packed row each."""
     began, examples = time.perf_counter(), 0
     for window in windows:
-        batch = pack(lists, [window], sequences, prompts, scorer.context())
+        batch = scorer.pack(lists, [window], sequences, prompts)
         scorer(batch)[0].sum().backward()
         examples += len(batch.labels)
     return time.perf_counter() - began, examples
@@ -61,8 +57,7 @@ def main() -> None:
     options = parser.parse_args()
 
     scorer, sequences = Scorer.load(options.teacher), read_sequences(options.processed)
-    template = Prompt(**read_json(options.teacher / "prompt.json"))
-    prompts = build_prompts(AutoTokenizer.from_pretrained(options.teacher), options.processed, template)
+    prompts = saved_prompts(options.teacher, options.processed)
     for name, title in (("test_popularity", "one list a sequence"), ("train", "one user a sequence")):
         lists = read_lists(options.processed, name)
         windows = [lists.windows()[i] for i in np.random.default_rng(0).permutation(len(lists.windows()))]

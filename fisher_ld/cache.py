@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from fisher_ld.data.lists import Lists
-from fisher_ld.data.packing import pack
 from fisher_ld.data.prompts import Prompts
 from fisher_ld.models.scorer import Scorer, unit_rms
 from fisher_ld.runtime import UserError, atomic_path, fingerprint, progress, read_json, write_json
@@ -156,7 +155,6 @@ def fill(
     sequences: list[np.ndarray],
     prompts: Prompts,
     batch_users: int,
-    device: torch.device,
 ) -> None:
     """Caches every example of `lists` that `writer` does not have yet."""
     windows = sorted(lists.windows(), key=lambda w: -sum(len(lists.candidates[i]) for i in w))
@@ -168,7 +166,7 @@ def fill(
     groups = [windows[i : i + batch_users] for i in range(0, len(windows), batch_users)]
     groups = [group for group in groups if any(is_open(window) for window in group)]
     for group in progress(groups, "caching the teacher", unit="batch"):
-        batch = pack(lists, group, sequences, prompts, scorer.context()).to(device)
+        batch = scorer.pack(lists, group, sequences, prompts)
         logits, states = scorer(batch, with_hidden_states=True)
         writer.write(batch.examples.cpu().numpy(), logits, states)
 

@@ -25,13 +25,11 @@ def main(params, run):
     prompts = build_prompts(tokenizer, PROCESSED, params.teacher.prompt)
     scorer = Scorer.from_causal_lm(BASE, prompts.yes, prompts.no).on(compute)
     lists, sequences = read_lists(PROCESSED, "train"), read_sequences(PROCESSED)
-    validate = validator(scorer, PROCESSED, sequences, prompts, settings.val_users, compute.device, params.seed)
+    validate = validator(scorer, PROCESSED, sequences, prompts, settings.val_users, params.seed)
 
     key = {"params": params.model_dump(mode="json"), "inputs": fingerprint([PROCESSED, BASE])}
     checkpoint = Checkpoint("adapt_teacher", key)
-    result = adapt(
-        scorer, lists, sequences, prompts, settings, validate, checkpoint, compute.device, run.log_metrics, params.seed
-    )
+    result = adapt(scorer, lists, sequences, prompts, settings, validate, checkpoint, run.log_metrics, params.seed)
     save(scorer, tokenizer, params.teacher.prompt, ADAPTED)
     result.write_curve(Path("metrics/plots/training/teacher.csv"))
     best = {"steps": result.steps, "best_step": result.best_step, "validation_ndcg_10": result.best_score}

@@ -44,12 +44,12 @@ def main(params, run):
     )
     student.on(compute)
     prompts = build_prompts(tokenizer, PROCESSED, template)
-    validate = validator(student, PROCESSED, sequences, prompts, params.distill.val_users, compute.device, params.seed)
+    validate = validator(student, PROCESSED, sequences, prompts, params.distill.val_users, params.seed)
     inputs = fingerprint([PROCESSED, ADAPTED, CACHE, WEIGHTS / f"{method.weighting}.json"])
     checkpoint = Checkpoint("distill", {"method": name, "params": params.model_dump(mode="json"), "inputs": inputs})
     fit, trajectory = distill(
         student, cache, method, weights, lists, sequences, prompts, params.distill, params.fisher, validate,
-        checkpoint, compute.device, run.log_metrics, params.seed,
+        checkpoint, run.log_metrics, params.seed,
     )  # fmt: skip
 
     families = [read_lists(PROCESSED, f"test_{family}") for family in ("popularity", "uniform")]
@@ -58,9 +58,7 @@ def main(params, run):
         for family, lists in zip(("popularity", "uniform"), families, strict=True)
     ]
     parts = [take(lists, numbers) for lists, numbers in zip(families, scored, strict=True)]
-    scores = score_lists(
-        student, concat(*parts), sequences, prompts, BATCH_USERS, compute.device, "scoring the test lists"
-    )
+    scores = score_lists(student, concat(*parts), sequences, prompts, BATCH_USERS, "scoring the test lists")
     with atomic_path(folder) as temporary:
         save(student, tokenizer, template, temporary)
         write_scores(temporary / "scores_test_popularity.parquet", scored[0], scores[: len(parts[0])])

@@ -20,7 +20,8 @@ PROCESSED, BASE, ADAPTED = Path("data/processed"), Path("data/teacher/base"), Pa
 
 
 def main(params, run):
-    compute = setup(params.cluster, params.seed)
+    exact = params.cluster.model_copy(update={"precision": "fp32"})
+    compute = setup(exact, params.seed)
     prompts = build_prompts(AutoTokenizer.from_pretrained(ADAPTED), PROCESSED, params.teacher.prompt)
     lists, sequences = read_lists(PROCESSED, "train"), read_sequences(PROCESSED)
     labels = lists.labels()
@@ -33,7 +34,7 @@ def main(params, run):
     tables = []
     for state in ("adapted", "base"):
         scorer = Scorer.load(ADAPTED) if state == "adapted" else Scorer.from_causal_lm(BASE, prompts.yes, prompts.no)
-        model = scorer.to(compute.device).model
+        model = scorer.on(compute).model
         fisher = params.fisher
         tables.append(estimate(model, prompt, labels, examples, state, fisher.batch_size, fisher.tolerance))
     table = pl.concat(tables)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from fisher_ld.data.lists import read_lists, take
 from fisher_ld.data.prompts import Prompts
@@ -22,14 +21,13 @@ def validator(
     sequences: list[np.ndarray],
     prompts: Prompts,
     users: int,
-    device: torch.device,
     seed: int,
 ) -> Callable[[], float]:
     lists = read_lists(processed, "val")
     lists = take(lists, np.sort(np.random.default_rng(seed).permutation(len(lists))[:users]))
 
     def validate() -> float:
-        scores = score_lists(scorer, lists, sequences, prompts, BATCH_USERS, device, "validating")
+        scores = score_lists(scorer, lists, sequences, prompts, BATCH_USERS, "validating")
         return float(ranking_metrics(scores, lists.positive)["ndcg_10"].mean())
 
     return validate

@@ -36,7 +36,7 @@ BETA_STUDENTS = {"fisher", "fisher-shuffled", "fisher-reversed", "fisher-ld"}
 AFTER_BETA = {"layer_weights", "evaluate", "ablations", "report", *(f"distill@{name}" for name in BETA_STUDENTS)}
 
 
-def environment(project: Path) -> dict[str, str]:
+def environment() -> dict[str, str]:
     own = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_"))}
     git = {"GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@localhost"}
     git |= {k.replace("AUTHOR", "COMMITTER"): v for k, v in git.items()}
@@ -44,7 +44,7 @@ def environment(project: Path) -> dict[str, str]:
 
 
 def run(project: Path, *command: str) -> str:
-    done = subprocess.run(command, cwd=project, env=environment(project), capture_output=True, text=True)
+    done = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout + done.stderr
 
@@ -152,7 +152,7 @@ def test_goes_on_after_kill(project, stage, arguments, result):
     """To the weights of the uninterrupted run: equal to 1e-6, as float32 sums may differ in the last bit."""
     expected = load_file(project / result)
     command = [sys.executable, "-m", f"stages.{stage}", *arguments]
-    process = subprocess.Popen(command, cwd=project, env=environment(project), stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=project, env=environment(), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not list((project / "work" / stage).rglob("step-*/state.json")):
         assert process.poll() is None and time.monotonic() < deadline, "ended before its first checkpoint"

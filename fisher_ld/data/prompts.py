@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from fisher_ld.data.lists import Lists
 from fisher_ld.params import Prompt
-from fisher_ld.runtime import UserError
+from fisher_ld.runtime import UserError, read_json
 
 
 @dataclass(frozen=True)
@@ -60,3 +60,9 @@ def build_prompts(tokenizer: PreTrainedTokenizerBase, processed: Path, prompt: P
         yes=single_token(tokenizer, prompt.yes, "yes"),
         no=single_token(tokenizer, prompt.no, "no"),
     )
+
+
+def saved_prompts(model: Path, processed: Path) -> Prompts:
+    """The prompts of a saved model: its own tokenizer and template."""
+    template = Prompt(**read_json(model / "prompt.json"))
+    return build_prompts(AutoTokenizer.from_pretrained(model), processed, template)

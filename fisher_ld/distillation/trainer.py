@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fisher_ld.data.lists import Lists
-from fisher_ld.data.packing import pack, step_plan
+from fisher_ld.data.packing import step_plan
 from fisher_ld.data.prompts import Prompts
 from fisher_ld.distillation.layer_map import layer_map
 from fisher_ld.distillation.losses import l2, layer_losses, output_loss
@@ -80,7 +80,6 @@ def distill(
     fisher: Fisher,
     validate: Callable[[], float],
     checkpoint: Checkpoint,
-    device: torch.device,
     log: Callable[[dict[str, float], int], None],
     seed: int,
 ) -> tuple[Fit, list[dict[str, float]]]:
@@ -99,14 +98,14 @@ def distill(
     if method.weighting != "none":
         pairs = layer_map(params.layer_map, teacher.layers, len(student.layers), weights)
         width = student.model.config.hidden_size
-        matcher = LayerMatcher(pairs, weights, width, teacher.width).to(device)
+        matcher = LayerMatcher(pairs, weights, width, teacher.width).to(student.model.device)
         module["matcher"] = matcher
         keep_weights(matcher, 0)
 
     plan = step_plan(lists, params.batch_users, params.steps, seed)
 
     def loss(windows: list[np.ndarray], step: int):
-        batch = pack(lists, windows, sequences, prompts, student.context()).to(device)
+        batch = student.pack(lists, windows, sequences, prompts)
         z, states = student(batch, with_hidden_states=matcher is not None)
         bce = F.binary_cross_entropy_with_logits(z, batch.labels)
         total, parts = params.alpha * bce, {"bce": bce.item()}
@@ -114,7 +113,7 @@ def distill(
             total = total + params.l2 * l2(student.parameters())
         if not method.output and matcher is None:
             return total, parts, batch.tokens
-        teacher_z, teacher_states = (s.to(device) for s in teacher.signals(batch.examples.cpu().numpy()))
+        teacher_z, teacher_states = (s.to(z.device) for s in teacher.signals(batch.examples.cpu().numpy()))
         if method.output:
             output = output_loss(teacher_z, z, params.temperature)
             total, parts["output"] = total + params.output_weight * output, output.item()

@@ -8,27 +8,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
 
 from fisher_ld.data.lists import Lists, read_lists, read_sequences
-from fisher_ld.data.packing import pack
-from fisher_ld.data.prompts import build_prompts
+from fisher_ld.data.prompts import saved_prompts
 from fisher_ld.evaluation import efficiency
 from fisher_ld.models.scorer import Scorer
-from fisher_ld.params import Prompt
 from fisher_ld.runtime import Compute, read_json
 
 
 def as_model(
-    folder: Path, scorer: Scorer, lists: Lists, sequences: list[np.ndarray], processed: Path, device: torch.device
+    folder: Path, scorer: Scorer, lists: Lists, sequences: list[np.ndarray], processed: Path
 ) -> efficiency.Model:
     """The scorer of a model folder as a callable: list numbers -> z of all their candidates, one packed row a list."""
-    template = Prompt(**read_json(folder / "prompt.json"))
-    prompts = build_prompts(AutoTokenizer.from_pretrained(folder), processed, template)
+    prompts = saved_prompts(folder, processed)
 
     @torch.inference_mode()
     def score(queries: Sequence[int]) -> np.ndarray:
-        batch = pack(lists, [np.array([query]) for query in queries], sequences, prompts, scorer.context()).to(device)
+        batch = scorer.pack(lists, [np.array([query]) for query in queries], sequences, prompts)
         return scorer(batch)[0].float().cpu().numpy()
 
     return score
@@ -38,7 +34,7 @@ def run_alone(folder: Path, processed: Path, name: str, queries: Sequence[int], 
     """Loads a model and scores the queries one by one; run in a process of its own for its peak memory."""
     torch.set_num_threads(threads)
     lists, sequences = read_lists(processed, name), read_sequences(processed)
-    model = as_model(folder, Scorer.load(folder).on(compute), lists, sequences, processed, compute.device)
+    model = as_model(folder, Scorer.load(folder).on(compute), lists, sequences, processed)
     for query in queries:
         model([query])
 
@@ -71,7 +67,7 @@ def measure(
         for model in groups
     }
     scorers = {model: Scorer.load(folders[model]).on(compute) for model in groups}
-    models = {m: as_model(folders[m], scorers[m], lists, sequences, processed, compute.device) for m in groups}
+    models = {m: as_model(folders[m], scorers[m], lists, sequences, processed) for m in groups}
     counter = efficiency.EnergyCounter()
     seconds, joules = efficiency.latency(models, queries, counter)
     rows = efficiency.summarise(seconds, joules, efficiency.throughput(models, queries))

@@ -49,6 +49,12 @@ class Scorer(nn.Module):
                 return getattr(self.body, name)
         raise TypeError(f"{type(self.body).__name__} has no list of transformer layers under `layers` or `h`")
 
+    def pack(
+        self, lists: Lists, windows: list[np.ndarray], sequences: list[np.ndarray], prompts: Prompts
+    ) -> PackedBatch:
+        """The windows packed within the model's context, where the model is."""
+        return pack(lists, windows, sequences, prompts, self.context()).to(self.model.device)
+
     def forward(self, batch: PackedBatch, with_hidden_states: bool = False):
         """Logits z (N,), and h_l at the decision tokens before the final norm (N, L, d), else None."""
         row, column = batch.decision.unbind(1)
@@ -104,7 +110,6 @@ def score_lists(
     sequences: list[np.ndarray],
     prompts: Prompts,
     batch_users: int,
-    device: torch.device,
     label: str = "scoring",
 ) -> list[np.ndarray]:
     """z of every candidate of every list, in the lists' order. Lists of one user and history share a packed row."""
@@ -112,7 +117,7 @@ def score_lists(
     windows = sorted(lists.windows(), key=lambda w: -sum(len(lists.candidates[i]) for i in w))
     groups = [windows[i : i + batch_users] for i in range(0, len(windows), batch_users)]
     for group in progress(groups, label, unit="batch"):
-        batch = pack(lists, group, sequences, prompts, scorer.context()).to(device)
+        batch = scorer.pack(lists, group, sequences, prompts)
         z, _ = scorer(batch)
         logits[batch.examples.cpu()] = z.float().cpu()
     return np.split(logits, lists.offsets[1:-1])

@@ -11,7 +11,7 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraModel
 
 from fisher_ld.data.lists import Lists
-from fisher_ld.data.packing import pack, step_plan
+from fisher_ld.data.packing import step_plan
 from fisher_ld.data.prompts import Prompts
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.params import Adapt
@@ -35,7 +35,6 @@ def adapt(
     params: Adapt,
     validate: Callable[[], float],
     checkpoint: Checkpoint,
-    device: torch.device,
     log: Callable[[dict[str, float], int], None],
     seed: int,
 ) -> Fit:
@@ -61,7 +60,7 @@ def adapt(
     plan = step_plan(lists, params.batch_users, params.steps, seed)
 
     def loss(windows: list[np.ndarray], step: int):
-        batch = pack(lists, windows, sequences, prompts, scorer.context()).to(device)
+        batch = scorer.pack(lists, windows, sequences, prompts)
         z, _ = scorer(batch)
         total, parts = ranking_loss(z, batch.labels, sum(map(len, windows)), params.list_weight)
         return total, parts, batch.tokens

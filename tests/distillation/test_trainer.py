@@ -35,7 +35,7 @@ def distilled(tiny, tmp_path):
         checkpoint = Checkpoint("distill", {"method": method}, tmp_path)
         fit, trajectory = distill(
             student, teacher, METHODS[method], [0.1, 0.2, 0.3, 0.4], tiny.lists, tiny.sequences, tiny.prompts, params,
-            fisher, lambda: 0.5, checkpoint, torch.device("cpu"), lambda values, step: None, 0,
+            fisher, lambda: 0.5, checkpoint, lambda values, step: None, 0,
         )  # fmt: skip
         return [row for row in fit.curve if "loss" in row], trajectory, teacher
 

@@ -161,7 +161,7 @@ def test_a_served_model_scores_as_one_prompt_each(world):
     processed, folder = world / "data/processed", world / "data/students/none"
     scorer = Scorer.load(folder)
     lists, sequences = read_lists(processed, "test_popularity"), read_sequences(processed)
-    model = serving.as_model(folder, scorer, lists, sequences, processed, torch.device("cpu"))
+    model = serving.as_model(folder, scorer, lists, sequences, processed)
     expected = []
     for q in (4, 9):
         history = sequences[q][lists.start[q] : lists.position[q]]

@@ -16,7 +16,7 @@ def trained(tiny, tmp_path):
         checkpoint = Checkpoint("adapt_teacher", settings, tmp_path)
         result = adapt(
             scorer, tiny.lists, tiny.sequences, tiny.prompts, params, lambda: next(scores), checkpoint,
-            torch.device("cpu"), lambda values, step: None, 0,
+            lambda values, step: None, 0,
         )  # fmt: skip
         after = dict(scorer.named_parameters())
         assert after.keys() == before.keys()
