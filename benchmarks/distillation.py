@@ -20,6 +20,7 @@ from transformers import AutoTokenizer
 
 from fisher_ld.cache import TeacherCache
 from fisher_ld.data.lists import Lists, read_lists, read_sequences, take
+from fisher_ld.data.packing import held_back
 from fisher_ld.data.prompts import Prompts, build_prompts, saved_prompts
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.distillation.trainer import distill
@@ -64,7 +65,8 @@ def main() -> None:
     settings = params.distill.model_copy(update=steps)
 
     template = Prompt(**read_json(ADAPTED / "prompt.json"))
-    lists, sequences = read_lists(PROCESSED, "train"), read_sequences(PROCESSED)
+    lists = held_back(read_lists(PROCESSED, "train"), params.cache.windows, params.seed)
+    sequences = read_sequences(PROCESSED)
     scorer, tokenizer = Scorer.load(ADAPTED).on(compute), AutoTokenizer.from_pretrained(ADAPTED)
     prompts = saved_prompts(ADAPTED, PROCESSED)
     cache = TeacherCache.open(CACHE)

@@ -187,10 +187,11 @@ class TeacherCache:
         self.logits, self.rms = mapped(LOGITS), mapped(RMS)
 
     @classmethod
-    def open(cls, folder: Path, fingerprint: Mapping[str, str] | None = None) -> TeacherCache:
-        """Raises UserError where the cache was made from something else than `fingerprint` says, naming the field."""
+    def open(cls, folder: Path, fingerprint: Mapping[str, str] | None = None, **facts: int) -> TeacherCache:
+        """Raises UserError where the cache was made from something else than `fingerprint` says, or does not have the
+        `facts` of the manifest (for example `examples`), naming the field."""
         manifest = read_json(folder / MANIFEST)
-        _check(manifest["fingerprint"], fingerprint or {}, folder, AGAIN)
+        _check({**manifest, **manifest["fingerprint"]}, {**(fingerprint or {}), **facts}, folder, AGAIN)
         return cls(folder, manifest)
 
     def read(self, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -171,6 +171,7 @@ class Teacher(Section):
 
 
 class Cache(Section):
+    windows: Positive | None = 500
     shard_rows: Positive = 8192
     batch_users: Positive = 4
 
@@ -182,6 +183,7 @@ class Fisher(Section):
     batch_size: Positive = 8
     beta: NonNegative = 0.3
     delta: NonNegative = 1.0
+    update_from: Literal["student", "teacher"] = "student"
     update_rate: Fraction = 0.05
     update_interval: Positive = 10
 

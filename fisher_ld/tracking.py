@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
 EXPERIMENT, STAGE, PARENT = "fisher_ld.experiment", "fisher_ld.stage", "mlflow.parentRunId"
+COMPLETE = "fisher_ld.complete"  # tag of a parent that has its report
 FLUSH_SECONDS = 10.0  # writes are slow one by one
 METRICS_AT_ONCE, PARAMS_AT_ONCE = 1000, 100  # MLflow's limits of log_batch
 T = TypeVar("T")
@@ -152,8 +153,8 @@ class StageRun:
 
     def _parent(self, params: Params, tags: dict[str, str]) -> str:
         key = experiment_key(params)
-        # a finished one has its report: the same params again are a new experiment
-        run = next((run for run in self._search(**{EXPERIMENT: key}) if run.info.status != "FINISHED"), None)
+        # one that has its report is done: the same params again are a new experiment
+        run = next((run for run in self._search(**{EXPERIMENT: key}) if COMPLETE not in run.data.tags), None)
         if run is None:
             name = os.environ.get("DVC_EXP_NAME") or f"repro-{key[:6]}"
             run = self.client.create_run(self.experiment_id, tags={**tags, EXPERIMENT: key}, run_name=name)
@@ -247,7 +248,7 @@ class StageRun:
             self.client.log_batch(self.parent_id, metrics=chunk)
         for path in artifacts:
             _log_artifact(self.client, self.parent_id, path, None)
-        self.client.set_terminated(self.parent_id, "FINISHED")
+        self.client.set_tag(self.parent_id, COMPLETE, "true")
 
     def write_run_file(self) -> None:
         """metrics/runs/STAGE.json, from which `complete_parent` finds this run when DVC skips the stage."""
@@ -268,9 +269,8 @@ class StageRun:
         if kind is not None:
             status = "FAILED" if issubclass(kind, Exception) else "KILLED"
         try:
-            self.client.set_terminated(self.run_id, status)
-            if kind is not None:
-                self.client.set_terminated(self.parent_id, status)
+            for run in (self.run_id, self.parent_id):  # no later stage may come to close the parent
+                self.client.set_terminated(run, status)
         except (MlflowException, OSError) as fault:
             print(f"MLflow store {self.uri}: run {self.run_id} not closed ({fault})", file=sys.stderr, flush=True)
 

@@ -15,7 +15,7 @@ PROCESSED, STUDENTS = Path("data/processed"), Path("data/students")
 
 
 def main(params, run):
-    strategies = [name for name in METHODS if name != "none"]
+    strategies = [name for name, method in METHODS.items() if method.weighting != "none"]
     categories = ev.read_categories(PROCESSED)
     result = {"quality": {}, "comparisons": {}}
     for family in ev.FAMILIES:

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 
 from fisher_ld.cache import CacheWriter, fill, signal_fingerprint
 from fisher_ld.data.lists import concat, read_lists, read_sequences, take
+from fisher_ld.data.packing import held_back
 from fisher_ld.data.prompts import build_prompts
 from fisher_ld.evaluation import evaluate as ev
 from fisher_ld.evaluation.ranking import ranking_metrics
@@ -28,7 +29,7 @@ def check_gate(teacher, lists, params):
     def quality(scores):
         return ranking_metrics(scores, lists.positive)["ndcg_10"]
 
-    found = ev.gate(quality(teacher), {n: quality(s.values) for n, s in rivals.items()}, params.evaluate, params.seed)
+    found = ev.gate(quality(teacher), {n: quality(s.values) for n, s in rivals.items()}, params.seed)
     numbers = ", ".join(f"{name} {row['mean_b']:.3f}" for name, row in found["rivals"].items())
     verdict = f"teacher NDCG@10 {found['teacher']:.3f} on the popularity lists, {numbers}"
     print(f"gate {'passed' if found['passed'] else 'not passed'}: {verdict}")
@@ -42,7 +43,8 @@ def check_gate(teacher, lists, params):
 
 def main(params, run):
     compute = setup(params.cluster, params.seed)
-    sequences, train = read_sequences(PROCESSED), read_lists(PROCESSED, "train")
+    sequences = read_sequences(PROCESSED)
+    train = held_back(read_lists(PROCESSED, "train"), params.cache.windows, params.seed)
     families = {name: read_lists(PROCESSED, f"test_{name}") for name in ev.FAMILIES}
     prompts = build_prompts(AutoTokenizer.from_pretrained(ADAPTED), PROCESSED, params.teacher.prompt)
     users = np.random.default_rng(params.seed).permutation(len(families["uniform"]))

@@ -3,53 +3,83 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import torch
 from transformers import AutoTokenizer
 
 from fisher_ld.cache import TeacherCache, signal_fingerprint
 from fisher_ld.data.lists import concat, read_lists, read_sequences, take
-from fisher_ld.data.prompts import build_prompts
+from fisher_ld.data.packing import held_back
+from fisher_ld.data.prompts import build_prompts, saved_prompts
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.distillation.trainer import distill
 from fisher_ld.evaluation.scores import read_scores, write_scores
+from fisher_ld.fisher.estimate import estimate
+from fisher_ld.fisher.profile import layer_traces
 from fisher_ld.models.scorer import Scorer, score_lists
 from fisher_ld.models.student import build_student, prompt_texts, save
-from fisher_ld.params import Prompt
+from fisher_ld.params import Prompt, Student
 from fisher_ld.runtime import Checkpoint, atomic_path, fingerprint, read_json, setup, write_json
 from stages.common import stage
 from stages.validation import BATCH_USERS, validator
 
-PROCESSED, ADAPTED, CACHE = Path("data/processed"), Path("data/teacher/adapted"), Path("data/cache")
-WEIGHTS = Path("data/fisher/weights")
+PROCESSED, BASE, ADAPTED = Path("data/processed"), Path("data/teacher/base"), Path("data/teacher/adapted")
+CACHE, WEIGHTS = Path("data/cache"), Path("data/fisher/weights")
 STATES = 1000  # examples whose states span the projection of a narrower student
+
+
+def new_student(method, params, cache, template):
+    """The student before training, and its tokenizer."""
+    texts = prompt_texts(pl.read_parquet(PROCESSED / "items.parquet")["text"].to_list(), template)
+    tokenizer = AutoTokenizer.from_pretrained(ADAPTED)
+    if method.truncated:
+        answers = saved_prompts(ADAPTED, PROCESSED)
+        shape = Student(init="first", layers=params.student.layers, vocabulary=params.student.vocabulary)
+        base = Scorer.from_causal_lm(BASE, answers.yes, answers.no)
+        return build_student(base, shape, tokenizer, texts, params.seed)
+    some = np.random.default_rng(params.seed).permutation(cache.examples)[:STATES]
+    states = cache.signals(some)[1].flatten(0, 1)  # (n, d_T)
+    return build_student(Scorer.load(ADAPTED), params.student, tokenizer, texts, params.seed, states)
+
+
+def online_trace(lists, sequences, kind, compute):
+    """tr(F_l) (L_T,) of the adapted teacher on some examples, as `estimate_fisher` takes it."""
+    prompt = partial(saved_prompts(ADAPTED, PROCESSED).example, lists, sequences)
+    model, labels = Scorer.load(ADAPTED).to(compute.device).model, lists.labels()
+
+    def trace(examples):
+        table = estimate(model, prompt, labels, examples, "online", len(examples))
+        return torch.from_numpy(layer_traces(table, kind).trace)
+
+    return trace
 
 
 def main(params, run):
     name = sys.argv[1]
     method, folder = METHODS[name], Path("data/students") / name
     compute = setup(params.cluster, params.seed)
-    cache = TeacherCache.open(CACHE, signal_fingerprint(ADAPTED, PROCESSED))
+    lists = held_back(read_lists(PROCESSED, "train"), params.cache.windows, params.seed)
+    sequences = read_sequences(PROCESSED)
+    cache = TeacherCache.open(CACHE, signal_fingerprint(ADAPTED, PROCESSED), examples=int(lists.offsets[-1]))
     template = Prompt(**read_json(ADAPTED / "prompt.json"))
-    lists, sequences = read_lists(PROCESSED, "train"), read_sequences(PROCESSED)
-    weights = read_json(WEIGHTS / f"{method.weighting}.json")["weights"]
+    weighting = read_json(WEIGHTS / f"{method.weighting}.json")
 
-    texts = prompt_texts(pl.read_parquet(PROCESSED / "items.parquet")["text"].to_list(), template)
-    some = np.random.default_rng(params.seed).permutation(cache.examples)[:STATES]
-    states = cache.signals(some)[1].flatten(0, 1)  # (n, d_T)
-    student, tokenizer = build_student(
-        Scorer.load(ADAPTED), params.student, AutoTokenizer.from_pretrained(ADAPTED), texts, params.seed, states
-    )
+    student, tokenizer = new_student(method, params, cache, template)
     student.on(compute)
+    teacher_trace = None
+    if method.dynamic and params.fisher.update_from == "teacher":
+        teacher_trace = online_trace(lists, sequences, weighting["kind"], compute)
     prompts = build_prompts(tokenizer, PROCESSED, template)
     validate = validator(student, PROCESSED, sequences, prompts, params.distill.val_users, params.seed)
-    inputs = fingerprint([PROCESSED, ADAPTED, CACHE, WEIGHTS / f"{method.weighting}.json"])
+    inputs = fingerprint([PROCESSED, BASE, ADAPTED, CACHE, WEIGHTS / f"{method.weighting}.json"])
     checkpoint = Checkpoint("distill", {"method": name, "params": params.model_dump(mode="json"), "inputs": inputs})
     fit, trajectory = distill(
-        student, cache, method, weights, lists, sequences, prompts, params.distill, params.fisher, validate,
-        checkpoint, run.log_metrics, params.seed,
+        student, cache, method, weighting["weights"], lists, sequences, prompts, params.distill, params.fisher,
+        validate, checkpoint, run.log_metrics, params.seed, teacher_trace,
     )  # fmt: skip
 
     families = [read_lists(PROCESSED, f"test_{family}") for family in ("popularity", "uniform")]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 from transformers import AutoTokenizer
 
@@ -26,11 +26,7 @@ def main(params, run):
     lists, sequences = read_lists(PROCESSED, "train"), read_sequences(PROCESSED)
     labels = lists.labels()
     examples = draw_examples(len(labels), params.fisher.samples, params.seed)
-
-    def prompt(example: int) -> list[int]:
-        index = int(np.searchsorted(lists.offsets, example, side="right")) - 1
-        return prompts.example(lists, sequences, index, example - int(lists.offsets[index]))
-
+    prompt = partial(prompts.example, lists, sequences)
     tables = []
     for state in ("adapted", "base"):
         scorer = Scorer.load(ADAPTED) if state == "adapted" else Scorer.from_causal_lm(BASE, prompts.yes, prompts.no)

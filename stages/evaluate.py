@@ -33,7 +33,7 @@ def main(params, run):
         frames[family] = ev.family_frames(lists, models, categories, "teacher", partial=["zero-shot"])
         for part, value in ev.evaluate_family(frames[family], list(folders), params.evaluate, params.seed).items():
             result[part][family] = value
-    result["gate"] = ev.teacher_gate(frames[ev.FAMILIES[0]], params.evaluate, params.seed)
+    result["gate"] = ev.teacher_gate(frames[ev.FAMILIES[0]], params.seed)
 
     count, timed = params.evaluate.latency_queries, {"teacher": TEACHER, **folders}
     result["efficiency"] = serving.measure(

@@ -22,7 +22,9 @@ def main(params, run):
     trace = layer_traces(table, params.fisher.kind).trace
     for strategy in STRATEGIES:
         weights = layer_weights(strategy, trace, params.fisher.beta, params.fisher.delta, params.seed)
-        write_json(WEIGHTS / f"{strategy}.json", {"strategy": strategy, "weights": weights.tolist()})
+        kind = params.fisher.kind if strategy.startswith("fisher") else None
+        facts = {"strategy": strategy, "kind": kind, "weights": weights.tolist()}
+        write_json(WEIGHTS / f"{strategy}.json", facts)
         for layer, weight in enumerate(weights, start=1):
             run.log_metrics({f"weight/{strategy}": weight}, step=layer)
 

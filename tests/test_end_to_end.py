@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
@@ -36,15 +37,15 @@ BETA_STUDENTS = {"fisher", "fisher-shuffled", "fisher-reversed", "fisher-ld"}
 AFTER_BETA = {"layer_weights", "evaluate", "ablations", "report", *(f"distill@{name}" for name in BETA_STUDENTS)}
 
 
-def environment() -> dict[str, str]:
+def environment(**more: str) -> dict[str, str]:
     own = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_"))}
     git = {"GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@localhost"}
     git |= {k.replace("AUTHOR", "COMMITTER"): v for k, v in git.items()}
-    return {**own, **git, "PATH": f"{Path(sys.executable).parent}:{own['PATH']}", "PYTHONPATH": ""}
+    return {**own, **git, "PATH": f"{Path(sys.executable).parent}:{own['PATH']}", "PYTHONPATH": "", **more}
 
 
-def run(project: Path, *command: str) -> str:
-    done = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True)
+def run(project: Path, *command: str, **more: str) -> str:
+    done = subprocess.run(command, cwd=project, env=environment(**more), capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout + done.stderr
 
@@ -141,6 +142,55 @@ def test_a_temporary_experiment_lands_in_the_same_store(project):
     assert new.info.status == "FINISHED"
 
 
+def test_two_queue_workers_write_to_the_same_store(project):
+    """A change of an evaluation parameter, so that no model is trained or run again but to be timed."""
+    draws = {"150", "250"}
+    for count in draws:
+        run(project, "dvc", "exp", "run", "--queue", "-S", f"evaluate.bootstrap_samples={count}")
+    run(project, "dvc", "queue", "start", "-j", "2", OMP_NUM_THREADS="1")
+    deadline = time.monotonic() + 300
+    while {"Queued", "Running"} & set((status := run(project, "dvc", "queue", "status")).split()):
+        assert time.monotonic() < deadline, status
+        time.sleep(2)
+    assert status.count("Success") == 2, status
+    found = {p.data.params["evaluate.bootstrap_samples"]: p for p in parents(project)}
+    for count in draws:
+        assert found[count].info.status == "FINISHED"
+        assert "distill/fisher-ld/loss" in found[count].data.metrics  # from the run that trained it
+
+
+def start(project: Path, *command: str) -> subprocess.Popen:
+    return subprocess.Popen(command, cwd=project, env=environment(), stderr=subprocess.DEVNULL)
+
+
+def kill_when(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 300
+    while not reached():
+        assert process.poll() is None and time.monotonic() < deadline, "ended too early, or never got there"
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+
+
+def test_a_killed_cache_goes_on_to_the_same_signals(project):
+    """Equal to the bit: a resumed run has the batches of an uninterrupted one."""
+    folder = project / "data/cache"
+    files = sorted(file.name for file in folder.glob("*.npy"))
+    expected = {name: np.load(folder / name) for name in files}
+    command = [sys.executable, "-m", "stages.cache_teacher"]
+
+    def half_done() -> bool:
+        return any(np.load(file).any() for file in (project / "work/cache_teacher").rglob("done.npy"))
+
+    kill_when(start(project, *command), half_done)
+    (done,) = (project / "work/cache_teacher").rglob("done.npy")
+    assert not np.load(done).all()
+    run(project, *command)
+    assert sorted(file.name for file in folder.glob("*.npy")) == files
+    for name, value in expected.items():
+        np.testing.assert_array_equal(np.load(folder / name), value)
+
+
 @pytest.mark.parametrize(
     "stage, arguments, result",
     [
@@ -152,13 +202,7 @@ def test_goes_on_after_kill(project, stage, arguments, result):
     """To the weights of the uninterrupted run: equal to 1e-6, as float32 sums may differ in the last bit."""
     expected = load_file(project / result)
     command = [sys.executable, "-m", f"stages.{stage}", *arguments]
-    process = subprocess.Popen(command, cwd=project, env=environment(), stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not list((project / "work" / stage).rglob("step-*/state.json")):
-        assert process.poll() is None and time.monotonic() < deadline, "ended before its first checkpoint"
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when(start(project, *command), lambda: any((project / "work" / stage).rglob("step-*/state.json")))
     assert "resuming from" in run(project, *command)
     for name, value in load_file(project / result).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-6)

@@ -79,12 +79,17 @@ def test_two_processes_create_one_store_and_one_parent(store, root):
 
 
 def test_stages_of_one_experiment_share_a_parent_until_it_is_complete(root):
+    def status(run):
+        return run.client.get_run(run.parent_id).info.status
+
     with StageRun("a", PARAMS, {}) as first:
-        pass
+        assert status(first) == "RUNNING"
+    assert status(first) == "FINISHED"
     with StageRun("b", parse({"tracking": {"system_metrics": False}, "cluster": {"threads": 1}}), {}) as second:
         assert second.parent_id == first.parent_id
+        assert status(second) == "RUNNING"
         second.complete_parent([], {}, [])
-    assert second.client.get_run(first.parent_id).info.status == "FINISHED"
+    assert status(first) == "FINISHED"
     with StageRun("a", PARAMS, {}) as again:
         assert again.parent_id != first.parent_id
     other = parse({"fisher": {"beta": 0.1}, "tracking": {"system_metrics": False}})

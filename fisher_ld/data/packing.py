@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fisher_ld.data.lists import Lists
+from fisher_ld.data.lists import Lists, take
 from fisher_ld.data.prompts import Prompts
 from fisher_ld.runtime import UserError
 
@@ -113,6 +113,15 @@ def step_plan(lists: Lists, size: int, steps: int, seed: int) -> list[list[np.nd
     while len(plan) < steps:
         plan += by_length(windows, lists, size, seed + len(plan))
     return plan[:steps]
+
+
+def held_back(lists: Lists, count: int | None, seed: int) -> Lists:
+    """The lists of the `count` windows (None: all) that come last in the first epoch of `step_plan` with this seed:
+    with windows enough, a teacher adapted by that plan has not been trained on them."""
+    windows = lists.windows()
+    order = np.random.default_rng(seed).permutation(len(windows))  # as in by_length
+    kept = [windows[i] for i in order[-min(count or len(order), len(order)) :]]
+    return take(lists, np.sort(np.concatenate(kept)))
 
 
 def by_length(windows: list[np.ndarray], lists: Lists, size: int, seed: int, pool: int = 64) -> list[list[np.ndarray]]:

@@ -24,8 +24,10 @@ class Prompts:
     yes: int
     no: int
 
-    def example(self, lists: Lists, sequences: list[np.ndarray], index: int, place: int) -> list[int]:
-        """Token ids of candidate `place` of list `index`, as one prompt of its own."""
+    def example(self, lists: Lists, sequences: list[np.ndarray], example: int) -> list[int]:
+        """Token ids of one candidate of one list, as a prompt of its own."""
+        index = int(np.searchsorted(lists.offsets, example, side="right")) - 1
+        place = example - int(lists.offsets[index])
         history = sequences[lists.user[index]][lists.start[index] : lists.position[index]]
         return [
             *self.prefix,

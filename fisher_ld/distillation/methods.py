@@ -10,10 +10,12 @@ class Method:
     weighting: str  # a strategy of fisher.weights; none: no layer loss
     output: bool = True  # the teacher's logits
     dynamic: bool = False  # Eq. 9
+    truncated: bool = False  # starts from the first layers of the teacher as it was before adaptation
 
 
 METHODS = {
     "none": Method("none", output=False),
+    "truncated": Method("none", output=False, truncated=True),
     "uniform": Method("uniform"),
     "fisher-ld": Method("fisher", dynamic=True),
     "linear": Method("linear"),

@@ -21,6 +21,8 @@ from fisher_ld.params import Distill, Fisher
 from fisher_ld.runtime import Checkpoint
 from fisher_ld.training import Fit, Schedule, fit
 
+RECENT_EXAMPLES = 8  # of which the teacher's trace is taken for one update of Eq. 9
+
 
 class TeacherSignals(Protocol):
     """Where the teacher's knowledge comes from: the cache, or the teacher itself."""
@@ -61,9 +63,11 @@ class LayerMatcher(nn.Module):
             self.recent += gradient.square().sum((0, 2)).detach()
         return (self.weights * losses).sum()
 
-    def update(self, rate: float) -> None:
-        """Eq. 9: w <- (1 - eta) w + eta w_current, renormalised."""
-        self.weights.lerp_(self.recent / self.recent.sum(), rate)
+    def update(self, rate: float, teacher_trace: torch.Tensor | None = None) -> None:
+        """Eq. 9: w <- (1 - eta) w + eta w_current, renormalised. w_current is the teacher's trace (L_T,) on recent
+        examples where given, else the recent gradients."""
+        current = self.recent if teacher_trace is None else teacher_trace.to(self.weights)[self.teacher_layers]
+        self.weights.lerp_(current / current.sum(), rate)
         self.weights /= self.weights.sum()
         self.recent.zero_()
 
@@ -82,9 +86,11 @@ def distill(
     checkpoint: Checkpoint,
     log: Callable[[dict[str, float], int], None],
     seed: int,
+    teacher_trace: Callable[[np.ndarray], torch.Tensor] | None = None,
 ) -> tuple[Fit, list[dict[str, float]]]:
     """Trains `student` in place. `weights`: w_l of every teacher layer (none for the method without a layer loss).
-    Returns the fit, and the layer weights at the start and whenever Eq. 9 changed them (step, layer, weight)."""
+    `teacher_trace`: tr(F_l) (L_T,) on some examples, for Eq. 9 from the teacher. Returns the fit, and the layer
+    weights at the start and whenever Eq. 9 changed them (step, layer, weight)."""
     torch.manual_seed(seed)
     student.requires_grad_(True)
     module = nn.ModuleDict({"student": student})
@@ -104,6 +110,12 @@ def distill(
 
     plan = step_plan(lists, params.batch_users, params.steps, seed)
 
+    def recent_examples(step: int) -> np.ndarray:
+        """A seeded few of those read since the last update."""
+        numbers = np.concatenate([window for entry in plan[step - fisher.update_interval : step] for window in entry])
+        examples = np.concatenate([np.arange(lists.offsets[i], lists.offsets[i + 1]) for i in numbers])
+        return np.random.default_rng((seed, step)).permutation(np.unique(examples))[:RECENT_EXAMPLES]
+
     def loss(windows: list[np.ndarray], step: int):
         batch = student.pack(lists, windows, sequences, prompts)
         z, states = student(batch, with_hidden_states=matcher is not None)
@@ -119,9 +131,9 @@ def distill(
             total, parts["output"] = total + params.output_weight * output, output.item()
         if matcher is not None:
             if method.dynamic and step and step % fisher.update_interval == 0:
-                matcher.update(fisher.update_rate)
+                matcher.update(fisher.update_rate, teacher_trace and teacher_trace(recent_examples(step)))
                 keep_weights(matcher, step)
-            matched = matcher(teacher_states, states, method.dynamic)
+            matched = matcher(teacher_states, states, method.dynamic and teacher_trace is None)
             total, parts["layers"] = total + params.layer_weight * matched, matched.item()
         return total, parts, batch.tokens
 

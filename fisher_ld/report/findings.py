@@ -65,6 +65,7 @@ def findings(results: Results) -> dict[str, Finding]:
     count = row["parameters"]["total"] / 1e6
     return {
         "gate": _gate(results.evaluate["gate"]),
+        "truncated": _against(results, "teacher", "truncated", "Does the teacher beat its own first layers?"),
         "retained": Finding(
             f"Does the student keep {RETAINED:.0%} of the teacher's NDCG@10?",
             at_least(kept["low"], kept["high"], RETAINED),

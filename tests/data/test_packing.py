@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, GPT2Config, LlamaConfig, Qwen2Config
 
 from fisher_ld.data.lists import Lists
-from fisher_ld.data.packing import by_length, pack, step_plan
+from fisher_ld.data.packing import by_length, held_back, pack, step_plan
 from fisher_ld.data.prompts import Prompts
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.runtime import UserError
@@ -52,21 +52,23 @@ def world(candidates):
 
 @pytest.mark.parametrize("candidates", CANDIDATES.values(), ids=CANDIDATES)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_packed_is_one_by_one(config, candidates, float64_norms):
+@pytest.mark.parametrize("attention", ["sdpa", "grouped"])
+def test_packed_is_one_by_one(attention, config, candidates, float64_norms):
     torch.manual_seed(0)
     scorer = Scorer(AutoModelForSequenceClassification.from_config(config, dtype=torch.float64).eval())
     lists, sequences, prompts = world(candidates)
     batch = pack(lists, lists.windows(), sequences, prompts, 64)
 
+    scorer.model.set_attn_implementation(attention)
     logits, states = scorer(batch, with_hidden_states=True)
+    scorer.model.set_attn_implementation("sdpa")
     weight = torch.linspace(-1, 2, len(logits), dtype=torch.float64)
     parameters = [p for p in scorer.parameters() if p.requires_grad]
     packed_gradient = torch.autograd.grad((logits * weight).sum(), parameters)
 
     alone, alone_states = torch.zeros_like(logits), torch.zeros_like(states)
     for place, example in enumerate(batch.examples.tolist()):
-        index = int(np.searchsorted(lists.offsets, example, side="right")) - 1
-        ids = torch.tensor([prompts.example(lists, sequences, index, example - int(lists.offsets[index]))])
+        ids = torch.tensor([prompts.example(lists, sequences, example)])
         captured = []
         hooks = [
             layer.register_forward_hook(lambda m, i, o, kept=captured: kept.append(o[0] if isinstance(o, tuple) else o))
@@ -104,6 +106,24 @@ def test_batches_hold_every_window_once():
     plan = by_length(lists.windows(), lists, 2, seed=3)
     numbers = sorted(i for batch in plan for window in batch for i in window)
     assert numbers == [0, 1, 2]
+
+
+def test_what_is_held_back_is_what_the_adaptation_reads_last():
+    count, each = 200, 2
+    numbers = np.arange(count * each)
+    lists = Lists(
+        user=numbers // each,
+        start=np.zeros(len(numbers), int),
+        position=numbers % each + 1,
+        positive=np.zeros(len(numbers), int),
+        candidates=[np.array([i, i + 1]) for i in numbers],
+        offsets=np.arange(len(numbers) + 1) * 2,
+    )
+    held = held_back(lists, 60, seed=3)
+    assert len(held) == 60 * each and len(held.windows()) == 60
+    read = {int(window[0]) // each for entry in step_plan(lists, 1, steps=128, seed=3) for window in entry}
+    assert len(read) == 128 and read.isdisjoint(held.user)
+    assert len(held_back(lists, None, 3)) == len(held_back(lists, 500, 3)) == len(lists)
 
 
 def test_a_plan_goes_on_for_as_many_epochs_as_its_steps_take():

@@ -28,14 +28,14 @@ class MemoryTeacher:
 
 @pytest.fixture
 def distilled(tiny, tmp_path):
-    def run(method, steps=30, **settings):
+    def run(method, steps=30, teacher_trace=None, **settings):
         teacher, student = MemoryTeacher(tiny), tiny.scorer()
         params = Distill(steps=steps, eval_every=steps, checkpoint_every=steps, learning_rate=3e-3, **settings)
         fisher = Fisher(update_interval=10, update_rate=0.5)
         checkpoint = Checkpoint("distill", {"method": method}, tmp_path)
         fit, trajectory = distill(
             student, teacher, METHODS[method], [0.1, 0.2, 0.3, 0.4], tiny.lists, tiny.sequences, tiny.prompts, params,
-            fisher, lambda: 0.5, checkpoint, lambda values, step: None, 0,
+            fisher, lambda: 0.5, checkpoint, lambda values, step: None, 0, teacher_trace,
         )  # fmt: skip
         return [row for row in fit.curve if "loss" in row], trajectory, teacher
 
@@ -66,3 +66,19 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(distilled):
     curve, _, _ = distilled("uniform", steps=1, alpha=0.5, output_weight=2.0, layer_weight=3.0)
     (row,) = curve
     assert row["loss"] == pytest.approx(0.5 * row["bce"] + 2 * row["output"] + 3 * row["layers"], rel=1e-5)
+
+
+def test_dynamic_weights_from_the_teacher_move_to_its_trace_on_recent_examples(distilled):
+    """Eq. 9 by hand: w <- 0.5 w + 0.5 (4, 3, 2, 1) / 10, after steps 10 and 20."""
+    asked = []
+
+    def trace(examples):
+        asked.append(examples)
+        return torch.tensor([4.0, 3.0, 2.0, 1.0], dtype=torch.float64)
+
+    _, trajectory, _ = distilled("fisher-ld", teacher_trace=trace)
+    assert [row["weight"] for row in trajectory[4:8]] == pytest.approx([0.25, 0.25, 0.25, 0.25])
+    assert [row["weight"] for row in trajectory[8:]] == pytest.approx([0.325, 0.275, 0.225, 0.175])
+    assert len(asked) == 2 and all(len(set(examples)) == len(examples) > 0 for examples in asked)
+    _, trajectory, _ = distilled("fisher", teacher_trace=trace)
+    assert len(trajectory) == 4 and len(asked) == 2

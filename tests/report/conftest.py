@@ -14,9 +14,9 @@ from fisher_ld.runtime import read_json, write_json
 
 LAYERS, SIZE = 30, 20
 SKILL = {
-    "popularity": 0.3, "item-knn": 1.0, "zero-shot": 0.0, "teacher": 1.75, "none": 1.35, "uniform": 1.68,
-    "linear": 1.66, "exponential": 1.67, "fisher": 1.7, "fisher-shuffled": 1.69, "fisher-reversed": 1.6,
-    "fisher-ld": 1.72,
+    "popularity": 0.3, "item-knn": 1.0, "zero-shot": 0.0, "teacher": 1.75, "none": 1.35, "truncated": 1.3,
+    "uniform": 1.68, "linear": 1.66, "exponential": 1.67, "fisher": 1.7, "fisher-shuffled": 1.69,
+    "fisher-reversed": 1.6, "fisher-ld": 1.72,
 }  # fmt: skip
 STUDENTS = list(SKILL)[4:]
 
@@ -48,7 +48,7 @@ def write_evaluation(metrics, users):
         for part, value in ev.evaluate_family(models, STUDENTS, params, 0).items():
             evaluate[part][family] = value
         if family == "popularity":
-            evaluate["gate"] = ev.teacher_gate(models, params, 0)
+            evaluate["gate"] = ev.teacher_gate(models, 0)
         own = {name: models[name] for name in ("chance", *strategies)}
         ablations["quality"][family] = ev.quality(own, params, 0)
         ablations["comparisons"][family] = ev.comparisons(own, ev.ablation_pairs(strategies), params, 0)

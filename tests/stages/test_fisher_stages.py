@@ -86,7 +86,7 @@ def test_traces_and_weights_of_a_tiny_teacher(tmp_path, monkeypatch):
         ("adapted", Scorer.load(estimate_fisher.ADAPTED)),
         ("base", Scorer.from_causal_lm(estimate_fisher.BASE, prompts.yes, prompts.no)),
     ):
-        alone = layer_norms(scorer.model, pad_prompts([prompts.example(lists, sequences, index, place)]))
+        alone = layer_norms(scorer.model, pad_prompts([prompts.example(lists, sequences, example)]))
         rows = table.filter((pl.col("state") == state) & (pl.col("example") == example))
         assert rows["norm"][1:5].to_list() == pytest.approx(alone.layers[0].tolist(), rel=1e-4)
         assert rows["label"].unique().to_list() == [int(place == lists.positive[index])]
