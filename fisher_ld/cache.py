@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from fisher_ld.data.lists import Lists
+from fisher_ld.data.packing import longest_first
 from fisher_ld.data.prompts import Prompts
 from fisher_ld.models.scorer import Scorer, unit_rms
 from fisher_ld.runtime import UserError, atomic_path, fingerprint, progress, read_json, write_json
@@ -154,16 +155,14 @@ def fill(
     lists: Lists,
     sequences: list[np.ndarray],
     prompts: Prompts,
-    batch_users: int,
 ) -> None:
     """Caches every example of `lists` that `writer` does not have yet."""
-    windows = sorted(lists.windows(), key=lambda w: -sum(len(lists.candidates[i]) for i in w))
 
     def is_open(window: np.ndarray) -> bool:
         return any(writer.missing(np.arange(int(lists.offsets[i]), int(lists.offsets[i + 1]))).any() for i in window)
 
     # grouped before the done ones are left out: a resumed run has the batches of an uninterrupted one
-    groups = [windows[i : i + batch_users] for i in range(0, len(windows), batch_users)]
+    groups = longest_first(lists, sequences, prompts, scorer.batch_users)
     groups = [group for group in groups if any(is_open(window) for window in group)]
     for group in progress(groups, "caching the teacher", unit="batch"):
         batch = scorer.pack(lists, group, sequences, prompts)

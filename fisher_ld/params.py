@@ -173,7 +173,6 @@ class Teacher(Section):
 class Cache(Section):
     windows: Positive | None = 500
     shard_rows: Positive = 8192
-    batch_users: Positive = 4
 
 
 class Fisher(Section):
@@ -247,6 +246,7 @@ class Cluster(Section):
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware computes it
     threads: Positive | None = None  # None: all cores
+    batch_users: Positive = 1  # packed rows that are scored at once
 
 
 class Tracking(Section):

@@ -51,10 +51,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Compute:
-    """Where models run, and whether their linear layers and attention do so in bf16 (torch.autocast)."""
+    """Where models run, whether their linear layers and attention do so in bf16 (torch.autocast), and how many packed
+    rows they score at once."""
 
     device: torch.device
     bf16: bool
+    batch_users: int = 1
 
 
 def _has_bf16(device: str) -> bool:
@@ -87,4 +89,4 @@ def setup(cluster: Cluster, seed: int) -> Compute:
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     print(f"computing on {cluster.device} in {'bf16' if bf16 else 'fp32'} with {torch.get_num_threads()} threads")
-    return Compute(torch.device(cluster.device), bf16)
+    return Compute(torch.device(cluster.device), bf16, cluster.batch_users)

@@ -65,7 +65,7 @@ def main(params, run):
             return
         parts = [take(families[family], numbers[family]) for family in families]
         label = f"{model} on the test lists"
-        scores = score_lists(scorer, concat(*parts), sequences, prompts, params.cache.batch_users, label)
+        scores = score_lists(scorer, concat(*parts), sequences, prompts, label)
         write_scores(files["popularity"], numbers["popularity"], scores[: len(parts[0])])
         write_scores(files["uniform"], numbers["uniform"], scores[len(parts[0]) :])
 
@@ -75,7 +75,7 @@ def main(params, run):
     check_gate(teacher.values, families["popularity"], params)
     layers, width = len(scorer.layers), scorer.model.config.hidden_size
     writer = CacheWriter(work, int(train.offsets[-1]), layers, width, params.cache.shard_rows, marks)
-    fill(writer, scorer, train, sequences, prompts, params.cache.batch_users)
+    fill(writer, scorer, train, sequences, prompts)
     base = Scorer.from_causal_lm(BASE, prompts.yes, prompts.no).on(compute)
     score("zero_shot", base, {"popularity": users[few], "uniform": users[few]})
     writer.finish(CACHE)

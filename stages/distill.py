@@ -25,7 +25,7 @@ from fisher_ld.models.student import build_student, prompt_texts, save
 from fisher_ld.params import Prompt, Student
 from fisher_ld.runtime import Checkpoint, atomic_path, fingerprint, read_json, setup, write_json
 from stages.common import stage
-from stages.validation import BATCH_USERS, validator
+from stages.validation import validator
 
 PROCESSED, BASE, ADAPTED = Path("data/processed"), Path("data/teacher/base"), Path("data/teacher/adapted")
 CACHE, WEIGHTS = Path("data/cache"), Path("data/fisher/weights")
@@ -88,7 +88,7 @@ def main(params, run):
         for family, lists in zip(("popularity", "uniform"), families, strict=True)
     ]
     parts = [take(lists, numbers) for lists, numbers in zip(families, scored, strict=True)]
-    scores = score_lists(student, concat(*parts), sequences, prompts, BATCH_USERS, "scoring the test lists")
+    scores = score_lists(student, concat(*parts), sequences, prompts, "scoring the test lists")
     with atomic_path(folder) as temporary:
         save(student, tokenizer, template, temporary)
         write_scores(temporary / "scores_test_popularity.parquet", scored[0], scores[: len(parts[0])])

@@ -12,8 +12,6 @@ from fisher_ld.data.prompts import Prompts
 from fisher_ld.evaluation.ranking import ranking_metrics
 from fisher_ld.models.scorer import Scorer, score_lists
 
-BATCH_USERS = 8
-
 
 def validator(
     scorer: Scorer,
@@ -27,7 +25,7 @@ def validator(
     lists = take(lists, np.sort(np.random.default_rng(seed).permutation(len(lists))[:users]))
 
     def validate() -> float:
-        scores = score_lists(scorer, lists, sequences, prompts, BATCH_USERS, "validating")
+        scores = score_lists(scorer, lists, sequences, prompts, "validating")
         return float(ranking_metrics(scores, lists.positive)["ndcg_10"].mean())
 
     return validate

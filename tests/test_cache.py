@@ -181,7 +181,7 @@ def world():
 def cache_world(work, target):
     writer = CacheWriter(Path(work), 12, 3, 16, 5, MARKS)
     left = int(writer.missing(np.arange(12)).sum())
-    fill(writer, *world(), batch_users=1)
+    fill(writer, *world())
     writer.finish(Path(target))
     return left
 
@@ -190,7 +190,7 @@ def test_fill_caches_what_the_teacher_says(tmp_path):
     cache_world(tmp_path / "work", tmp_path / "cache")
     scorer, lists, sequences, prompts = world()
     logits, hidden, _ = TeacherCache.open(tmp_path / "cache").read(np.arange(12))
-    scores = score_lists(scorer, lists, sequences, prompts, 4)
+    scores = score_lists(scorer, lists, sequences, prompts)
     np.testing.assert_allclose(logits, np.concatenate(scores), rtol=0, atol=1e-6)
     batch = pack(lists, lists.windows(), sequences, prompts, scorer.context())
     with torch.inference_mode():

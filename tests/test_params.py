@@ -45,7 +45,7 @@ def test_all_errors_at_once():
     [
         ({"sed": 1}, "sed: unknown key, did you mean seed?"),
         ({"fisher": {"alpha": 1}}, "fisher.alpha: unknown key, did you mean distill.alpha?"),
-        ({"cache": {"zzz": 1}}, "cache.zzz: unknown key, valid are shard_rows, batch_users"),
+        ({"cache": {"zzz": 1}}, "cache.zzz: unknown key, valid are windows, shard_rows"),
         ({"cache": None}, "cache: expected a section with keys of its own, got None"),
         ({"cache": 4}, "cache: expected a section with keys of its own, got 4"),
         ({"fisher": {"samples": True}}, "fisher.samples: expected a valid integer, got True"),

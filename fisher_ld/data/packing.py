@@ -106,6 +106,18 @@ def pack(
     )
 
 
+def longest_first(lists: Lists, sequences: list[np.ndarray], prompts: Prompts, size: int) -> list[list[np.ndarray]]:
+    """All windows in groups of `size` of like length, for little padding."""
+
+    def tokens(window: np.ndarray) -> int:
+        history = sequences[lists.user[window[0]]][lists.start[window[0]] : lists.position[window].max()]
+        candidates = np.concatenate([lists.candidates[i] for i in window])
+        return sum(len(prompts.history[i]) for i in history) + sum(len(prompts.candidate[i]) for i in candidates)
+
+    windows = sorted(lists.windows(), key=tokens, reverse=True)
+    return [windows[i : i + size] for i in range(0, len(windows), size)]
+
+
 def step_plan(lists: Lists, size: int, steps: int, seed: int) -> list[list[np.ndarray]]:
     """The windows of each of `steps` optimiser steps: as many epochs as that takes, each shuffled anew."""
     plan: list[list[np.ndarray]] = []

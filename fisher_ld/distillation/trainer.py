@@ -113,7 +113,7 @@ def distill(
     def recent_examples(step: int) -> np.ndarray:
         """A seeded few of those read since the last update."""
         numbers = np.concatenate([window for entry in plan[step - fisher.update_interval : step] for window in entry])
-        examples = np.concatenate([np.arange(lists.offsets[i], lists.offsets[i + 1]) for i in numbers])
+        examples = np.concatenate([np.arange(int(lists.offsets[i]), int(lists.offsets[i + 1])) for i in numbers])
         return np.random.default_rng((seed, step)).permutation(np.unique(examples))[:RECENT_EXAMPLES]
 
     def loss(windows: list[np.ndarray], step: int):

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from fisher_ld.data.lists import Lists
-from fisher_ld.data.packing import PackedBatch, pack
+from fisher_ld.data.packing import PackedBatch, longest_first, pack
 from fisher_ld.data.prompts import Prompts
 from fisher_ld.models.attention import GROUPED
 from fisher_ld.runtime import Compute, progress
@@ -32,11 +32,11 @@ class Scorer(nn.Module):
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.model = model
-        self.bf16 = False
+        self.bf16, self.batch_users = False, 1
 
     def on(self, compute: Compute) -> Scorer:
         """Itself, moved. The weights, the residual stream and the head stay in float32 at any precision."""
-        self.bf16 = compute.bf16
+        self.bf16, self.batch_users = compute.bf16, compute.batch_users
         if compute.bf16 and compute.device.type == "cpu":
             self.model.set_attn_implementation(GROUPED)
         return self.to(compute.device)
@@ -112,13 +112,11 @@ def score_lists(
     lists: Lists,
     sequences: list[np.ndarray],
     prompts: Prompts,
-    batch_users: int,
     label: str = "scoring",
 ) -> list[np.ndarray]:
     """z of every candidate of every list, in the lists' order. Lists of one user and history share a packed row."""
     logits = np.full(lists.offsets[-1], np.nan, np.float32)
-    windows = sorted(lists.windows(), key=lambda w: -sum(len(lists.candidates[i]) for i in w))
-    groups = [windows[i : i + batch_users] for i in range(0, len(windows), batch_users)]
+    groups = longest_first(lists, sequences, prompts, scorer.batch_users)
     for group in progress(groups, label, unit="batch"):
         batch = scorer.pack(lists, group, sequences, prompts)
         z, _ = scorer(batch)
