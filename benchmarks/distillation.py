@@ -1,6 +1,6 @@
 """Distilling from the cache, against the same steps with the teacher online.
 
-    python -m benchmarks.distillation    after `dvc repro layer_weights`
+    python -m benchmarks.distillation    after `dvc repro cache_teacher layer_weights`
 
 The same student, data order and loss (Fisher-LD) in both; the ways alternate in one process, and the ratio is of the
 sums over all repeats.

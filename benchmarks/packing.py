@@ -3,7 +3,8 @@
     python -m benchmarks.packing [--teacher data/teacher/adapted] [--processed data/processed] [--users 16]
 
 The plain batches are sorted by length, so that they hold little padding; threads are the same, the ways alternate, and
-the ratio is of the sums over all repeats. Also the same for windows of training lists (one sequence a user).
+the ratio is of the sums over all repeats. All in float32. Also the same for windows of training lists, a few
+positives of one user in one row.
 """
 
 from __future__ import annotations

@@ -106,8 +106,8 @@ class Data(Section):
     split: Literal["leave_last_out", "global_time"] = "leave_last_out"
     test_from: Date | None = None  # global_time: ISO date of the first test interaction
     history_length: Positive = 20
-    history_block: Positive = 10  # training positives that share one history start
-    train_positives: Positive | None = 10  # the latest of each user; None: all
+    history_block: Positive = 6  # training positives that share one history start
+    train_positives: Positive | None = 12  # the latest of each user; None: all
     train_negatives: Positive = 4
     negative_power: NonNegative = 1.0
     eval_negatives: Positive = 19
@@ -154,13 +154,13 @@ class Adapt(Section):
     learning_rate: Rate = 1e-4
     weight_decay: NonNegative = 0.01
     list_weight: Fraction = 0.5  # share of the softmax-over-the-list loss beside BCE
-    steps: Positive = 300  # optimiser steps, over as many epochs as that takes
+    steps: Positive = 600  # optimiser steps, over as many epochs as that takes
     batch_users: Positive = 1
     warmup: Fraction = 0.1
-    eval_every: Positive = 100  # optimiser steps
+    eval_every: Positive = 200  # optimiser steps
     val_users: Positive = 100
     patience: Positive = 3
-    checkpoint_every: Positive = 50
+    checkpoint_every: Positive = 100
 
 
 class Teacher(Section):
@@ -177,7 +177,7 @@ class Cache(Section):
 
 class Fisher(Section):
     kind: Literal["empirical", "true"] = "true"
-    samples: Positive = 256
+    samples: Positive = 128
     tolerance: NonNegative = 0.0
     batch_size: Positive = 8
     beta: NonNegative = 0.3
@@ -218,11 +218,11 @@ class Distill(Section):
     explicit_l2: StrictBool = False
     temperature: Rate = 4.0
     layer_map: Literal["all", "spaced", "last", "fisher"] = "all"
-    learning_rate: Rate = 1e-4
-    steps: Positive = 600
+    learning_rate: Rate = 3e-4
+    steps: Positive = 500
     batch_users: Positive = 1
     warmup: Fraction = 0.1
-    eval_every: Positive = 100
+    eval_every: Positive = 250
     val_users: Positive = 100
     checkpoint_every: Positive = 100
 
@@ -235,7 +235,7 @@ class Evaluate(Section):
     bootstrap_samples: Positive = 2000
     permutations: Positive = 5000
     neighbours: Positive = 50  # item-kNN
-    uniform_users: Positive | None = 300
+    uniform_users: Positive | None = 200
     zero_shot_users: Positive = 100
     latency_queries: Positive = 20
 

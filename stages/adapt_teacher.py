@@ -1,4 +1,4 @@
-"""The pretrained teacher -> a teacher adapted to the task; stops the pipeline if it is not worth distilling."""
+"""The pretrained teacher -> a teacher adapted to the task."""
 
 from __future__ import annotations
 

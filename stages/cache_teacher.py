@@ -1,4 +1,5 @@
-"""The adapted teacher -> its signals on every training example, and its scores of the stored test lists."""
+"""The adapted teacher -> its scores of the stored test lists, and its signals on the held-back training windows; stops
+the pipeline in between if it is not worth distilling."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ CACHE = Path("data/cache")
 
 
 def check_gate(teacher, lists, params):
-    """Raises UserError unless the adapted teacher beats popularity and item-kNN (protocol.md), or the gate is off."""
+    """Raises UserError unless the adapted teacher beats popularity and item-kNN, or the gate is off."""
     rivals = ev.read_baselines(PROCESSED, lists, params.evaluate.neighbours)
 
     def quality(scores):

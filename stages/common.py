@@ -103,16 +103,10 @@ def _silence_bars() -> None:
         logging.disable_progress_bar()
 
 
-def _full_name(stage: str) -> str:
-    """With the item of a foreach or matrix stage (distill@uniform), as DVC calls it."""
-    name = os.environ.get("DVC_STAGE", "").split(":")[-1]
-    return name if name.split("@")[0] == stage else stage
-
-
-def _run(stage: str, main: Callable[[Params, StageRun], None]) -> None:
+def _run(name: str, main: Callable[[Params, StageRun], None]) -> None:
+    stage = name.split("@")[0]
     params = load_params("params.yaml")
     keys = declared_keys(stage)
-    name = _full_name(stage)
     folder = hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:12]
     lock = Lock(work_root() / "work" / "locks" / f"{name}-{folder}.lock")
     if holder := lock.take():
@@ -130,8 +124,8 @@ def _run(stage: str, main: Callable[[Params, StageRun], None]) -> None:
 
 
 def stage(name: str, main: Callable[[Params, StageRun], None]) -> None:
-    """Runs `main(params, run)` as the stage `name` of dvc.yaml, in the project's root. A UserError or a full disk
-    ends it with one message and exit code 1, a bug with its traceback."""
+    """Runs `main(params, run)` as the stage `name` of dvc.yaml (STAGE@ITEM for a foreach one), in the project's root. A
+    UserError or a full disk ends it with one message and exit code 1, a bug with its traceback."""
     signal.signal(signal.SIGTERM, _terminate)
     if not sys.stderr.isatty():
         _silence_bars()

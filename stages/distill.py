@@ -105,4 +105,6 @@ def main(params, run):
 
 
 if __name__ == "__main__":
-    stage("distill", main)
+    if sys.argv[1:] not in [[name] for name in METHODS]:
+        sys.exit(f"python -m stages.distill METHOD: expected one of {', '.join(METHODS)}, got {sys.argv[1:]}")
+    stage(f"distill@{sys.argv[1]}", main)

@@ -102,6 +102,12 @@ def parents(project: Path) -> list:
     return [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
 
 
+def children(project: Path, parent) -> set[str]:
+    client = MlflowClient(f"sqlite:///{project}/mlflow.db")
+    query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    return {r.info.run_name for r in client.search_runs([parent.info.experiment_id], query)}
+
+
 def test_the_parent_run_is_complete(project):
     (parent,) = parents(project)
     assert parent.info.status == "FINISHED"
@@ -147,20 +153,26 @@ def test_two_queue_workers_write_to_the_same_store(project):
     draws = {"150", "250"}
     for count in draws:
         run(project, "dvc", "exp", "run", "--queue", "-S", f"evaluate.bootstrap_samples={count}")
-    run(project, "dvc", "queue", "start", "-j", "2", OMP_NUM_THREADS="1")
+    # without pipes, which the workers would hold open until they end
+    start(project, "dvc", "queue", "start", "-j", "2", OMP_NUM_THREADS="1").wait()
     deadline = time.monotonic() + 300
     while {"Queued", "Running"} & set((status := run(project, "dvc", "queue", "status")).split()):
         assert time.monotonic() < deadline, status
         time.sleep(2)
     assert status.count("Success") == 2, status
-    found = {p.data.params["evaluate.bootstrap_samples"]: p for p in parents(project)}
-    for count in draws:
-        assert found[count].info.status == "FINISHED"
-        assert "distill/fisher-ld/loss" in found[count].data.metrics  # from the run that trained it
+    found = [p for p in parents(project) if p.data.params["evaluate.bootstrap_samples"] in draws]
+    assert len(found) == 2
+    for parent in found:
+        assert parent.info.status == "FINISHED"
+        assert "distill/fisher-ld/loss" in parent.data.metrics  # from the run that trained it
+        assert children(project, parent) == {"evaluate", "ablations", "report"}
+    a, b = (parent.info for parent in found)
+    assert a.start_time < b.end_time and b.start_time < a.end_time, "one worker ran both"
 
 
-def start(project: Path, *command: str) -> subprocess.Popen:
-    return subprocess.Popen(command, cwd=project, env=environment(), stderr=subprocess.DEVNULL)
+def start(project: Path, *command: str, **more: str) -> subprocess.Popen:
+    silent = subprocess.DEVNULL
+    return subprocess.Popen(command, cwd=project, env=environment(**more), stdout=silent, stderr=silent)
 
 
 def kill_when(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
@@ -179,13 +191,16 @@ def test_a_killed_cache_goes_on_to_the_same_signals(project):
     expected = {name: np.load(folder / name) for name in files}
     command = [sys.executable, "-m", "stages.cache_teacher"]
 
-    def half_done() -> bool:
-        return any(np.load(file).any() for file in (project / "work/cache_teacher").rglob("done.npy"))
+    def half_done() -> bool:  # the manifest is written once the arrays are there
+        manifests = (project / "work/cache_teacher").rglob("manifest.json")
+        return any(np.load(manifest.with_name("done.npy")).any() for manifest in manifests)
 
     kill_when(start(project, *command), half_done)
     (done,) = (project / "work/cache_teacher").rglob("done.npy")
     assert not np.load(done).all()
+    begun = done.with_name("hidden-00000.npy").stat().st_ino
     run(project, *command)
+    assert (folder / "hidden-00000.npy").stat().st_ino == begun
     assert sorted(file.name for file in folder.glob("*.npy")) == files
     for name, value in expected.items():
         np.testing.assert_array_equal(np.load(folder / name), value)

@@ -136,3 +136,9 @@ def test_profiles_are_valid_and_quick_is_small(profile):
         section[key] = int(line.split("=")[1])
     users = parse(raw).data.max_users
     assert users == (40 if profile.name == "quick" else None)
+
+
+def test_defaults_are_those_of_the_main_job():
+    """Who leaves a key out gets what the README's job has; but a text that any data can fill, and the gate."""
+    ours, main = (flatten(p.model_dump(mode="json")) for p in (Params(), load_params(ROOT / "params.yaml")))
+    assert {key for key in main if ours[key] != main[key]} == {"data.item_text", "teacher.ignore_gate"}

@@ -64,7 +64,6 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(common, "StageRun", Run)
     monkeypatch.setattr(common.signal, "signal", lambda *handler: None)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "root"))
-    monkeypatch.delenv("DVC_STAGE", raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dvc.yaml").write_text(PIPELINE)
     (tmp_path / "params.yaml").write_text("fisher:\n  samples: 8\n")
@@ -167,10 +166,8 @@ def test_a_bug_keeps_its_traceback(project):
     assert project[0].error is ZeroDivisionError and not project[0].file
 
 
-def test_the_item_of_a_foreach_stage_is_its_own_run(project, monkeypatch):
-    monkeypatch.setenv("DVC_STAGE", "../dvc.yaml:distill@uniform")
-    stage("distill", lambda params, run: None)
-    monkeypatch.setenv("DVC_STAGE", "other")
+def test_the_item_of_a_foreach_stage_is_its_own_run(project):
+    stage("distill@uniform", lambda params, run: None)
     stage("distill", lambda params, run: None)
     assert [run.name for run in project] == ["distill@uniform", "distill"]
 

@@ -199,14 +199,14 @@ def main(params, run):
     run.log_metrics({"loss": params.fisher.beta}, step=1)
     print(run.run_id, flush=True)
     time.sleep(60)
-stage("distill", main)
+stage("distill@none", main)
 """
 
 
 def test_a_terminated_stage_is_marked_killed(root, tmp_path):
     (tmp_path / "dvc.yaml").write_text("stages:\n  distill:\n    cmd: x\n    params: [fisher.beta]\n")
     (tmp_path / "params.yaml").write_text("tracking:\n  system_metrics: false\n")
-    env = environment(root, DVC_STAGE="distill@none")
+    env = environment(root)
     command = [sys.executable, "-c", STAGE_SCRIPT]
     process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -28,7 +28,6 @@ class PackedBatch:
     decision: torch.Tensor  # (N, 2) row and column of each decision token
     examples: torch.Tensor  # (N,) example ids
     labels: torch.Tensor  # (N,) float
-    lists: torch.Tensor  # (N,) list numbers, one after the other
     tokens: int  # without padding
 
     def to(self, device: torch.device) -> PackedBatch:
@@ -101,7 +100,6 @@ def pack(
         decision=torch.tensor([(b, t) for b, row in enumerate(rows) for t in row.decision]),
         examples=torch.from_numpy(examples),
         labels=torch.from_numpy(labels.astype(np.float32)),
-        lists=torch.from_numpy(np.repeat(numbers, [len(lists.candidates[i]) for i in numbers])),
         tokens=sum(len(row.ids) for row in rows),
     )
 
@@ -128,8 +126,9 @@ def step_plan(lists: Lists, size: int, steps: int, seed: int) -> list[list[np.nd
 
 
 def held_back(lists: Lists, count: int | None, seed: int) -> Lists:
-    """The lists of the `count` windows (None: all) that come last in the first epoch of `step_plan` with this seed:
-    with windows enough, a teacher adapted by that plan has not been trained on them."""
+    """The lists of the `count` windows (None: all) that come last in the first epoch of `step_plan` with this seed, up
+    to its pools of 64 batches. A teacher adapted by that plan has not been trained on them as long as its steps end a
+    pool before; with fewer windows than that it has."""
     windows = lists.windows()
     order = np.random.default_rng(seed).permutation(len(windows))  # as in by_length
     kept = [windows[i] for i in order[-min(count or len(order), len(order)) :]]
