@@ -1,4 +1,4 @@
-"""Attention for packed rows in bf16 on CPU, where torch's own kernel takes about twice the time."""
+"""Attention for packed rows in bf16 on CPU, where torch's own kernel is slow (benchmarks/attention.py)."""
 
 from __future__ import annotations
 
