@@ -27,7 +27,6 @@ CODE = (
     "data/lists.py",
     "data/packing.py",
     "data/prompts.py",
-    "models/attention.py",
     "models/scorer.py",
 )
 
