@@ -38,8 +38,8 @@ def plain(
     scorer: Scorer, lists: Lists, windows: list[np.ndarray], sequences: list[np.ndarray], prompts: Prompts, size: int
 ) -> float:
     """Seconds of the same examples as prompts of their own, `size` in a batch."""
-    examples = [e for window in windows for i in window for e in range(lists.offsets[i], lists.offsets[i + 1])]
-    rows = sorted((prompts.example(lists, sequences, e) for e in examples), key=len)
+    examples = lists.examples(np.concatenate(windows))
+    rows = sorted((prompts.example(lists, sequences, int(example)) for example in examples), key=len)
     began = time.perf_counter()
     for begin in range(0, len(rows), size):
         batch = pad_prompts(rows[begin : begin + size], "right")

@@ -22,13 +22,7 @@ from fisher_ld.runtime import UserError, atomic_path, fingerprint, progress, rea
 SHARD, LOGITS, RMS, DONE, MANIFEST = "hidden-{:05d}.npy", "logits.npy", "rms.npy", "done.npy", "manifest.json"
 EPSILON = 1e-6  # as in unit_rms
 AGAIN = "Run the stage cache_teacher again (dvc repro cache_teacher)."
-CODE = (
-    "cache.py",
-    "data/lists.py",
-    "data/packing.py",
-    "data/prompts.py",
-    "models/scorer.py",
-)
+CODE = ("cache.py", "data/lists.py", "data/packing.py", "data/prompts.py", "models/scorer.py")
 
 
 def signal_fingerprint(teacher: Path, processed: Path) -> dict[str, str]:
@@ -56,7 +50,8 @@ def _shards(examples: int, rows: int) -> list[int]:
     return [min(rows, examples - begin) for begin in range(0, examples, rows)]
 
 
-def _check(found: Mapping[str, Any], expected: Mapping[str, Any], folder: Path, remedy: str) -> None:
+def _check(manifest: Mapping[str, Any], expected: Mapping[str, Any], folder: Path, remedy: str) -> None:
+    found = {**manifest, **manifest["fingerprint"]}
     for field, value in expected.items():
         if found.get(field) != value:
             raise UserError(
@@ -90,9 +85,8 @@ class CacheWriter:
         facts = {"examples": examples, "layers": layers, "width": width, "shard_rows": shard_rows, "dtype": "float16"}
         resumed = (folder / MANIFEST).is_file()
         if resumed:
-            found = read_json(folder / MANIFEST)
             remedy = f"Delete {folder} to start over."
-            _check({**found, **found["fingerprint"]}, {**facts, **fingerprint}, folder, remedy)
+            _check(read_json(folder / MANIFEST), {**facts, **fingerprint}, folder, remedy)
         folder.mkdir(parents=True, exist_ok=True)
 
         def mapped(name: str, dtype: type, shape: tuple[int, ...]) -> np.memmap:
@@ -165,7 +159,7 @@ def fill(
     """Caches every example of `lists` that `writer` does not have yet."""
 
     def is_open(window: np.ndarray) -> bool:
-        return any(writer.missing(np.arange(int(lists.offsets[i]), int(lists.offsets[i + 1]))).any() for i in window)
+        return bool(writer.missing(lists.examples(window)).any())
 
     # grouped before the done ones are left out: a resumed run has the batches of an uninterrupted one
     groups = longest_first(lists, sequences, prompts, scorer.batch_users)
@@ -196,7 +190,7 @@ class TeacherCache:
         """Raises UserError where the cache was made from something else than `fingerprint` says, or does not have the
         `facts` of the manifest (for example `examples`), naming the field."""
         manifest = read_json(folder / MANIFEST)
-        _check({**manifest, **manifest["fingerprint"]}, {**(fingerprint or {}), **facts}, folder, AGAIN)
+        _check(manifest, {**(fingerprint or {}), **facts}, folder, AGAIN)
         return cls(folder, manifest)
 
     def read(self, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -44,8 +44,8 @@ def environment(**more: str) -> dict[str, str]:
     return {**own, **git, "PATH": f"{Path(sys.executable).parent}:{own['PATH']}", "PYTHONPATH": "", **more}
 
 
-def run(project: Path, *command: str, **more: str) -> str:
-    done = subprocess.run(command, cwd=project, env=environment(**more), capture_output=True, text=True)
+def run(project: Path, *command: str) -> str:
+    done = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout + done.stderr
 

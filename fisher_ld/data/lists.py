@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,10 @@ class Lists:
 
     def __len__(self) -> int:
         return len(self.user)
+
+    def examples(self, numbers: Iterable[int]) -> np.ndarray:
+        """Example ids of the lists with these numbers, one list after the other."""
+        return np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1], dtype=np.int64) for i in numbers])
 
     def labels(self) -> np.ndarray:
         """1 for the positive of each list, 0 for its negatives: (examples,) float32."""

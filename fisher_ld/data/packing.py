@@ -91,14 +91,13 @@ def pack(
     in_trunk = (segment == 0)[:, None, :] & (place < visible[:, :, None])  # (B, T, T)
     in_own = (segment[:, :, None] == segment[:, None, :]) & (segment > 0)[:, None, :] & (place <= place[:, None])
     numbers = np.concatenate(windows)
-    examples = np.concatenate([np.arange(int(lists.offsets[i]), int(lists.offsets[i + 1])) for i in numbers])
     labels = np.concatenate([np.arange(len(lists.candidates[i])) == lists.positive[i] for i in numbers])
     return PackedBatch(
         input_ids=padded([row.ids for row in rows], 0),
         position_ids=padded([row.positions for row in rows], 0),
         mask=(in_trunk | in_own)[:, None],
         decision=torch.tensor([(b, t) for b, row in enumerate(rows) for t in row.decision]),
-        examples=torch.from_numpy(examples),
+        examples=torch.from_numpy(lists.examples(numbers)),
         labels=torch.from_numpy(labels.astype(np.float32)),
         tokens=sum(len(row.ids) for row in rows),
     )
@@ -131,7 +130,7 @@ def held_back(lists: Lists, count: int | None, seed: int) -> Lists:
     pool before; with fewer windows than that it has."""
     windows = lists.windows()
     order = np.random.default_rng(seed).permutation(len(windows))  # as in by_length
-    kept = [windows[i] for i in order[-min(count or len(order), len(order)) :]]
+    kept = [windows[i] for i in order[-(count or len(order)) :]]
     return take(lists, np.sort(np.concatenate(kept)))
 
 

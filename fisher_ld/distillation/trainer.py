@@ -113,8 +113,8 @@ def distill(
     def recent_examples(step: int) -> np.ndarray:
         """A seeded few of those read since the last update."""
         numbers = np.concatenate([window for entry in plan[step - fisher.update_interval : step] for window in entry])
-        examples = np.concatenate([np.arange(int(lists.offsets[i]), int(lists.offsets[i + 1])) for i in numbers])
-        return np.random.default_rng((seed, step)).permutation(np.unique(examples))[:RECENT_EXAMPLES]
+        examples = lists.examples(np.unique(numbers))
+        return np.random.default_rng((seed, step)).permutation(examples)[:RECENT_EXAMPLES]
 
     def loss(windows: list[np.ndarray], step: int):
         batch = student.pack(lists, windows, sequences, prompts)

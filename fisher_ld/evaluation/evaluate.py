@@ -22,7 +22,7 @@ from fisher_ld.runtime import UserError
 FAMILIES = ("popularity", "uniform")  # of test lists; the first is the main one
 PRIMARY = "ndcg_10"  # the metric of comparisons, gate and retained share
 BASELINES = ("popularity", "item-knn")
-GATE_DRAWS = 2000, 5000  # bootstrap samples and permutations; fixed: a change of evaluate.* re-runs no teacher
+GATE_DRAWS = 2000, 5000  # bootstrap samples and permutations; fixed: those of `evaluate` re-run no teacher
 
 Frames = Mapping[str, pl.DataFrame]  # model -> one row a user: user and METRICS, sorted by user
 
