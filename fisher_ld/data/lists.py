@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from fisher_ld.runtime import UserError
+
 
 @dataclass(frozen=True)
 class Lists:
@@ -49,9 +51,15 @@ def _lists(columns: Mapping[str, np.ndarray], candidates: list[np.ndarray]) -> L
     return Lists(**{name: columns[name] for name in COLUMNS}, candidates=candidates, offsets=offsets)
 
 
+def _table(path: Path) -> pl.DataFrame:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run the stage preprocess (dvc repro)")
+    return pl.read_parquet(path)
+
+
 def read_lists(processed: Path, name: str) -> Lists:
-    """`name`: train, val, test_popularity or test_uniform."""
-    table = pl.read_parquet(processed / f"{name}.parquet").sort("list")
+    """`name`: train, val, test_popularity or test_uniform. Raises UserError where preprocess has not written it."""
+    table = _table(processed / f"{name}.parquet").sort("list")
     columns = {column: table[column].to_numpy().astype(np.int64) for column in COLUMNS}
     return _lists(columns, [np.asarray(c) for c in table["candidates"]])
 
@@ -70,4 +78,4 @@ def concat(a: Lists, b: Lists) -> Lists:
 
 def read_sequences(processed: Path) -> list[np.ndarray]:
     """The positives of every user, oldest first; index = user number."""
-    return [np.asarray(s) for s in pl.read_parquet(processed / "sequences.parquet").sort("user")["items"]]
+    return [np.asarray(s) for s in _table(processed / "sequences.parquet").sort("user")["items"]]

@@ -345,3 +345,9 @@ def test_real_tables_if_at_hand(tmp_path):
     report = preprocess(folder, tmp_path / "out", Data(source=DataSource(kind="movielens-latest-small")), 0)
     assert report["filters"][0] == {"step": "read", "users": 671, "items": 9066, "interactions": 100_004}
     assert report["rejected"]["rows"] == 0
+
+
+@pytest.mark.parametrize("read", [lambda folder: read_lists(folder, "train"), read_sequences])
+def test_what_is_not_preprocessed_yet_names_the_stage(read, tmp_path):
+    with pytest.raises(UserError, match=r"parquet: no such file; run the stage preprocess"):
+        read(tmp_path)
