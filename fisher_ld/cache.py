@@ -22,7 +22,14 @@ from fisher_ld.runtime import UserError, atomic_path, fingerprint, progress, rea
 SHARD, LOGITS, RMS, DONE, MANIFEST = "hidden-{:05d}.npy", "logits.npy", "rms.npy", "done.npy", "manifest.json"
 EPSILON = 1e-6  # as in unit_rms
 AGAIN = "Run the stage cache_teacher again (dvc repro cache_teacher)."
-CODE = ("cache.py", "data/lists.py", "data/packing.py", "data/prompts.py", "models/scorer.py")
+CODE = (
+    "cache.py",
+    "data/lists.py",
+    "data/packing.py",
+    "data/prompts.py",
+    "models/attention.py",
+    "models/scorer.py",
+)
 
 
 def signal_fingerprint(teacher: Path, processed: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from fisher_ld.data.lists import Lists
 from fisher_ld.data.packing import PackedBatch, longest_first, pack
 from fisher_ld.data.prompts import Prompts
+from fisher_ld.models.attention import GROUPED
 from fisher_ld.runtime import Compute, progress
 
 
@@ -36,6 +37,8 @@ class Scorer(nn.Module):
     def on(self, compute: Compute) -> Scorer:
         """Itself, moved. The weights, the residual stream and the head stay in float32 at any precision."""
         self.bf16, self.batch_users = compute.bf16, compute.batch_users
+        if compute.bf16 and compute.device.type == "cpu":
+            self.model.set_attn_implementation(GROUPED)
         return self.to(compute.device)
 
     @property

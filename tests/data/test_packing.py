@@ -52,13 +52,16 @@ def world(candidates):
 
 @pytest.mark.parametrize("candidates", CANDIDATES.values(), ids=CANDIDATES)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_packed_is_one_by_one(config, candidates, float64_norms):
+@pytest.mark.parametrize("attention", ["sdpa", "grouped"])
+def test_packed_is_one_by_one(attention, config, candidates, float64_norms):
     torch.manual_seed(0)
     scorer = Scorer(AutoModelForSequenceClassification.from_config(config, dtype=torch.float64).eval())
     lists, sequences, prompts = world(candidates)
     batch = pack(lists, lists.windows(), sequences, prompts, 64)
 
+    scorer.model.set_attn_implementation(attention)
     logits, states = scorer(batch, with_hidden_states=True)
+    scorer.model.set_attn_implementation("sdpa")
     weight = torch.linspace(-1, 2, len(logits), dtype=torch.float64)
     parameters = [p for p in scorer.parameters() if p.requires_grad]
     packed_gradient = torch.autograd.grad((logits * weight).sum(), parameters)

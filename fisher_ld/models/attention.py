@@ -1,0 +1,45 @@
+"""Attention for packed rows in bf16 on CPU, where torch's own kernel is slow (benchmarks/attention.py)."""
+
+from __future__ import annotations
+
+import torch
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from fisher_ld.runtime import UserError
+
+GROUPED = "grouped"
+
+
+def grouped_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,  # (B, H, T, d)
+    key: torch.Tensor,  # (B, G, T, d)
+    value: torch.Tensor,  # (B, G, T, d)
+    attention_mask: torch.Tensor,  # (B, 1, T, T) bool, True: may attend
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **options,
+) -> tuple[torch.Tensor, None]:
+    """softmax(q k' + mask) v, (B, T, H, d), with the H / G queries of each key head stacked into one product, so
+    that keys and values are never repeated. Raises UserError for a model whose scores need more than that.
+    """
+    extra = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
+    if extra or dropout:
+        raise UserError(
+            f"{type(module).__name__} needs {', '.join(extra) or 'dropout'} in its attention, which packed bf16 "
+            "attention on CPU does not have; set cluster.precision: fp32"
+        )
+    batch, heads, length, width = query.shape
+    groups = key.shape[1]
+    stacked = (query * (width**-0.5 if scaling is None else scaling)).reshape(batch, groups, -1, width)
+    bias = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill_(~attention_mask, float("-inf"))
+    scores = stacked @ key.mT  # (B, G, H / G * T, T)
+    scores = scores.view(batch, groups, -1, length, length) + bias[:, :, None]
+    weights = scores.softmax(-1).view(batch, groups, -1, length)
+    mixed = (weights @ value).view(batch, heads, length, width)
+    return mixed.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(GROUPED, grouped_attention)
+AttentionMaskInterface.register(GROUPED, sdpa_mask)
