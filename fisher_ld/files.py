@@ -12,9 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class UserError(Exception):
@@ -101,6 +104,11 @@ def write_json(path: str | Path, obj: Any) -> None:
     text = json.dumps(obj, indent=2, default=plain, allow_nan=False, ensure_ascii=False)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_csv(path: str | Path, frame: pl.DataFrame) -> None:
+    with atomic_path(path) as temporary:
+        frame.write_csv(temporary)
 
 
 def read_json(path: str | Path) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError, model_validator
 
 from fisher_ld.files import UserError, read_yaml
 from fisher_ld.validation import describe, template_fault
@@ -36,6 +36,9 @@ Fraction = Annotated[Number, Field(ge=0, le=1)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Rate = Annotated[Number, Field(gt=0)]
 Date = Annotated[str, BeforeValidator(_date)]
+Method = Literal[
+    "none", "truncated", "uniform", "linear", "exponential", "fisher-reversed", "fisher-shuffled", "fisher", "fisher-ld"
+]
 
 
 class Section(BaseModel):
@@ -51,6 +54,12 @@ class Section(BaseModel):
         if found := list(self.contradictions()):
             raise ValueError("\n".join(found))
         return self
+
+
+def _compared(methods: list[str]) -> list[str]:
+    if len(set(methods)) < len(methods) or not {"uniform", "fisher-ld"} <= set(methods):
+        raise ValueError("Input should name each method once, uniform and fisher-ld among them")
+    return methods
 
 
 class Columns(Section):
@@ -211,7 +220,9 @@ class Student(Section):
 
 
 class Distill(Section):
+    seeds: Positive = 3
     alpha: NonNegative = 0.3
+    list_weight: Fraction = 0.5
     output_weight: NonNegative = 0.4
     layer_weight: NonNegative = 0.25
     l2: NonNegative = 0.05
@@ -257,8 +268,12 @@ class Tracking(Section):
     system_metrics: StrictBool = True
 
 
+Methods = Annotated[list[Method], AfterValidator(_compared)]
+
+
 class Params(Section):
     seed: Annotated[Whole, Field(ge=0)] = 0
+    methods: Methods = ["none", "uniform", "fisher-shuffled", "fisher", "fisher-ld"]
     data: Data = Data()
     teacher: Teacher = Teacher()
     cache: Cache = Cache()

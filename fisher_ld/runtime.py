@@ -18,6 +18,7 @@ from fisher_ld.files import (
     is_disk_full,
     read_json,
     read_yaml,
+    write_csv,
     write_json,
 )
 from fisher_ld.progress import Progress, progress
@@ -45,6 +46,7 @@ __all__ = [
     "setup",
     "still_running",
     "work_root",
+    "write_csv",
     "write_json",
 ]
 

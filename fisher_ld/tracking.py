@@ -251,8 +251,9 @@ class StageRun:
         self.client.set_tag(self.parent_id, COMPLETE, "true")
 
     def write_run_file(self) -> None:
-        """metrics/runs/STAGE.json, from which `complete_parent` finds this run when DVC skips the stage."""
-        write_json(f"metrics/runs/{self.stage}.json", {"stage": self.stage, "run_id": self.run_id})
+        """metrics/runs/STAGE.json (of distill@METHOD distill/METHOD.json), from which `complete_parent` finds this run
+        when DVC skips the stage."""
+        write_json(f"metrics/runs/{self.stage.replace('@', '/')}.json", {"stage": self.stage, "run_id": self.run_id})
 
     def __enter__(self) -> StageRun:
         return self

@@ -6,14 +6,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 import torch
 from torch import nn
 
-from fisher_ld.runtime import Checkpoint, UserError, atomic_path, progress
+from fisher_ld.runtime import Checkpoint, UserError, progress
 
 
 @dataclass(frozen=True)
@@ -41,13 +40,12 @@ class Fit:
     steps: int
     curve: list[dict[str, float]]  # one entry an optimiser step, and one a validation
 
-    def write_curve(self, path: Path) -> None:
-        """As CSV; a column is empty where nothing was measured at that step."""
+    def table(self) -> pl.DataFrame:
+        """The curve, one row a step; null where nothing was measured at that step."""
         rows = {row["step"]: {} for row in self.curve}
         for row in self.curve:
             rows[row["step"]] |= row
-        with atomic_path(path) as temporary:
-            pl.DataFrame(list(rows.values()), infer_schema_length=None).write_csv(temporary)
+        return pl.DataFrame(list(rows.values()), infer_schema_length=None)
 
 
 def fit(
@@ -127,7 +125,7 @@ def fit(
                 record(step, {"validation_ndcg_10": score})
                 if score > best_score:
                     best_score, best_step, best = score, step, snapshot()
-            if step % schedule.checkpoint_every == 0 and step < steps:
+            if step % schedule.checkpoint_every == 0 or step == steps:
                 checkpoint.save(
                     step,
                     {

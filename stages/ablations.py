@@ -8,26 +8,31 @@ from fisher_ld.data.lists import read_lists
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.evaluation import evaluate as ev
 from fisher_ld.evaluation.scores import read_scores
-from fisher_ld.runtime import atomic_path, write_json
+from fisher_ld.runtime import write_csv, write_json
 from stages.common import stage
 
 PROCESSED, STUDENTS = Path("data/processed"), Path("data/students")
 
 
 def main(params, run):
-    strategies = [name for name, method in METHODS.items() if method.weighting != "none"]
+    strategies = [name for name in params.methods if METHODS[name].weighting != "none"]
     categories = ev.read_categories(PROCESSED)
     result = {"quality": {}, "comparisons": {}}
     for family in ev.FAMILIES:
         lists = read_lists(PROCESSED, f"test_{family}")
-        models = {s: read_scores(STUDENTS / s / f"scores_test_{family}.parquet", lists) for s in strategies}
+        models = {
+            strategy: [
+                read_scores(STUDENTS / strategy / str(seed) / f"scores_test_{family}.parquet", lists)
+                for seed in range(params.distill.seeds)
+            ]
+            for strategy in strategies
+        }
         frames = ev.family_frames(lists, models, categories, "uniform")
         result["quality"][family] = ev.quality(frames, params.evaluate, params.seed)
         pairs = ev.ablation_pairs(strategies)
         result["comparisons"][family] = ev.comparisons(frames, pairs, params.evaluate, params.seed)
 
-    with atomic_path("metrics/plots/ablations.csv") as temporary:
-        ev.plot_rows(result["quality"]).write_csv(temporary)
+    write_csv("metrics/plots/ablations.csv", ev.plot_rows(result["quality"]))
     write_json("metrics/ablations.json", result)
     for family, rows in result["comparisons"].items():
         run.log_metrics({f"{family}/{row['a']}-minus-{row['b']}": row["difference"] for row in rows})

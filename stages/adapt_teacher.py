@@ -11,7 +11,7 @@ from fisher_ld.data.prompts import build_prompts
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.student import save
 from fisher_ld.models.teacher import adapt
-from fisher_ld.runtime import Checkpoint, fingerprint, setup, write_json
+from fisher_ld.runtime import Checkpoint, fingerprint, setup, write_csv, write_json
 from stages.common import stage
 from stages.validation import validator
 
@@ -31,7 +31,7 @@ def main(params, run):
     checkpoint = Checkpoint("adapt_teacher", key)
     result = adapt(scorer, lists, sequences, prompts, settings, validate, checkpoint, run.log_metrics, params.seed)
     save(scorer, tokenizer, params.teacher.prompt, ADAPTED)
-    result.write_curve(Path("metrics/plots/training/teacher.csv"))
+    write_csv("metrics/plots/training/teacher.csv", result.table())
     best = {"steps": result.steps, "best_step": result.best_step, "validation_ndcg_10": result.best_score}
     write_json("metrics/adapt_teacher.json", best)
     checkpoint.done()

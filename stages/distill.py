@@ -1,4 +1,5 @@
-"""Trains one student from the teacher's cache and scores it: `python -m stages.distill METHOD`."""
+"""Trains the students of one method, one a seed, from the teacher's cache and scores them:
+`python -m stages.distill METHOD`."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from fisher_ld.fisher.profile import layer_traces
 from fisher_ld.models.scorer import Scorer, score_lists
 from fisher_ld.models.student import build_student, prompt_texts, save
 from fisher_ld.params import Prompt, Student
-from fisher_ld.runtime import Checkpoint, atomic_path, fingerprint, read_json, setup, write_json
+from fisher_ld.runtime import Checkpoint, atomic_path, fingerprint, read_json, setup, write_csv, write_json
 from stages.common import stage
 from stages.validation import validator
 
@@ -32,7 +33,7 @@ CACHE, WEIGHTS = Path("data/cache"), Path("data/fisher/weights")
 STATES = 1000  # examples whose states span the projection of a narrower student
 
 
-def new_student(method, params, cache, template):
+def new_student(method, params, cache, template, seed):
     """The student before training, and its tokenizer."""
     texts = prompt_texts(pl.read_parquet(PROCESSED / "items.parquet")["text"].to_list(), template)
     tokenizer = AutoTokenizer.from_pretrained(ADAPTED)
@@ -40,10 +41,10 @@ def new_student(method, params, cache, template):
         answers = saved_prompts(ADAPTED, PROCESSED)
         shape = Student(init="first", layers=params.student.layers, vocabulary=params.student.vocabulary)
         base = Scorer.from_causal_lm(BASE, answers.yes, answers.no)
-        return build_student(base, shape, tokenizer, texts, params.seed)
+        return build_student(base, shape, tokenizer, texts, seed)
     some = np.random.default_rng(params.seed).permutation(cache.examples)[:STATES]
     states = cache.signals(some)[1].flatten(0, 1)  # (n, d_T)
-    return build_student(Scorer.load(ADAPTED), params.student, tokenizer, texts, params.seed, states)
+    return build_student(Scorer.load(ADAPTED), params.student, tokenizer, texts, seed, states)
 
 
 def online_trace(lists, sequences, kind, compute):
@@ -58,6 +59,19 @@ def online_trace(lists, sequences, kind, compute):
     return trace
 
 
+def score_test_lists(student, sequences, prompts, folder):
+    """Writes the student's scores of the lists that the teacher was scored on."""
+    families = [f"test_{family}" for family in ("popularity", "uniform")]
+    parts, numbers = [], []
+    for family in families:
+        lists = read_lists(PROCESSED, family)
+        numbers.append(read_scores(CACHE / f"teacher_{family}.parquet", lists).numbers)
+        parts.append(take(lists, numbers[-1]))
+    scores = score_lists(student, concat(*parts), sequences, prompts, "scoring the test lists")
+    write_scores(folder / f"scores_{families[0]}.parquet", numbers[0], scores[: len(parts[0])])
+    write_scores(folder / f"scores_{families[1]}.parquet", numbers[1], scores[len(parts[0]) :])
+
+
 def main(params, run):
     name = sys.argv[1]
     method, folder = METHODS[name], Path("data/students") / name
@@ -66,42 +80,47 @@ def main(params, run):
     sequences = read_sequences(PROCESSED)
     cache = TeacherCache.open(CACHE, signal_fingerprint(ADAPTED, PROCESSED), examples=int(lists.offsets[-1]))
     template = Prompt(**read_json(ADAPTED / "prompt.json"))
-    weighting = read_json(WEIGHTS / f"{method.weighting}.json")
-
-    student, tokenizer = new_student(method, params, cache, template)
-    student.on(compute)
+    weighting = read_json(WEIGHTS / f"{name}.json")
     teacher_trace = None
     if method.dynamic and params.fisher.update_from == "teacher":
         teacher_trace = online_trace(lists, sequences, weighting["kind"], compute)
-    prompts = build_prompts(tokenizer, PROCESSED, template)
-    validate = validator(student, PROCESSED, sequences, prompts, params.distill.val_users, params.seed)
-    inputs = fingerprint([PROCESSED, BASE, ADAPTED, CACHE, WEIGHTS / f"{method.weighting}.json"])
-    checkpoint = Checkpoint("distill", {"method": name, "params": params.model_dump(mode="json"), "inputs": inputs})
-    fit, trajectory = distill(
-        student, cache, method, weighting["weights"], lists, sequences, prompts, params.distill, params.fisher,
-        validate, checkpoint, run.log_metrics, params.seed, teacher_trace,
-    )  # fmt: skip
+    inputs = fingerprint([PROCESSED, BASE, ADAPTED, CACHE, WEIGHTS / f"{name}.json"])
+    key = {"method": name, "params": params.model_dump(mode="json"), "inputs": inputs}
 
-    families = [read_lists(PROCESSED, f"test_{family}") for family in ("popularity", "uniform")]
-    scored = [
-        read_scores(CACHE / f"teacher_test_{family}.parquet", lists).numbers
-        for family, lists in zip(("popularity", "uniform"), families, strict=True)
-    ]
-    parts = [take(lists, numbers) for lists, numbers in zip(families, scored, strict=True)]
-    scores = score_lists(student, concat(*parts), sequences, prompts, "scoring the test lists")
-    with atomic_path(folder) as temporary:
-        save(student, tokenizer, template, temporary)
-        write_scores(temporary / "scores_test_popularity.parquet", scored[0], scores[: len(parts[0])])
-        write_scores(temporary / "scores_test_uniform.parquet", scored[1], scores[len(parts[0]) :])
-    fit.write_curve(Path(f"metrics/plots/training/{name}.csv"))
-    with atomic_path(f"metrics/plots/weights/{name}.csv") as temporary:
+    students, curves, trajectories, fits, checkpoints = [], [], [], [], []
+    for seed, weights in enumerate(weighting["weights"]):
+        student, tokenizer = new_student(method, params, cache, template, seed)
+        student.on(compute)
+        prompts = build_prompts(tokenizer, PROCESSED, template)
+        validate = validator(student, PROCESSED, sequences, prompts, params.distill.val_users, params.seed)
+        checkpoint = Checkpoint("distill", key | {"student_seed": seed})
+
+        def log(values, step, seed=seed):
+            run.log_metrics({f"{metric}/seed_{seed}": value for metric, value in values.items()}, step)
+
+        fit, trajectory = distill(
+            student, cache, method, weights, lists, sequences, prompts, params.distill, params.fisher, validate,
+            checkpoint, log, seed, f"{name}, seed {seed}", teacher_trace,
+        )  # fmt: skip
+        students.append((student, tokenizer, prompts))
         schema = {"step": pl.Int64, "layer": pl.Int64, "weight": pl.Float64}
-        pl.DataFrame(trajectory, schema=schema).write_csv(temporary)
-    for row in trajectory:
+        curves.append(fit.table().select(pl.lit(seed).alias("seed"), pl.all()))
+        trajectories.append(pl.DataFrame(trajectory, schema=schema).select(pl.lit(seed).alias("seed"), pl.all()))
+        fits.append({"steps": fit.steps, "best_step": fit.best_step, "validation_ndcg_10": fit.best_score})
+        checkpoints.append(checkpoint)
+
+    with atomic_path(folder) as temporary:
+        for seed, (student, tokenizer, prompts) in enumerate(students):
+            save(student, tokenizer, template, temporary / str(seed))
+            score_test_lists(student, sequences, prompts, temporary / str(seed))
+    write_csv(f"metrics/plots/training/{name}.csv", pl.concat(curves))
+    write_csv(f"metrics/plots/weights/{name}.csv", pl.concat(trajectories))
+    for row in trajectories[0].iter_rows(named=True):
         run.log_metrics({f"weight/layer_{row['layer']:02d}": row["weight"]}, step=row["step"])
-    best = {"steps": fit.steps, "best_step": fit.best_step, "validation_ndcg_10": fit.best_score}
-    write_json(f"metrics/distill/{name}.json", best)
-    checkpoint.done()
+    means = {key: float(np.mean([fit[key] for fit in fits])) for key in fits[0]}
+    write_json(f"metrics/distill/{name}.json", means | {"seeds": fits})
+    for checkpoint in checkpoints:
+        checkpoint.done()
 
 
 if __name__ == "__main__":

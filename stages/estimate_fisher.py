@@ -13,7 +13,7 @@ from fisher_ld.data.prompts import build_prompts
 from fisher_ld.fisher import profile
 from fisher_ld.fisher.estimate import draw_examples, estimate
 from fisher_ld.models.scorer import Scorer
-from fisher_ld.runtime import atomic_path, setup, write_json
+from fisher_ld.runtime import atomic_path, setup, write_csv, write_json
 from stages.common import stage
 
 PROCESSED, BASE, ADAPTED = Path("data/processed"), Path("data/teacher/base"), Path("data/teacher/adapted")
@@ -39,8 +39,7 @@ def main(params, run):
         table.write_parquet(temporary)
     result = profile.summary(table, params.seed)
     write_json("metrics/fisher.json", result)
-    with atomic_path("metrics/plots/fisher.csv") as temporary:
-        profile.plot_rows(table).write_csv(temporary)
+    write_csv("metrics/plots/fisher.csv", profile.plot_rows(table))
     profile.plot(table, Path("metrics/plots/fisher.png"))
     for state, kinds in result.items():
         for kind in profile.KINDS:

@@ -1,4 +1,4 @@
-"""The layer weights of every strategy, from the adapted teacher's traces: a stage of its own, so that a change of the
+"""The layer weights of every method, from the adapted teacher's traces: a stage of its own, so that a change of the
 depth bias runs only those students again whose weights it changes."""
 
 from __future__ import annotations
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import polars as pl
 
+from fisher_ld.distillation.methods import METHODS
 from fisher_ld.fisher.profile import layer_traces
-from fisher_ld.fisher.weights import STRATEGIES, layer_weights
+from fisher_ld.fisher.weights import layer_weights
 from fisher_ld.runtime import UserError, write_json
 from stages.common import stage
 
@@ -20,13 +21,13 @@ def main(params, run):
         raise UserError(f"{TRACES}: no such file; run the stage estimate_fisher (dvc repro)")
     table = pl.read_parquet(TRACES).filter(pl.col("state") == "adapted")
     trace = layer_traces(table, params.fisher.kind).trace
-    for strategy in STRATEGIES:
-        weights = layer_weights(strategy, trace, params.fisher.beta, params.fisher.delta, params.seed)
-        kind = params.fisher.kind if strategy.startswith("fisher") else None
-        facts = {"strategy": strategy, "kind": kind, "weights": weights.tolist()}
-        write_json(WEIGHTS / f"{strategy}.json", facts)
-        for layer, weight in enumerate(weights, start=1):
-            run.log_metrics({f"weight/{strategy}": weight}, step=layer)
+    for name, method in METHODS.items():
+        beta, delta, seeds = params.fisher.beta, params.fisher.delta, range(params.distill.seeds)
+        by_seed = [layer_weights(method.weighting, trace, beta, delta, seed).tolist() for seed in seeds]
+        kind = params.fisher.kind if method.weighting.startswith("fisher") else None
+        write_json(WEIGHTS / f"{name}.json", {"strategy": method.weighting, "kind": kind, "weights": by_seed})
+        for layer, weight in enumerate(by_seed[0], start=1):
+            run.log_metrics({f"weight/{name}": weight}, step=layer)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ METRICS = Path("metrics")
 def main(params, run):
     results = read_results(METRICS)
     write_report(results, METRICS)
-    run_files = sorted(path for path in (METRICS / "runs").glob("*.json") if path.stem != "report")
+    run_files = [path for path in (METRICS / "runs").glob("*.json") if path.stem != "report"]
+    run_files += [METRICS / "runs" / "distill" / f"{student}.json" for student in results.distill]
     artifacts = [METRICS / "report.html", METRICS / "report.md", METRICS / "plots"]
-    run.complete_parent(run_files, final_metrics(results), artifacts)
+    run.complete_parent(sorted(run_files), final_metrics(results), artifacts)
 
 
 if __name__ == "__main__":

@@ -165,8 +165,8 @@ def test_parent_is_completed_from_run_files(root, tmp_path):
     (tmp_path / "plots").mkdir()
     (tmp_path / "plots" / "a.json").write_text("{}")
     with StageRun("report", params, {}) as run:
-        files = sorted(Path("metrics/runs").glob("*.json"))
-        assert [file.stem for file in files] == ["distill@fisher-ld", "gone", "preprocess"]
+        files = sorted(Path("metrics/runs").rglob("*.json"))
+        assert [file.stem for file in files] == ["fisher-ld", "gone", "preprocess"]
         run.complete_parent(files, {"fisher-ld": {"ndcg@10": 0.4}}, ["report.html", "plots"])
     parent = run.client.get_run(run.parent_id)
     assert parent.info.status == "FINISHED"
@@ -219,7 +219,7 @@ def test_a_terminated_stage_is_marked_killed(root, tmp_path):
         assert killed.data.params == {"fisher.beta": "0.3"}
         assert history(run, run_id, "loss") == [(1, 0.3)]
         assert EXPERIMENT in run.client.get_run(killed.data.tags["mlflow.parentRunId"]).data.tags
-    assert not (tmp_path / "metrics/runs/distill@none.json").exists()
+    assert not (tmp_path / "metrics/runs/distill/none.json").exists()
 
 
 def test_a_dead_server_is_a_clear_error(root):

@@ -7,7 +7,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from fisher_ld.data.lists import Lists
@@ -17,6 +16,7 @@ from fisher_ld.distillation.layer_map import layer_map
 from fisher_ld.distillation.losses import l2, layer_losses, output_loss
 from fisher_ld.distillation.methods import Method
 from fisher_ld.models.scorer import Scorer
+from fisher_ld.models.teacher import ranking_loss
 from fisher_ld.params import Distill, Fisher
 from fisher_ld.runtime import Checkpoint
 from fisher_ld.training import Fit, Schedule, fit
@@ -86,6 +86,7 @@ def distill(
     checkpoint: Checkpoint,
     log: Callable[[dict[str, float], int], None],
     seed: int,
+    label: str,
     teacher_trace: Callable[[np.ndarray], torch.Tensor] | None = None,
 ) -> tuple[Fit, list[dict[str, float]]]:
     """Trains `student` in place. `weights`: w_l of every teacher layer (none for the method without a layer loss).
@@ -119,8 +120,8 @@ def distill(
     def loss(windows: list[np.ndarray], step: int):
         batch = student.pack(lists, windows, sequences, prompts)
         z, states = student(batch, with_hidden_states=matcher is not None)
-        bce = F.binary_cross_entropy_with_logits(z, batch.labels)
-        total, parts = params.alpha * bce, {"bce": bce.item()}
+        labels, parts = ranking_loss(z, batch.labels, sum(map(len, windows)), params.list_weight)
+        total = params.alpha * labels
         if params.explicit_l2:
             total = total + params.l2 * l2(student.parameters())
         if not method.output and matcher is None:
@@ -154,6 +155,6 @@ def distill(
         for name, buffer in extra()["buffers"].items():
             buffer.copy_(saved["buffers"][name])
 
-    result = fit(module, plan, loss, validate, schedule, checkpoint, log, "distilling", extra, load_extra)
+    result = fit(module, plan, loss, validate, schedule, checkpoint, log, label, extra, load_extra)
     student.requires_grad_(False)
     return result, trajectory

@@ -24,7 +24,8 @@ PRIMARY = "ndcg_10"  # the metric of comparisons, gate and retained share
 BASELINES = ("popularity", "item-knn")
 GATE_DRAWS = 2000, 5000  # bootstrap samples and permutations; fixed: those of `evaluate` re-run no teacher
 
-Frames = Mapping[str, pl.DataFrame]  # model -> one row a user: user and METRICS, sorted by user
+# model -> one frame a training seed (a baseline and the teacher have one), of one row a user: user and METRICS, sorted
+Frames = Mapping[str, Sequence[pl.DataFrame]]
 
 
 def read_categories(processed: Path) -> sp.csr_array:
@@ -67,28 +68,35 @@ def chance_metrics(lists: Lists, numbers: np.ndarray, categories: sp.csr_array) 
     return _by_user(lists.user[numbers], metrics)
 
 
-def common_lists(models: Mapping[str, Scores], reference: str, partial: Sequence[str] = ()) -> dict[str, Scores]:
-    """Every model on the lists that `reference` was scored on, so that all means are over the same lists. Models named
-    in `partial` may have fewer of them. Raises UserError where another one lacks a list."""
-    numbers = models[reference].numbers
-    result = {}
-    for name, scores in models.items():
+def common_lists(
+    models: Mapping[str, Sequence[Scores]], reference: str, partial: Sequence[str] = ()
+) -> dict[str, list[Scores]]:
+    """Every model (one Scores a training seed) on the lists that `reference` was scored on, so that all means are over
+    the same lists. Models named in `partial` may have fewer of them. Raises UserError where another one lacks a list."""
+    numbers = models[reference][0].numbers
+    result: dict[str, list[Scores]] = {name: [] for name in models}
+    for name, scores in ((name, scores) for name, seeds in models.items() for scores in seeds):
         shared = np.intersect1d(numbers, scores.numbers)
         if not len(shared) or (name not in partial and len(shared) < len(numbers)):
             raise UserError(
                 f"{name} was scored on {len(shared)} of the {len(numbers)} lists that {reference} was scored on: "
                 f"expected all of them; score both again with the same evaluate.uniform_users (dvc repro)"
             )
-        result[name] = scores.only(shared)
+        result[name].append(scores.only(shared))
     return result
 
 
+def over_seeds(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """The seed-averaged user, protocol.md's unit: one row a user, sorted by user."""
+    return pl.concat(frames).group_by("user").agg(pl.mean(*METRICS)).sort("user")
+
+
 def quality(frames: Frames, params: Evaluate, seed: int) -> dict[str, dict[str, dict[str, float]]]:
-    """model -> metric -> mean over users, bootstrap 95% interval (`low`, `high`) and n; a metric that no user has
-    is left out."""
+    """model -> metric -> mean over seed-averaged users, bootstrap 95% interval (`low`, `high`) and n; a metric that no
+    user has is left out."""
     result: dict[str, dict[str, dict[str, float]]] = {}
-    for model, frame in frames.items():
-        result[model] = {}
+    for model, runs in frames.items():
+        result[model], frame = {}, over_seeds(runs)
         for metric in METRICS:
             values = frame[metric].drop_nulls().to_numpy()
             if len(values):
@@ -97,18 +105,23 @@ def quality(frames: Frames, params: Evaluate, seed: int) -> dict[str, dict[str, 
     return result
 
 
+def seed_means(frames: Frames) -> dict[str, list[float]]:
+    """model -> mean PRIMARY of each training seed; models of more than one alone."""
+    return {m: [float(frame[PRIMARY].to_numpy().mean()) for frame in runs] for m, runs in frames.items() if runs[1:]}
+
+
 # --- comparisons
 
 
 def _paired(frames: Frames, a: str, b: str) -> tuple[np.ndarray, np.ndarray]:
-    """PRIMARY of two models over the users that both have."""
-    both = frames[a].join(frames[b], on="user", suffix="_b").sort("user")
+    """PRIMARY of two models over the users that both have, each averaged over its seeds."""
+    both = over_seeds(frames[a]).join(over_seeds(frames[b]), on="user", suffix="_b").sort("user")
     return both[PRIMARY].to_numpy(), both[f"{PRIMARY}_b"].to_numpy()
 
 
 def comparisons(frames: Frames, pairs: Sequence[tuple[str, str]], params: Evaluate, seed: int) -> list[dict[str, Any]]:
-    """One row a pair (a, b): a minus b in PRIMARY over their common users, with Holm's p (`p_holm`, of the
-    randomisation test) over all pairs and the verdict. Raises UserError where `evaluate.permutations` could show
+    """One row a pair (a, b): a minus b in PRIMARY over their common seed-averaged users, with Holm's p (`p_holm`, of
+    the randomisation test) over all pairs, the difference of each training seed, and the verdict. Raises UserError where `evaluate.permutations` could show
     nothing in a family of this size."""
     smallest = 2 / (params.permutations + 1)  # p that the randomisation test can give
     if smallest * len(pairs) >= LEVEL:
@@ -119,9 +132,18 @@ def comparisons(frames: Frames, pairs: Sequence[tuple[str, str]], params: Evalua
     found = [compare(*_paired(frames, a, b), params.bootstrap_samples, params.permutations, seed) for a, b in pairs]
     rows = []
     for (a, b), comparison, p in zip(pairs, found, holm([c.p_perm for c in found]), strict=True):
-        row = {"metric": PRIMARY, "a": a, "b": b, **asdict(comparison)}
-        rows.append({**row, "p_holm": float(p), "verdict": verdict(comparison, p)})
+        by_seed = _by_seed(frames, a, b)
+        row = {"metric": PRIMARY, "a": a, "b": b, **asdict(comparison), "by_seed": by_seed}
+        rows.append({**row, "p_holm": float(p), "verdict": verdict(comparison, p, by_seed)})
     return rows
+
+
+def _by_seed(frames: Frames, a: str, b: str) -> list[float]:
+    """Differences of the pairs of runs with one seed; a model with a single run stands in every pair."""
+    count = max(len(frames[a]), len(frames[b]))
+    pairs = [(frames[a][min(i, len(frames[a]) - 1)], frames[b][min(i, len(frames[b]) - 1)]) for i in range(count)]
+    found = [_paired({a: [one], b: [other]}, a, b) for one, other in pairs]
+    return [float(one.mean() - other.mean()) for one, other in found]
 
 
 def evaluation_pairs(students: Sequence[str]) -> list[tuple[str, str]]:
@@ -156,7 +178,7 @@ def gate(teacher: np.ndarray, rivals: Mapping[str, np.ndarray], seed: int) -> di
 
 def teacher_gate(frames: Frames, seed: int) -> dict[str, Any]:
     """`gate` from the per-user metrics of teacher, popularity and item-kNN on the popularity lists."""
-    teacher = frames["teacher"][PRIMARY].to_numpy()
+    teacher = over_seeds(frames["teacher"])[PRIMARY].to_numpy()
     return gate(teacher, {name: _paired(frames, "teacher", name)[1] for name in BASELINES}, seed)
 
 
@@ -184,30 +206,38 @@ def retained(
 
 
 def family_frames(
-    lists: Lists, models: Mapping[str, Scores], categories: sp.csr_array, reference: str, partial: Sequence[str] = ()
-) -> dict[str, pl.DataFrame]:
-    """Per-user metrics of chance and of every model, on the lists that `reference` was scored on."""
+    lists: Lists,
+    models: Mapping[str, Sequence[Scores]],
+    categories: sp.csr_array,
+    reference: str,
+    partial: Sequence[str] = (),
+) -> Frames:
+    """Per-user metrics of chance and of every model's runs, on the lists that `reference` was scored on."""
     shared = common_lists(models, reference, partial)
-    frames = {"chance": chance_metrics(lists, shared[reference].numbers, categories)}
-    return frames | {name: user_metrics(lists, scores, categories) for name, scores in shared.items()}
+    frames = {"chance": [chance_metrics(lists, shared[reference][0].numbers, categories)]}
+    return frames | {name: [user_metrics(lists, s, categories) for s in runs] for name, runs in shared.items()}
 
 
 def evaluate_family(frames: Frames, students: Sequence[str], params: Evaluate, seed: int) -> dict[str, Any]:
-    """`quality`, `comparisons` and `retained` of one family of lists."""
-    by_chance = frames["chance"][PRIMARY].to_numpy()
+    """`quality`, `seeds` (their means), `comparisons` and `retained` of one family of lists."""
+    by_chance = over_seeds(frames["chance"])[PRIMARY].to_numpy()
     return {
         "quality": quality(frames, params, seed),
+        "seeds": seed_means(frames),
         "comparisons": comparisons(frames, evaluation_pairs(students), params, seed),
         "retained": {s: retained(*_paired(frames, s, "teacher"), by_chance, params, seed) for s in students},
     }
 
 
 def per_user(frames: Mapping[str, Frames]) -> pl.DataFrame:
-    """All families and models in one table: model, family, user, metrics."""
+    """All families, models and training seeds in one table: model, family, seed, user, metrics."""
     return pl.concat(
-        frame.select(pl.lit(model).alias("model"), pl.lit(family).alias("family"), "user", *METRICS)
+        frame.select(
+            pl.lit(model).alias("model"), pl.lit(family).alias("family"), pl.lit(seed).alias("seed"), "user", *METRICS
+        )
         for family, models in frames.items()
-        for model, frame in models.items()
+        for model, runs in models.items()
+        for seed, frame in enumerate(runs)
     )
 
 

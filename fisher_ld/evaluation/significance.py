@@ -92,12 +92,12 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return adjusted
 
 
-def verdict(comparison: Comparison, p: float) -> str:
+def verdict(comparison: Comparison, p: float, by_seed: Sequence[float]) -> str:
     """What may be claimed of a against b: "shown above", "shown below" or "not shown". `p`: adjusted, two-sided. A
-    difference is shown where p < 0.05 and the interval lies on one side of 0; which side is the sign of the
-    difference alone."""
-    if p < LEVEL and comparison.low > 0:
+    difference is shown where p < 0.05, the interval lies on one side of 0 and every training seed's difference does
+    too: users alone say nothing about the next training run."""
+    if p < LEVEL and comparison.low > 0 and min(by_seed) > 0:
         return "shown above"
-    if p < LEVEL and comparison.high < 0:
+    if p < LEVEL and comparison.high < 0 and max(by_seed) < 0:
         return "shown below"
     return "not shown"

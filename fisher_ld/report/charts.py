@@ -128,6 +128,10 @@ def tradeoff(results: Results) -> Figure:
     return figure
 
 
+def _first_seed(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.filter(pl.col("seed") == 0)
+
+
 def weights(frames: Mapping[str, pl.DataFrame]) -> Figure:
     """The layer weights that each strategy starts with, one panel a strategy."""
     names = [m for m in ordered(frames) if m != STUDENT] or list(frames)
@@ -136,7 +140,7 @@ def weights(frames: Mapping[str, pl.DataFrame]) -> Figure:
     figure = Figure(figsize=(WIDTH, 2.1 * lines), layout="constrained")
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     for axes, name in zip(grid.flat, names, strict=False):
-        first = frames[name].filter(pl.col("step") == pl.col("step").min()).sort("layer")
+        first = _first_seed(frames[name]).filter(pl.col("step") == pl.col("step").min()).sort("layer")
         axes.bar(first["layer"], 100 * first["weight"], color=colour(name))
         axes.set_title(label(name).removeprefix("student, "))
         axes.grid(axis="x", visible=False)
@@ -148,8 +152,8 @@ def weights(frames: Mapping[str, pl.DataFrame]) -> Figure:
 
 
 def trajectory(frame: pl.DataFrame) -> Figure:
-    """Eq. 9: the weight of every layer over the steps, and the weights at the start and at the end."""
-    table = frame.pivot(on="step", index="layer", values="weight").sort("layer")
+    """Eq. 9: the weight of every layer over the steps, and the weights at the start and at the end, of one seed."""
+    table = _first_seed(frame).pivot(on="step", index="layer", values="weight").sort("layer")
     steps = np.array([int(name) for name in table.columns[1:]])
     values = 100 * table.drop("layer").to_numpy()  # (layers, steps)
     layers = table["layer"].to_numpy()
@@ -171,8 +175,8 @@ def trajectory(frame: pl.DataFrame) -> Figure:
 
 
 def _curve(axes: Any, frame: pl.DataFrame, column: str, name: str, tint: str) -> None:
-    """A curve, smoothed by a running median where it has many points."""
-    rows = frame.select("step", column).drop_nulls().sort("step")
+    """A curve, the mean over seeds, smoothed by a running median where it has many points."""
+    rows = frame.select("step", column).drop_nulls().group_by("step").mean().sort("step")
     if rows.is_empty():
         return
     window = len(rows) // 20

@@ -117,7 +117,7 @@ def read_results(metrics: Path) -> Results:
     plots = metrics / "plots"
     curves = {"teacher": _table(plots / "training" / "teacher.csv", "adapt_teacher")}
     curves |= {s: _table(plots / "training" / f"{s}.csv", f"distill@{s}") for s in students}
-    schema = {"step": pl.Int64, "layer": pl.Int64, "weight": pl.Float64}
+    schema = {"seed": pl.Int64, "step": pl.Int64, "layer": pl.Int64, "weight": pl.Float64}
     weights = {s: _table(plots / "weights" / f"{s}.csv", f"distill@{s}", schema) for s in students}
     paths = {name: (plots / "data" / f"{name}.png", "preprocess") for name in DATA_PLOTS}
     paths["fisher"] = (plots / "fisher.png", "estimate_fisher")

@@ -69,10 +69,20 @@ def _summary(results: Results) -> list[Block]:
     note = (
         f"All on {users:,} test users, lists of one liked item among others drawn by popularity. Brackets are 95% "
         "bootstrap intervals over users. “Not shown” means that the data do not tell, not that there is no difference. "
-        "One training seed: intervals hold the spread over users, not over seeds."
+        f"{_seeds_note(results)}"
     )
     lead: list[Block] = [Text(text, lead=True) for text in headline(results, found)]
     return [*lead, Table(["Question", "Answer", "Evidence"], rows, words=(0, 1, 2)), Text(note)]
+
+
+def _seeds_note(results: Results) -> str:
+    count = len(results.distill[STUDENT]["seeds"])
+    if count == 1:
+        return "One training seed a student: the intervals do not hold what another run of the same training would give."
+    return (
+        f"Students are trained {count} times, with {count} seeds: a student's value is the mean over them, and a "
+        "difference is shown only where every seed has its sign."
+    )
 
 
 def _quality(results: Results, pictures: Mapping[str, str]) -> list[Block]:
@@ -82,10 +92,14 @@ def _quality(results: Results, pictures: Mapping[str, str]) -> list[Block]:
     for family in FAMILIES:
         models = results.evaluate["quality"][family]
         names = ordered(models)
-        rows = [[label(m), *(_mean(models[m].get(k)) for k in METRIC_LABELS), _users(models[m])] for m in names]
+        seeds = results.evaluate["seeds"][family]
+        rows = [
+            [label(m), *(_mean(models[m].get(k)) for k in METRIC_LABELS), _seeds(seeds.get(m)), _users(models[m])]
+            for m in names
+        ]
         drawn = "by popularity (hard, the main one)" if family == MAIN else "uniformly"
         blocks.append(Heading(f"Lists whose negatives are drawn {drawn}", 3))
-        blocks.append(Table(["model", *METRIC_LABELS.values(), "users"], rows, strong=[names.index(STUDENT)]))
+        blocks.append(Table(["model", *METRIC_LABELS.values(), "NDCG@10 by seed", "users"], rows, strong=[names.index(STUDENT)]))
         kept = results.evaluate["retained"][family][STUDENT]
         blocks.append(Text(f"Fisher-LD keeps {share(kept)} of the teacher's NDCG@10 on these lists."))
     blocks.append(Heading("Who is above whom", 3))
@@ -104,6 +118,10 @@ def _mean(cell: Mapping[str, float] | None) -> Cell:
     return f"{cell['mean']:.3f}", f"{cell['low']:.3f} to {cell['high']:.3f}"
 
 
+def _seeds(values: list[float] | None) -> str:
+    return " ".join(f"{value:.3f}" for value in values or [])
+
+
 def _users(row: Mapping[str, Mapping[str, float]]) -> str:
     return f"{row[PRIMARY]['n']:,}"
 
@@ -116,12 +134,13 @@ def _differences(comparisons: list[dict[str, Any]]) -> Table:
             span(row, sign=True),
             "" if row["d"] is None else f"{row['d']:+.2f}",
             f"{row['p_holm']:.2g}",
+            " ".join(f"{value:+.3f}" for value in row["by_seed"]),
             row["verdict"],
         ]
         for row in comparisons
     ]
-    header = ["A", "B", "A minus B", "Cohen's d", "p", "A is"]
-    return Table(header, rows, words=(0, 1, 5))
+    header = ["A", "B", "A minus B", "Cohen's d", "p", "by seed", "A is"]
+    return Table(header, rows, words=(0, 1, 6))
 
 
 def _group(names: list[str]) -> str:
@@ -204,7 +223,7 @@ def _layers(results: Results, pictures: Mapping[str, str]) -> list[Block]:
         ),
     ]
     if "trajectory" in pictures:
-        caption = "Fisher-LD's dynamic weights (Eq. 9) during distillation."
+        caption = "Fisher-LD's dynamic weights (Eq. 9) during distillation, first seed."
         blocks.append(_drawn(pictures, "trajectory", "Layer weights over the steps", caption))
     else:
         blocks.append(Text("The dynamic weights (Eq. 9) were not updated in this run: too few steps."))
@@ -215,11 +234,11 @@ def _training(results: Results, pictures: Mapping[str, str]) -> list[Block]:
     runs = {"teacher": results.teacher, **results.distill}
     rows = []
     for name in ordered(runs):
-        at = results.curves[name].filter(results.curves[name]["step"] == runs[name]["best_step"])
-        best = at["validation_ndcg_10"].drop_nulls().to_list()
-        score = f"{best[0]:.3f}" if best else ""
-        rows.append([label(name), f"{runs[name]['steps']:,}", f"{runs[name]['best_step']:,}", score])
-    caption = "Validation and losses over the optimiser steps; long curves are running medians."
+        fits = runs[name].get("seeds", [runs[name]])
+        best = ", ".join(f"{fit['best_step']:,}" for fit in fits)
+        scores = " ".join(f"{fit['validation_ndcg_10']:.3f}" for fit in fits)
+        rows.append([label(name), f"{fits[0]['steps']:,}", best, scores])
+    caption = "Validation and losses over the optimiser steps, means over seeds; long curves are running medians."
     return [
         Heading("Training"),
         _drawn(pictures, "training", "Training curves", caption),

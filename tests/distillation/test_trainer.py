@@ -35,7 +35,7 @@ def distilled(tiny, tmp_path):
         checkpoint = Checkpoint("distill", {"method": method}, tmp_path)
         fit, trajectory = distill(
             student, teacher, METHODS[method], [0.1, 0.2, 0.3, 0.4], tiny.lists, tiny.sequences, tiny.prompts, params,
-            fisher, lambda: 0.5, checkpoint, lambda values, step: None, 0, teacher_trace,
+            fisher, lambda: 0.5, checkpoint, lambda values, step: None, 0, method, teacher_trace,
         )  # fmt: skip
         return [row for row in fit.curve if "loss" in row], trajectory, teacher
 
@@ -47,7 +47,8 @@ def test_without_distillation_the_teacher_is_never_asked(distilled):
     assert teacher.asked == 0
     assert not trajectory
     assert {"output", "layers"}.isdisjoint(curve[0])
-    assert curve[0]["loss"] == pytest.approx(Distill().alpha * curve[0]["bce"])
+    labels = 0.5 * curve[0]["bce"] + 0.5 * curve[0]["list_softmax"]
+    assert curve[0]["loss"] == pytest.approx(Distill().alpha * labels)
 
 
 @pytest.mark.parametrize("method", ["fisher", "fisher-ld"])
@@ -63,7 +64,7 @@ def test_every_component_falls_and_only_dynamic_weights_move(distilled, method):
 
 
 def test_the_loss_is_the_weighted_sum_of_its_parts(distilled):
-    curve, _, _ = distilled("uniform", steps=1, alpha=0.5, output_weight=2.0, layer_weight=3.0)
+    curve, _, _ = distilled("uniform", steps=1, alpha=0.5, list_weight=0.0, output_weight=2.0, layer_weight=3.0)
     (row,) = curve
     assert row["loss"] == pytest.approx(0.5 * row["bce"] + 2 * row["output"] + 3 * row["layers"], rel=1e-5)
 

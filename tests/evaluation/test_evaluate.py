@@ -48,8 +48,9 @@ SKILLS = {
 
 @pytest.fixture(scope="module")
 def frames():
-    models = {name: make_scores(LISTS, skill, i) for i, (name, skill) in enumerate(SKILLS.items())}
-    models["zero-shot"] = models["zero-shot"].only(np.arange(0, 300, 3))
+    models = {name: [make_scores(LISTS, skill, i)] for i, (name, skill) in enumerate(SKILLS.items())}
+    models["zero-shot"] = [models["zero-shot"][0].only(np.arange(0, 300, 3))]
+    models["none"].append(make_scores(LISTS, SKILLS["none"], 10))
     return ev.family_frames(LISTS, models, CATEGORIES, "teacher", partial=["zero-shot"])
 
 
@@ -93,7 +94,7 @@ def test_single_candidate_lists_have_no_auc():
     scores = Scores(np.arange(2), [np.zeros(1)] * 2)
     frame = ev.user_metrics(lists, scores, CATEGORIES)
     assert frame["auc"].null_count() == frame["diversity_10"].null_count() == 2
-    cells = ev.quality({"m": frame}, PARAMS, 0)["m"]
+    cells = ev.quality({"m": [frame]}, PARAMS, 0)["m"]
     assert set(cells) == set(METRICS) - {"auc", "diversity_10"}
     assert cells["mrr"] == {"mean": 1, "low": 1, "high": 1, "n": 2}
 
@@ -102,26 +103,27 @@ def test_all_models_are_measured_on_the_lists_of_the_reference():
     full = make_scores(LISTS, 1.0, 0)
     some = np.array([3, 5, 200])
     found = ev.common_lists(
-        {"teacher": full.only(some), "student": full, "zero": full.only(np.array([5, 7]))}, "teacher", ["zero"]
+        {"teacher": [full.only(some)], "student": [full, full], "zero": [full.only(np.array([5, 7]))]}, "teacher", ["zero"]
     )
-    np.testing.assert_array_equal(found["student"].numbers, some)
-    np.testing.assert_array_equal(found["student"].values[2], full.values[200])
-    np.testing.assert_array_equal(found["zero"].numbers, [5])
+    assert [len(runs) for runs in found.values()] == [1, 2, 1]
+    np.testing.assert_array_equal(found["student"][1].numbers, some)
+    np.testing.assert_array_equal(found["student"][0].values[2], full.values[200])
+    np.testing.assert_array_equal(found["zero"][0].numbers, [5])
 
 
 def test_a_student_scored_on_fewer_lists_is_refused():
     full = make_scores(LISTS, 1.0, 0)
-    models = {"teacher": full, "uniform": full.only(np.arange(299))}
+    models = {"teacher": [full], "uniform": [full, full.only(np.arange(299))]}
     with pytest.raises(UserError, match="uniform was scored on 299 of the 300 lists that teacher"):
         ev.common_lists(models, "teacher")
     with pytest.raises(UserError, match="zero was scored on 0 of the 1 lists"):
-        ev.common_lists({"teacher": full.only(np.array([1])), "zero": full.only(np.array([2]))}, "teacher", ["zero"])
+        ev.common_lists({"teacher": [full.only(np.array([1]))], "zero": [full.only(np.array([2]))]}, "teacher", ["zero"])
 
 
 def test_quality_has_interval_and_n(frames):
     cells = ev.quality(frames, PARAMS, 0)
     cell = cells["teacher"]["ndcg_10"]
-    values = frames["teacher"]["ndcg_10"].to_numpy()
+    values = frames["teacher"][0]["ndcg_10"].to_numpy()
     assert cell["mean"] == pytest.approx(values.mean())
     assert cell["low"] < cell["mean"] < cell["high"]
     assert cell["high"] - cell["low"] == pytest.approx(2 * 1.96 * values.std() / len(values) ** 0.5, rel=0.2)
@@ -144,9 +146,19 @@ def test_comparisons_say_who_is_better(frames):
     assert len(rows) == 3 + 5
 
 
+def test_the_unit_is_the_seed_averaged_user(frames):
+    a, b = (frame["ndcg_10"].to_numpy() for frame in frames["none"])
+    (row,) = ev.comparisons(frames, [("none", "uniform")], PARAMS, 0)
+    assert row["mean_a"] == pytest.approx(((a + b) / 2).mean())
+    assert row["by_seed"] == pytest.approx([a.mean() - row["mean_b"], b.mean() - row["mean_b"]])
+    assert ev.seed_means(frames) == {"none": pytest.approx([a.mean(), b.mean()])}
+    cell = ev.quality(frames, PARAMS, 0)["none"]["ndcg_10"]
+    assert (cell["mean"], cell["n"]) == (pytest.approx(row["mean_a"]), 300)
+
+
 def test_zero_shot_is_compared_over_its_own_users(frames):
     (row,) = ev.comparisons(frames, [("teacher", "zero-shot")], PARAMS, 0)
-    own = frames["teacher"].filter(pl.col("user") % 3 == 0)
+    own = frames["teacher"][0].filter(pl.col("user") % 3 == 0)
     assert row["mean_a"] == pytest.approx(own["ndcg_10"].mean())
 
 
@@ -172,7 +184,7 @@ def test_ablation_pairs():
 def test_gate(frames):
     found = ev.teacher_gate(frames, 0)
     assert found["passed"]
-    assert found["teacher"] == pytest.approx(frames["teacher"]["ndcg_10"].mean())
+    assert found["teacher"] == pytest.approx(frames["teacher"][0]["ndcg_10"].mean())
     assert set(found["rivals"]) == {"popularity", "item-knn"}
     assert found["rivals"]["popularity"]["low"] > 0
     swapped = ev.teacher_gate({**frames, "teacher": frames["popularity"], "popularity": frames["teacher"]}, 0)
@@ -208,8 +220,8 @@ def test_retained_share_above_chance_needs_a_teacher_above_chance():
 
 def test_tables(frames):
     table = ev.per_user({"popularity": frames, "uniform": frames})
-    assert table.columns == ["model", "family", "user", *METRICS]
-    assert table.height == 2 * (300 * 7 + 100)
+    assert table.columns == ["model", "family", "seed", "user", *METRICS]
+    assert table.height == 2 * (300 * 8 + 100)
     cells = {"popularity": ev.quality(frames, PARAMS, 0)}
     rows = ev.plot_rows(cells)
     assert rows.columns == ["model", "family", "metric", "value", "low", "high", "chance"]

@@ -114,7 +114,14 @@ def comparison(low, high):
     ],
 )
 def test_verdict(low, high, p, expected):
-    assert verdict(comparison(low, high), p) == expected
+    found = comparison(low, high)
+    assert verdict(found, p, [found.difference]) == expected
+
+
+def test_one_seed_of_another_sign_is_no_gain():
+    assert verdict(comparison(0.1, 0.3), 0.01, [0.5, 0.01]) == "shown above"
+    assert verdict(comparison(0.1, 0.3), 0.01, [0.5, -0.01]) == "not shown"
+    assert verdict(comparison(-0.3, -0.1), 0.01, [-0.5, 0.01]) == "not shown"
 
 
 def test_verdict_follows_the_better_side():
@@ -122,5 +129,5 @@ def test_verdict_follows_the_better_side():
     weak = rng.random(200)
     strong = weak + 0.05 + 0.1 * rng.random(200)
     up, down = compare(strong, weak, 500, 500, 0), compare(weak, strong, 500, 500, 0)
-    assert verdict(up, up.p_perm) == "shown above"
-    assert verdict(down, down.p_perm) == "shown below"
+    assert verdict(up, up.p_perm, [0.1]) == "shown above"
+    assert verdict(down, down.p_perm, [-0.1]) == "shown below"

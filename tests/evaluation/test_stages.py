@@ -15,10 +15,10 @@ from fisher_ld.data.lists import read_lists, read_sequences
 from fisher_ld.evaluation import serving
 from fisher_ld.evaluation.scores import write_scores
 from fisher_ld.models.scorer import Scorer
-from fisher_ld.params import Cluster, Evaluate, Prompt
+from fisher_ld.params import Cluster, Distill, Evaluate, Prompt
 from fisher_ld.runtime import UserError, read_json, write_json
 
-USERS, ITEMS = 60, 40
+USERS, ITEMS, SEEDS = 60, 40, 2
 STRATEGIES = ("linear", "exponential", "fisher", "fisher-shuffled", "fisher-reversed")
 
 
@@ -75,7 +75,8 @@ def world(tmp_path_factory):
     write_model(root / "data/teacher/adapted", 4)
     students = {"none": 0.8, "uniform": 1.5, "fisher-ld": 1.6}
     for name in students:
-        write_model(root / "data/students" / name, 1)
+        for seed in range(SEEDS):
+            write_model(root / "data/students" / name / str(seed), 1)
     (root / "data/cache").mkdir()
     for family in ("popularity", "uniform"):
         name = f"test_{family}"
@@ -83,8 +84,10 @@ def world(tmp_path_factory):
         scored = range(40) if family == "uniform" else None
         write_skilled(root / f"data/cache/teacher_{name}.parquet", lists, 3.0, 1, scored)
         write_skilled(root / f"data/cache/zero_shot_{name}.parquet", lists, 0.0, 2, range(0, 60, 3))
-        for seed, (student, skill) in enumerate(students.items(), start=3):
-            write_skilled(root / f"data/students/{student}/scores_{name}.parquet", lists, skill, seed)
+        for number, (student, skill) in enumerate(students.items()):
+            for seed in range(SEEDS):
+                path = root / f"data/students/{student}/{seed}/scores_{name}.parquet"
+                write_skilled(path, lists, skill, 3 + SEEDS * number + seed)
     return root
 
 
@@ -96,15 +99,13 @@ class Run:
         self.metrics |= values
 
 
-def params(**changes):
-    evaluate = Evaluate(bootstrap_samples=200, permutations=1000, latency_queries=3, **changes)
-    return SimpleNamespace(seed=0, evaluate=evaluate, cluster=Cluster(threads=1))
-
-
-def run_stage(name, world, monkeypatch, **changes):
+def run_stage(name, world, monkeypatch, methods=("none", "uniform", "fisher-ld")):
     monkeypatch.chdir(world)
     run = Run()
-    importlib.import_module(f"stages.{name}").main(params(**changes), run)
+    evaluate = Evaluate(bootstrap_samples=200, permutations=1000, latency_queries=3)
+    params = {"seed": 0, "methods": methods, "distill": Distill(seeds=SEEDS)}
+    params |= {"evaluate": evaluate, "cluster": Cluster(threads=1)}
+    importlib.import_module(f"stages.{name}").main(SimpleNamespace(**params), run)
     return run
 
 
@@ -130,13 +131,14 @@ def test_evaluate_measures_all_models_on_the_teachers_lists(evaluated):
     rows = {(row["a"], row["b"]): row["verdict"] for row in found["comparisons"]["popularity"]}
     assert rows["teacher", "zero-shot"] == "shown above"
     assert rows["fisher-ld", "teacher"] == "shown below"
+    assert set(found["seeds"]["popularity"]) == {"none", "uniform", "fisher-ld"}
     share = found["retained"]["popularity"]["fisher-ld"]
     assert share["low"] < share["share"] < share["high"] < 1
 
 
 def test_evaluate_writes_tables(evaluated, world):
     table = pl.read_parquet(world / "data/scores/per_user.parquet")
-    assert table.group_by("model", "family").len().height == 16
+    assert table.group_by("model", "family", "seed").len().height == 2 * (5 + 3 * SEEDS)
     mean = table.filter((pl.col("model") == "uniform") & (pl.col("family") == "uniform"))["mrr"].mean()
     assert mean == pytest.approx(evaluated[0]["quality"]["uniform"]["uniform"]["mrr"]["mean"])
     plot = pl.read_csv(world / "metrics/plots/quality.csv")
@@ -158,7 +160,7 @@ def test_efficiency_of_one_student_for_all_of_its_shape(evaluated):
 
 
 def test_a_served_model_scores_as_one_prompt_each(world):
-    processed, folder = world / "data/processed", world / "data/students/none"
+    processed, folder = world / "data/processed", world / "data/students/none/0"
     scorer = Scorer.load(folder)
     lists, sequences = read_lists(processed, "test_popularity"), read_sequences(processed)
     model = serving.as_model(folder, scorer, lists, sequences, processed)
@@ -174,7 +176,7 @@ def test_a_served_model_scores_as_one_prompt_each(world):
 
 def test_evaluate_without_students(world, monkeypatch, tmp_path):
     monkeypatch.setattr("stages.evaluate.STUDENTS", tmp_path)
-    with pytest.raises(UserError, match="expected one folder a student, found none"):
+    with pytest.raises(UserError, match=r"none/0/scores_test_popularity.parquet: no such file; run the stage"):
         run_stage("evaluate", world, monkeypatch)
 
 
@@ -182,12 +184,14 @@ def test_ablations(world, monkeypatch, tmp_path):
     folders = {name: tmp_path / name for name in ("uniform", *STRATEGIES, "fisher-ld")}
     lists = {f: read_lists(world / "data/processed", f"test_{f}") for f in ("popularity", "uniform")}
     skill = dict.fromkeys(folders, 0.5) | {"fisher": 3.0, "fisher-ld": 3.0, "fisher-reversed": 0.0}
-    for seed, (name, folder) in enumerate(folders.items()):
-        folder.mkdir()
-        for family, own in lists.items():
-            write_skilled(folder / f"scores_test_{family}.parquet", own, skill[name], seed)
+    for number, (name, folder) in enumerate(folders.items()):
+        for seed in range(SEEDS):
+            (folder / str(seed)).mkdir(parents=True)
+            for family, own in lists.items():
+                path = folder / str(seed) / f"scores_test_{family}.parquet"
+                write_skilled(path, own, skill[name], SEEDS * number + seed)
     monkeypatch.setattr("stages.ablations.STUDENTS", tmp_path)
-    run = run_stage("ablations", world, monkeypatch)
+    run = run_stage("ablations", world, monkeypatch, ("none", *folders))
 
     found = read_json("metrics/ablations.json")
     assert set(found["quality"]["popularity"]) == {"chance", *folders}
@@ -203,8 +207,8 @@ def test_ablations(world, monkeypatch, tmp_path):
     assert run.metrics["popularity/fisher-minus-uniform"] == rows["fisher", "uniform"]["difference"]
     assert pl.read_csv("metrics/plots/ablations.csv").height == 2 * 7 * 7
 
-    (folders["linear"] / "scores_test_uniform.parquet").unlink()
+    (folders["linear"] / "1/scores_test_uniform.parquet").unlink()
     Path("metrics/ablations.json").unlink()
-    with pytest.raises(UserError, match=r"linear/scores_test_uniform.parquet: no such file"):
-        run_stage("ablations", world, monkeypatch)
+    with pytest.raises(UserError, match=r"linear/1/scores_test_uniform.parquet: no such file"):
+        run_stage("ablations", world, monkeypatch, folders)
     assert not Path("metrics/ablations.json").exists()

@@ -12,7 +12,7 @@ from fisher_ld.fisher import profile
 from fisher_ld.params import Evaluate
 from fisher_ld.runtime import read_json, write_json
 
-LAYERS, SIZE = 30, 20
+LAYERS, SIZE, SEEDS = 30, 20, 2
 SKILL = {
     "popularity": 0.3, "item-knn": 1.0, "zero-shot": 0.0, "teacher": 1.75, "none": 1.35, "truncated": 1.3,
     "uniform": 1.68, "linear": 1.66, "exponential": 1.67, "fisher": 1.7, "fisher-shuffled": 1.69,
@@ -22,25 +22,27 @@ STUDENTS = list(SKILL)[4:]
 
 
 def frames(users, seed):
-    """Per-user metrics of models that share most of their noise, as students of one teacher do."""
+    """Per-user metrics of models that share most of their noise, as students of one teacher do; of students two seeds."""
     rng = np.random.default_rng(seed)
     positive = rng.integers(0, SIZE, users)
     shared = rng.normal(size=(users, SIZE))
     at = np.arange(SIZE) == positive[:, None]
     by_chance = {name: np.full(users, value) for name, value in chance(SIZE).items()}
-    found = {"chance": by_chance}
+    found = {"chance": [by_chance]}
     for model, skill in SKILL.items():
-        scores = 0.9 * shared + 0.45 * rng.normal(size=(users, SIZE)) + skill * at
-        found[model] = ranking_metrics(list(scores), positive)
+        runs = [0.9 * shared + 0.45 * rng.normal(size=(users, SIZE)) + skill * at for _ in range(SEEDS)]
+        found[model] = [ranking_metrics(list(z), positive) for z in (runs if model in STUDENTS else runs[:1])]
     return {
-        model: pl.DataFrame({"user": np.arange(users), **m, "diversity_10": rng.uniform(0.6, 0.8, users)})
-        for model, m in found.items()
+        model: [
+            pl.DataFrame({"user": np.arange(users), **m, "diversity_10": rng.uniform(0.6, 0.8, users)}) for m in runs
+        ]
+        for model, runs in found.items()
     }
 
 
 def write_evaluation(metrics, users):
     params = Evaluate(bootstrap_samples=300, permutations=1999, neighbours=5)
-    evaluate = {"quality": {}, "comparisons": {}, "retained": {}}
+    evaluate = {"quality": {}, "seeds": {}, "comparisons": {}, "retained": {}}
     ablations = {"quality": {}, "comparisons": {}}
     strategies = ["uniform", "linear", "exponential", "fisher", "fisher-shuffled", "fisher-reversed", "fisher-ld"]
     for seed, family in enumerate(ev.FAMILIES):
@@ -99,6 +101,10 @@ def write_fisher(metrics):
     return profile.layer_traces(tables[1], "true").share
 
 
+def of_seeds(frame):
+    return pl.concat(frame.select(pl.lit(seed).alias("seed"), pl.all()) for seed in range(SEEDS))
+
+
 def write_training(metrics, share):
     rng = np.random.default_rng(1)
     (metrics / "plots/training").mkdir(parents=True)
@@ -115,12 +121,14 @@ def write_training(metrics, share):
             columns["layers"] = 0.3 + 0.6 * fall + noise[0]
         score = 0.1 + 0.35 * (1 - fall) * SKILL[name] / 1.75
         columns["validation_ndcg_10"] = [v if step % 50 == 0 else None for step, v in zip(steps, score, strict=True)]
-        pl.DataFrame(columns).write_csv(metrics / "plots/training" / f"{name}.csv")
+        curve = pl.DataFrame(columns)
         best = {"steps": 200, "best_step": 200, "validation_ndcg_10": score[-1]}
         if name == "teacher":
+            curve.write_csv(metrics / "plots/training/teacher.csv")
             write_json(metrics / "adapt_teacher.json", best)
             continue
-        write_json(metrics / "distill" / f"{name}.json", best)
+        of_seeds(curve).write_csv(metrics / "plots/training" / f"{name}.csv")
+        write_json(metrics / "distill" / f"{name}.json", best | {"seeds": [best] * SEEDS})
         rows = []
         if name in order:
             start = order[name] / order[name].sum()
@@ -128,7 +136,7 @@ def write_training(metrics, share):
                 weight = start + (1 - 0.95 ** (step / 10)) * (1 / LAYERS - start)
                 rows += [{"step": step, "layer": i + 1, "weight": w} for i, w in enumerate(weight.tolist())]
         schema = {"step": pl.Int64, "layer": pl.Int64, "weight": pl.Float64}
-        pl.DataFrame(rows, schema=schema).write_csv(metrics / "plots/weights" / f"{name}.csv")
+        of_seeds(pl.DataFrame(rows, schema=schema)).write_csv(metrics / "plots/weights" / f"{name}.csv")
 
 
 def write_data(metrics, processed):

@@ -84,7 +84,8 @@ def test_stage_completes_the_experiment(sample, tmp_path, monkeypatch):
     seen = []
     stage.main(None, SimpleNamespace(complete_parent=lambda *parts: seen.append(parts)))
     [(runs, values, artifacts)] = seen
-    assert [path.name for path in runs] == ["evaluate.json"]
+    assert [path.name for path in runs][-1] == "evaluate.json"
+    assert {path.stem for path in runs[:-1]} == set(read_results(metrics).distill)
     assert values["gate_passed"] == 1.0
     assert all(path.exists() for path in artifacts)
 

@@ -9,10 +9,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from fisher_ld.data.lists import read_lists, read_sequences
 from fisher_ld.data.prompts import build_prompts
+from fisher_ld.distillation.methods import METHODS
 from fisher_ld.fisher.traces import layer_norms, pad_prompts
-from fisher_ld.fisher.weights import STRATEGIES
 from fisher_ld.models.scorer import Scorer
-from fisher_ld.params import Fisher, Params
+from fisher_ld.params import Distill, Fisher, Params
 from fisher_ld.runtime import UserError, read_json
 from stages import estimate_fisher, layer_weights
 
@@ -70,7 +70,7 @@ def test_traces_and_weights_of_a_tiny_teacher(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_data(np.random.default_rng(0))
     tokenizer = write_teachers()
-    params, run = Params(seed=5, fisher=Fisher(samples=20, batch_size=6, beta=2.0)), Run()
+    params, run = Params(seed=5, fisher=Fisher(samples=20, batch_size=6, beta=2.0), distill=Distill(seeds=2)), Run()
     estimate_fisher.main(params, run)
 
     table = pl.read_parquet("data/fisher/traces.parquet")
@@ -99,16 +99,19 @@ def test_traces_and_weights_of_a_tiny_teacher(tmp_path, monkeypatch):
     assert run.artifacts == ["metrics/plots/fisher.png"]
 
     layer_weights.main(params, Run())
-    weights = {s: read_json(f"data/fisher/weights/{s}.json") for s in STRATEGIES}
-    assert all(entry["strategy"] == name for name, entry in weights.items())
+    weights = {m: read_json(f"data/fisher/weights/{m}.json") for m in METHODS}
+    assert all(entry["strategy"] == METHODS[name].weighting for name, entry in weights.items())
+    assert {len(entry["weights"]) for entry in weights.values()} == {2}  # seeds
     share = np.array([row["share"] for row in metrics["adapted"]["true"]["layers"]])
     raised = share * (1 + 2.0 * np.arange(1, 5) / 4)
-    assert weights["fisher"]["weights"] == pytest.approx(raised / raised.sum())
-    assert sorted(weights["fisher-shuffled"]["weights"]) == sorted(weights["fisher"]["weights"])
-    assert weights["none"]["weights"] == []
+    assert weights["fisher"]["weights"][0] == pytest.approx(raised / raised.sum())
+    one, other = weights["fisher-shuffled"]["weights"]
+    assert sorted(one) == sorted(other) == sorted(weights["fisher"]["weights"][0])
+    assert one != other
+    assert weights["none"]["weights"] == [[], []]
 
     unchanged = {s: read_json(f"data/fisher/weights/{s}.json") for s in ("uniform", "linear", "exponential")}
-    layer_weights.main(Params(seed=5, fisher=Fisher(beta=0.5, kind="empirical")), Run())
+    layer_weights.main(Params(fisher=Fisher(beta=0.5, kind="empirical"), distill=Distill(seeds=2)), Run())
     assert {s: read_json(f"data/fisher/weights/{s}.json") for s in unchanged} == unchanged
     assert read_json("data/fisher/weights/fisher.json") != weights["fisher"]
 
