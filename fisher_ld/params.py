@@ -7,7 +7,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    model_validator,
+)
 
 from fisher_ld.files import UserError, read_yaml
 from fisher_ld.validation import describe, template_fault
@@ -58,7 +67,7 @@ class Section(BaseModel):
 
 def _compared(methods: list[str]) -> list[str]:
     if len(set(methods)) < len(methods) or not {"uniform", "fisher-ld"} <= set(methods):
-        raise ValueError("Input should name each method once, uniform and fisher-ld among them")
+        raise ValueError("Input should be a list that names each method once, uniform and fisher-ld among them")
     return methods
 
 
@@ -197,10 +206,10 @@ class Fisher(Section):
 
 
 class Student(Section):
-    """`first`: the teacher's first layers at full width; `spaced`: evenly spaced teacher layers, projected where
-    the width differs; `random`. Width fields left at None are the teacher's."""
+    """`first`: the teacher's first layers at full width; `ends`: half its first, half its last ones, and `spaced`,
+    both projected where the width differs; `random`. Width fields left at None are the teacher's."""
 
-    init: Literal["first", "spaced", "random"] = "first"
+    init: Literal["first", "ends", "spaced", "random"] = "ends"
     layers: Positive = 6
     hidden_size: Positive | None = None
     intermediate_size: Positive | None = None
@@ -212,7 +221,7 @@ class Student(Section):
         widths = ("hidden_size", "intermediate_size", "heads", "kv_heads")
         own = [name for name in widths if getattr(self, name) is not None]
         if self.init == "first" and own:
-            yield f"init: first keeps the teacher's widths; set {', '.join(own)} to null, or init to spaced or random"
+            yield f"init: first keeps the teacher's widths; set {', '.join(own)} to null, or another init"
         if self.hidden_size and self.heads and self.hidden_size % self.heads:
             yield f"hidden_size ({self.hidden_size}) must be a multiple of heads ({self.heads})"
         if self.heads and self.kv_heads and self.heads % self.kv_heads:
@@ -229,7 +238,7 @@ class Distill(Section):
     explicit_l2: StrictBool = False
     temperature: Rate = 4.0
     layer_map: Literal["all", "spaced", "last", "fisher"] = "all"
-    learning_rate: Rate = 3e-4
+    learning_rate: Rate = 1.5e-4
     steps: Positive = 500
     batch_users: Positive = 1
     warmup: Fraction = 0.1
@@ -273,7 +282,7 @@ Methods = Annotated[list[Method], AfterValidator(_compared)]
 
 class Params(Section):
     seed: Annotated[Whole, Field(ge=0)] = 0
-    methods: Methods = ["none", "uniform", "fisher-shuffled", "fisher", "fisher-ld"]
+    methods: Methods = ["none", "uniform", "fisher-shuffled", "fisher-ld"]
     data: Data = Data()
     teacher: Teacher = Teacher()
     cache: Cache = Cache()

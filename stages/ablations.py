@@ -1,4 +1,4 @@
-"""Table III: the layer weightings against uniform, and Fisher against its own shuffle and reversal."""
+"""Table III: the layer weightings against uniform, and Fisher-LD against its own shuffle and reversal."""
 
 from __future__ import annotations
 

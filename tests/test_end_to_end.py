@@ -33,7 +33,7 @@ SMALL = {
     "evaluate": {"bootstrap_samples": 200, "uniform_users": 10, "zero_shot_users": 8, "latency_queries": 2},
     "tracking": {"system_metrics": False},
 }
-BETA_STUDENTS = {"fisher", "fisher-shuffled", "fisher-ld"}
+BETA_STUDENTS = {"fisher-shuffled", "fisher-ld"}
 AFTER_BETA = {"layer_weights", "evaluate", "ablations", "report", *(f"distill@{name}" for name in BETA_STUDENTS)}
 
 

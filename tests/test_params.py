@@ -1,11 +1,14 @@
 import datetime
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import yaml
 
+from fisher_ld.distillation.methods import METHODS
 from fisher_ld.files import read_yaml
-from fisher_ld.params import Params, load_params, parse
+from fisher_ld.params import Method, Params, load_params, parse
 from fisher_ld.runtime import UserError
 from fisher_ld.validation import flatten, keys
 
@@ -55,6 +58,11 @@ def test_all_errors_at_once():
         ({"fisher": {"beta": float("nan")}}, "fisher.beta: expected a finite number, got nan"),
         ({"distill": {"explicit_l2": "no"}}, "distill.explicit_l2: expected a valid boolean, got 'no'"),
         ({"distill": {"temperature": 0}}, "distill.temperature: expected greater than 0, got 0"),
+        (
+            {"methods": ["none", "fisher-ld"]},
+            "methods: expected a list that names each method once, uniform and fisher-ld among them",
+        ),
+        ({"methods": ["uniform", "fisher-ld", "fishr"]}, "got 'fishr'; did you mean fisher?"),
         ({"data": {"fold": 5}}, "data.fold: expected 'none', 0, 1, 2, 3 or 4, got 5"),
         ({"teacher": {"adapt": {"method": "loraa"}}}, "got 'loraa'; did you mean lora?"),
         ({"data": {"test_from": "soon", "split": "global_time"}}, "expected a date such as 2018-01-31, got 'soon'"),
@@ -133,9 +141,15 @@ def test_profiles_are_valid_and_quick_is_small(profile):
         section = raw
         for name in sections:
             section = section[name]
-        section[key] = int(line.split("=")[1])
+        section[key] = yaml.safe_load(line.split("=")[1])
     users = parse(raw).data.max_users
     assert users == (40 if profile.name == "quick" else None)
+
+
+def test_methods_are_those_that_distill_knows():
+    assert set(get_args(Method)) == set(METHODS)
+    everything = yaml.safe_load((ROOT / "profiles" / "full").read_text().split("=")[1])
+    assert set(parse({"methods": everything}).methods) == set(METHODS)
 
 
 def test_defaults_are_those_of_the_main_job():

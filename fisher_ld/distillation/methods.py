@@ -17,10 +17,11 @@ METHODS = {
     "none": Method("none", output=False),
     "truncated": Method("none", output=False, truncated=True),
     "uniform": Method("uniform"),
-    "fisher-ld": Method("fisher", dynamic=True),
     "linear": Method("linear"),
     "exponential": Method("exponential"),
     "fisher": Method("fisher"),
-    "fisher-shuffled": Method("fisher-shuffled"),
-    "fisher-reversed": Method("fisher-reversed"),
+    "fisher-ld": Method("fisher", dynamic=True),
+    # Fisher-LD but for the order of the weights that it starts from
+    "fisher-shuffled": Method("fisher-shuffled", dynamic=True),
+    "fisher-reversed": Method("fisher-reversed", dynamic=True),
 }

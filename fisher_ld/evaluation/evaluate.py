@@ -71,8 +71,8 @@ def chance_metrics(lists: Lists, numbers: np.ndarray, categories: sp.csr_array) 
 def common_lists(
     models: Mapping[str, Sequence[Scores]], reference: str, partial: Sequence[str] = ()
 ) -> dict[str, list[Scores]]:
-    """Every model (one Scores a training seed) on the lists that `reference` was scored on, so that all means are over
-    the same lists. Models named in `partial` may have fewer of them. Raises UserError where another one lacks a list."""
+    """Every model (one Scores a seed) on the lists that `reference` was scored on, so that all means are over the same
+    lists. Models named in `partial` may have fewer of them. Raises UserError where another one lacks a list."""
     numbers = models[reference][0].numbers
     result: dict[str, list[Scores]] = {name: [] for name in models}
     for name, scores in ((name, scores) for name, seeds in models.items() for scores in seeds):
@@ -121,8 +121,8 @@ def _paired(frames: Frames, a: str, b: str) -> tuple[np.ndarray, np.ndarray]:
 
 def comparisons(frames: Frames, pairs: Sequence[tuple[str, str]], params: Evaluate, seed: int) -> list[dict[str, Any]]:
     """One row a pair (a, b): a minus b in PRIMARY over their common seed-averaged users, with Holm's p (`p_holm`, of
-    the randomisation test) over all pairs, the difference of each training seed, and the verdict. Raises UserError where `evaluate.permutations` could show
-    nothing in a family of this size."""
+    the randomisation test) over all pairs, the difference of each training seed, and the verdict. Raises UserError
+    where `evaluate.permutations` could show nothing in a family of this size."""
     smallest = 2 / (params.permutations + 1)  # p that the randomisation test can give
     if smallest * len(pairs) >= LEVEL:
         raise UserError(
@@ -157,10 +157,10 @@ def evaluation_pairs(students: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def ablation_pairs(strategies: Sequence[str]) -> list[tuple[str, str]]:
-    """The comparisons of Table III: every strategy with uniform, Fisher with its own shuffle and reversal, and with
-    dynamic weights with Fisher."""
+    """The comparisons of Table III: every strategy with uniform, and Fisher-LD with its own shuffle and reversal and
+    with fixed weights."""
     pairs = [(strategy, "uniform") for strategy in strategies if strategy != "uniform"]
-    order = [("fisher", "fisher-shuffled"), ("fisher", "fisher-reversed"), ("fisher-ld", "fisher")]
+    order = [("fisher-ld", "fisher-shuffled"), ("fisher-ld", "fisher-reversed"), ("fisher-ld", "fisher")]
     return pairs + [(a, b) for a, b in order if a in strategies and b in strategies]
 
 

@@ -85,7 +85,7 @@ def findings(results: Results) -> dict[str, Finding]:
         "popularity": _against(results, STUDENT, "popularity", "Does it beat popularity?"),
         "none": _against(results, STUDENT, "none", "Does distillation help the same student?"),
         "uniform": _against(results, STUDENT, "uniform", "Does Fisher-LD beat uniform layers?"),
-        "shuffled": _against(results, "fisher", "fisher-shuffled", "Do Fisher weights beat their own shuffle?"),
+        "shuffled": _against(results, STUDENT, "fisher-shuffled", "Does Fisher-LD beat its own shuffle?"),
     }
 
 

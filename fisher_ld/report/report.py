@@ -78,7 +78,9 @@ def _summary(results: Results) -> list[Block]:
 def _seeds_note(results: Results) -> str:
     count = len(results.distill[STUDENT]["seeds"])
     if count == 1:
-        return "One training seed a student: the intervals do not hold what another run of the same training would give."
+        return (
+            "One training seed a student: the intervals do not hold what another run of the same training would give."
+        )
     return (
         f"Students are trained {count} times, with {count} seeds: a student's value is the mean over them, and a "
         "difference is shown only where every seed has its sign."
@@ -99,7 +101,9 @@ def _quality(results: Results, pictures: Mapping[str, str]) -> list[Block]:
         ]
         drawn = "by popularity (hard, the main one)" if family == MAIN else "uniformly"
         blocks.append(Heading(f"Lists whose negatives are drawn {drawn}", 3))
-        blocks.append(Table(["model", *METRIC_LABELS.values(), "NDCG@10 by seed", "users"], rows, strong=[names.index(STUDENT)]))
+        blocks.append(
+            Table(["model", *METRIC_LABELS.values(), "NDCG@10 by seed", "users"], rows, strong=[names.index(STUDENT)])
+        )
         kept = results.evaluate["retained"][family][STUDENT]
         blocks.append(Text(f"Fisher-LD keeps {share(kept)} of the teacher's NDCG@10 on these lists."))
     blocks.append(Heading("Who is above whom", 3))

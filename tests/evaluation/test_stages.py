@@ -197,11 +197,11 @@ def test_ablations(world, monkeypatch, tmp_path):
     assert set(found["quality"]["popularity"]) == {"chance", *folders}
     rows = {(row["a"], row["b"]): row for row in found["comparisons"]["popularity"]}
     assert set(rows) == {(s, "uniform") for s in (*STRATEGIES, "fisher-ld")} | {
-        ("fisher", "fisher-shuffled"),
-        ("fisher", "fisher-reversed"),
+        ("fisher-ld", "fisher-shuffled"),
+        ("fisher-ld", "fisher-reversed"),
         ("fisher-ld", "fisher"),
     }
-    assert rows["fisher", "fisher-reversed"]["verdict"] == "shown above"
+    assert rows["fisher-ld", "fisher-reversed"]["verdict"] == "shown above"
     assert rows["fisher-ld", "fisher"]["verdict"] == "not shown"
     assert rows["linear", "uniform"]["verdict"] == "not shown"
     assert run.metrics["popularity/fisher-minus-uniform"] == rows["fisher", "uniform"]["difference"]

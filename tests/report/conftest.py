@@ -22,7 +22,7 @@ STUDENTS = list(SKILL)[4:]
 
 
 def frames(users, seed):
-    """Per-user metrics of models that share most of their noise, as students of one teacher do; of students two seeds."""
+    """Per-user metrics of models that share most of their noise, as students of one teacher do. Students have two."""
     rng = np.random.default_rng(seed)
     positive = rng.integers(0, SIZE, users)
     shared = rng.normal(size=(users, SIZE))

@@ -87,7 +87,7 @@ def test_fisher_ld_against_uniform(changed, numbers, answer, verdict, reason):
 
 
 def test_shuffle_decides_the_summary(changed):
-    results = changed("ablations.json", set_pair("fisher", "fisher-shuffled", 0.05, 0.03, 0.07, "shown above"))
+    results = changed("ablations.json", set_pair("fisher-ld", "fisher-shuffled", 0.05, 0.03, 0.07, "shown above"))
     found = findings(results)
     assert found["shuffled"].answer == "shown"
     assert "are shown to beat their own shuffle" in headline(results, found)[2]
