@@ -82,7 +82,7 @@ def main() -> None:
         began = time.perf_counter()
         distill(
             student.on(compute), teacher, METHODS["fisher-ld"], weights, lists, sequences, student_prompts, settings,
-            params.fisher, lambda: 0.0, checkpoint, lambda values, step: None, params.seed,
+            params.fisher, lambda: 0.0, checkpoint, lambda values, step: None, params.seed, "distilling",
         )  # fmt: skip
         return time.perf_counter() - began
 

@@ -206,10 +206,10 @@ class Fisher(Section):
 
 
 class Student(Section):
-    """`first`: the teacher's first layers at full width; `ends`: half its first, half its last ones, and `spaced`,
-    both projected where the width differs; `random`. Width fields left at None are the teacher's."""
+    """`first`: the teacher's first layers at full width; `spaced`: evenly spaced teacher layers, projected where
+    the width differs; `random`. Width fields left at None are the teacher's."""
 
-    init: Literal["first", "ends", "spaced", "random"] = "ends"
+    init: Literal["first", "spaced", "random"] = "first"
     layers: Positive = 6
     hidden_size: Positive | None = None
     intermediate_size: Positive | None = None
@@ -221,7 +221,7 @@ class Student(Section):
         widths = ("hidden_size", "intermediate_size", "heads", "kv_heads")
         own = [name for name in widths if getattr(self, name) is not None]
         if self.init == "first" and own:
-            yield f"init: first keeps the teacher's widths; set {', '.join(own)} to null, or another init"
+            yield f"init: first keeps the teacher's widths; set {', '.join(own)} to null, or init to spaced or random"
         if self.hidden_size and self.heads and self.hidden_size % self.heads:
             yield f"hidden_size ({self.hidden_size}) must be a multiple of heads ({self.heads})"
         if self.heads and self.kv_heads and self.heads % self.kv_heads:

@@ -26,9 +26,8 @@ WIDTHS = {
 
 
 def layers_taken(init: str, teacher_layers: int, student_layers: int) -> list[int]:
-    """The teacher layers (from 0) that a student starts from. first: the lowest; ends: half of them the lowest, half
-    the last; spaced: evenly spaced and ending with the last, ceil(m * L_T / L_S) for m = 1..L_S, counted from 1 (7 of
-    30: 5, 9, 13, 18, 22, 26, 30)."""
+    """The teacher layers (from 0) that a student starts from: the first ones, or evenly spaced ones that end with
+    the last: ceil(m * L_T / L_S) for m = 1..L_S, counted from 1 (7 of 30: 5, 9, 13, 18, 22, 26, 30)."""
     if student_layers > teacher_layers:
         raise UserError(
             f"student.layers: expected at most the teacher's {teacher_layers} layers for init: {init}, got "
@@ -36,9 +35,6 @@ def layers_taken(init: str, teacher_layers: int, student_layers: int) -> list[in
         )
     if init == "first":
         return list(range(student_layers))
-    if init == "ends":
-        lowest = (student_layers + 1) // 2
-        return [*range(lowest), *range(teacher_layers - student_layers + lowest, teacher_layers)]
     return [math.ceil(m * teacher_layers / student_layers) - 1 for m in range(1, student_layers + 1)]
 
 
@@ -60,24 +56,22 @@ def _check_widths(asked: dict[str, int], own: dict[str, int], student: Student, 
     if asked == own:
         return
     if student.init == "first":
-        raise UserError(
-            "student.init: first keeps the teacher's widths; set the widths to null, or init to ends or spaced"
-        )
+        raise UserError("student.init: first keeps the teacher's widths; set the widths to null, or init to spaced")
     if model_type not in PROJECTABLE:
         raise UserError(
-            f"student.init: {student.init} at a smaller width knows the weights of {', '.join(PROJECTABLE)}, the "
-            f"teacher is {model_type}; leave the student's widths null, or set student.init: random"
+            f"student.init: spaced at a smaller width knows the weights of {', '.join(PROJECTABLE)}, the teacher is "
+            f"{model_type}; leave the student's widths null, or set student.init: random"
         )
     for name, value in asked.items():
         if value > own[name]:
             raise UserError(
-                f"student.{name}: init: {student.init} cuts the teacher's weights down, so expected at most "
-                f"{own[name]}, got {value}; lower it, or set student.init: random"
+                f"student.{name}: init: spaced cuts the teacher's weights down, so expected at most {own[name]}, got "
+                f"{value}; lower it, or set student.init: random"
             )
     if asked["heads"] // asked["kv_heads"] > own["heads"] // own["kv_heads"]:
         raise UserError(
             f"student.heads / student.kv_heads: expected at most the teacher's {own['heads']} / {own['kv_heads']} for "
-            f"init: {student.init}, got {asked['heads']} / {asked['kv_heads']}; raise kv_heads or lower heads"
+            f"init: spaced, got {asked['heads']} / {asked['kv_heads']}; raise kv_heads or lower heads"
         )
 
 
@@ -123,7 +117,7 @@ def build_student(
 ) -> tuple[Scorer, PreTrainedTokenizerBase]:
     """A scorer of the asked shape and its tokenizer. `texts`: every piece of text that a prompt is made of, which a
     pruned vocabulary keeps. `state_samples` (n, d_T), n >= d_S: hidden states of the teacher, needed only for
-    init: spaced and ends at a smaller hidden_size. Raises UserError for a shape that cannot be had."""
+    init: spaced at a smaller hidden_size. Raises UserError for a shape that cannot be had."""
     source = teacher.model.config
     taken = [] if student.init == "random" else layers_taken(student.init, len(teacher.layers), student.layers)
     rows = None
