@@ -30,7 +30,7 @@ from fisher_ld.params import Prompt, load_params
 from fisher_ld.runtime import Checkpoint, read_json, setup
 
 PROCESSED, ADAPTED, CACHE = Path("data/processed"), Path("data/teacher/adapted"), Path("data/cache")
-WEIGHTS = Path("data/fisher/weights/fisher.json")
+WEIGHTS = Path("data/fisher/weights/fisher-ld.json")
 
 
 @dataclass
@@ -72,7 +72,7 @@ def main() -> None:
     cache = TeacherCache.open(CACHE)
     online = OnlineTeacher(scorer, lists, sequences, prompts, cache.layers, cache.width)
     texts = prompt_texts(pl.read_parquet(PROCESSED / "items.parquet")["text"].to_list(), template)
-    weights = read_json(WEIGHTS)["weights"]
+    weights = read_json(WEIGHTS)["weights"][0]
 
     checkpoint = Checkpoint("benchmark", {})  # never written: the steps end before it is due
 

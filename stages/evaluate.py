@@ -20,7 +20,7 @@ def main(params, run):
     seeds = range(params.distill.seeds)
     categories = ev.read_categories(PROCESSED)
 
-    frames, result = {}, {"quality": {}, "seeds": {}, "comparisons": {}, "retained": {}}
+    frames, result = {}, {"quality": {}, "seeds": {}, "comparisons": {}, "claims": {}, "retained": {}}
     for family in ev.FAMILIES:
         name = f"test_{family}"
         lists = read_lists(PROCESSED, name)

@@ -22,6 +22,7 @@ from fisher_ld.runtime import UserError
 FAMILIES = ("popularity", "uniform")  # of test lists; the first is the main one
 PRIMARY = "ndcg_10"  # the metric of comparisons, gate and retained share
 BASELINES = ("popularity", "item-knn")
+CLAIM, CLAIMED = ("fisher-ld", "uniform"), ("ndcg_5", "mrr")
 GATE_DRAWS = 2000, 5000  # bootstrap samples and permutations; fixed: those of `evaluate` re-run no teacher
 
 # model -> one frame a training seed (a baseline and the teacher have one), of one row a user: user and METRICS, sorted
@@ -113,10 +114,10 @@ def seed_means(frames: Frames) -> dict[str, list[float]]:
 # --- comparisons
 
 
-def _paired(frames: Frames, a: str, b: str) -> tuple[np.ndarray, np.ndarray]:
-    """PRIMARY of two models over the users that both have, each averaged over its seeds."""
+def _paired(frames: Frames, a: str, b: str, metric: str = PRIMARY) -> tuple[np.ndarray, np.ndarray]:
+    """A metric of two models over the users that both have, each averaged over its seeds."""
     both = over_seeds(frames[a]).join(over_seeds(frames[b]), on="user", suffix="_b").sort("user")
-    return both[PRIMARY].to_numpy(), both[f"{PRIMARY}_b"].to_numpy()
+    return both[metric].to_numpy(), both[f"{metric}_b"].to_numpy()
 
 
 def comparisons(frames: Frames, pairs: Sequence[tuple[str, str]], params: Evaluate, seed: int) -> list[dict[str, Any]]:
@@ -138,12 +139,22 @@ def comparisons(frames: Frames, pairs: Sequence[tuple[str, str]], params: Evalua
     return rows
 
 
-def _by_seed(frames: Frames, a: str, b: str) -> list[float]:
+def _by_seed(frames: Frames, a: str, b: str, metric: str = PRIMARY) -> list[float]:
     """Differences of the pairs of runs with one seed; a model with a single run stands in every pair."""
     count = max(len(frames[a]), len(frames[b]))
     pairs = [(frames[a][min(i, len(frames[a]) - 1)], frames[b][min(i, len(frames[b]) - 1)]) for i in range(count)]
-    found = [_paired({a: [one], b: [other]}, a, b) for one, other in pairs]
+    found = [_paired({a: [one], b: [other]}, a, b, metric) for one, other in pairs]
     return [float(one.mean() - other.mean()) for one, other in found]
+
+
+def claims(frames: Frames, params: Evaluate, seed: int) -> dict[str, dict[str, Any]]:
+    """Fisher-LD minus uniform layers in the metrics in which the paper claims a gain; each alone, without Holm."""
+    result = {}
+    for metric in CLAIMED:
+        found = compare(*_paired(frames, *CLAIM, metric), params.bootstrap_samples, params.permutations, seed)
+        by_seed = _by_seed(frames, *CLAIM, metric)
+        result[metric] = {**asdict(found), "by_seed": by_seed, "verdict": verdict(found, found.p_perm, by_seed)}
+    return result
 
 
 def evaluation_pairs(students: Sequence[str]) -> list[tuple[str, str]]:
@@ -219,12 +230,13 @@ def family_frames(
 
 
 def evaluate_family(frames: Frames, students: Sequence[str], params: Evaluate, seed: int) -> dict[str, Any]:
-    """`quality`, `seeds` (their means), `comparisons` and `retained` of one family of lists."""
+    """`quality`, `seeds` (their means), `comparisons`, `claims` and `retained` of one family of lists."""
     by_chance = over_seeds(frames["chance"])[PRIMARY].to_numpy()
     return {
         "quality": quality(frames, params, seed),
         "seeds": seed_means(frames),
         "comparisons": comparisons(frames, evaluation_pairs(students), params, seed),
+        "claims": claims(frames, params, seed),
         "retained": {s: retained(*_paired(frames, s, "teacher"), by_chance, params, seed) for s in students},
     }
 

@@ -160,6 +160,15 @@ def test_the_unit_is_the_seed_averaged_user(frames):
     assert (cell["mean"], cell["n"]) == (pytest.approx(row["mean_a"]), 300)
 
 
+def test_claims_are_paired_in_the_metrics_of_the_paper(frames):
+    a, b = (frames[model][0]["mrr"].to_numpy() for model in ("fisher-ld", "uniform"))
+    found = ev.claims(frames, PARAMS, 0)
+    assert set(found) == {"ndcg_5", "mrr"}
+    assert found["mrr"]["difference"] == pytest.approx(a.mean() - b.mean())
+    assert found["mrr"]["by_seed"] == pytest.approx([a.mean() - b.mean()])
+    assert found["mrr"]["verdict"] == "not shown"
+
+
 def test_zero_shot_is_compared_over_its_own_users(frames):
     (row,) = ev.comparisons(frames, [("teacher", "zero-shot")], PARAMS, 0)
     own = frames["teacher"][0].filter(pl.col("user") % 3 == 0)

@@ -42,7 +42,7 @@ def frames(users, seed):
 
 def write_evaluation(metrics, users):
     params = Evaluate(bootstrap_samples=300, permutations=1999, neighbours=5)
-    evaluate = {"quality": {}, "seeds": {}, "comparisons": {}, "retained": {}}
+    evaluate = {"quality": {}, "seeds": {}, "comparisons": {}, "claims": {}, "retained": {}}
     ablations = {"quality": {}, "comparisons": {}}
     strategies = ["uniform", "linear", "exponential", "fisher", "fisher-shuffled", "fisher-reversed", "fisher-ld"]
     for seed, family in enumerate(ev.FAMILIES):

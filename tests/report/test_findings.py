@@ -80,7 +80,14 @@ def test_failed_gate_forbids_a_share(changed):
     ],
 )
 def test_fisher_ld_against_uniform(changed, numbers, answer, verdict, reason):
-    results = changed("evaluate.json", set_pair("fisher-ld", "uniform", *numbers))
+    difference, low, high, said = numbers
+
+    def change(content):
+        set_pair("fisher-ld", "uniform", *numbers)(content)
+        for claim in content["claims"]["popularity"].values():
+            claim.update(difference=difference, low=low, high=high, verdict=said, mean_b=0.5)
+
+    results = changed("evaluate.json", change)
     assert findings(results)["uniform"].answer == answer
     found = row(results, "NDCG@5 over uniform")
     assert found.verdict == verdict and reason in found.reason
