@@ -278,9 +278,9 @@ def _ablation(results: Results) -> list[Block]:
 def _paper(results: Results) -> list[Block]:
     rows = [[row.where, row.what, row.paper, row.ours, row.verdict, row.reason] for row in beside(results)]
     note = (
-        "“Reproduced” where the whole of our interval shows at least what the paper claims. The gains of its tables are "
-        "in NDCG@5, ours beside them in NDCG@10, the metric that is tested under Holm. Absolute values are of other "
-        "data and other models. "
+        "“Reproduced” where the whole of our interval shows at least what the paper claims. Its tables' gains are in "
+        "NDCG@5, ours beside them in NDCG@10, the metric that is tested under Holm. Absolute values are of other data "
+        "and other models. "
         f"{paper.REPOSITORY_NOTE}"
     )
     header = ["in the paper", "number", "paper", "ours", "verdict", "why"]
