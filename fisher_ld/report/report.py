@@ -94,18 +94,16 @@ def _quality(results: Results, pictures: Mapping[str, str]) -> list[Block]:
     for family in FAMILIES:
         models = results.evaluate["quality"][family]
         names = ordered(models)
-        seeds = results.evaluate["seeds"][family]
-        rows = [
-            [label(m), *(_mean(models[m].get(k)) for k in METRIC_LABELS), _seeds(seeds.get(m)), _users(models[m])]
-            for m in names
-        ]
+        rows = [[label(m), *(_mean(models[m].get(k)) for k in METRIC_LABELS), _users(models[m])] for m in names]
         drawn = "by popularity (hard, the main one)" if family == MAIN else "uniformly"
         blocks.append(Heading(f"Lists whose negatives are drawn {drawn}", 3))
-        blocks.append(
-            Table(["model", *METRIC_LABELS.values(), "NDCG@10 by seed", "users"], rows, strong=[names.index(STUDENT)])
-        )
+        blocks.append(Table(["model", *METRIC_LABELS.values(), "users"], rows, strong=[names.index(STUDENT)]))
         kept = results.evaluate["retained"][family][STUDENT]
         blocks.append(Text(f"Fisher-LD keeps {share(kept)} of the teacher's NDCG@10 on these lists."))
+    if seeds := results.evaluate["seeds"][MAIN]:
+        header = ["student", *(f"seed {i}" for i in range(len(seeds[STUDENT]))), "largest minus smallest"]
+        rows = [[label(m), *(f"{v:.3f}" for v in (*seeds[m], max(seeds[m]) - min(seeds[m])))] for m in ordered(seeds)]
+        blocks += [Heading("NDCG@10 of each training seed, popularity lists", 3), Table(header, rows)]
     blocks.append(Heading("Who is above whom", 3))
     rows = results.evaluate["comparisons"][MAIN]
     note = (
@@ -120,10 +118,6 @@ def _mean(cell: Mapping[str, float] | None) -> Cell:
     if cell is None:
         return "not measured"
     return f"{cell['mean']:.3f}", f"{cell['low']:.3f} to {cell['high']:.3f}"
-
-
-def _seeds(values: list[float] | None) -> str:
-    return " ".join(f"{value:.3f}" for value in values or [])
 
 
 def _users(row: Mapping[str, Mapping[str, float]]) -> str:
