@@ -238,7 +238,7 @@ class Distill(Section):
     explicit_l2: StrictBool = False
     temperature: Rate = 4.0
     layer_map: Literal["all", "spaced", "last", "fisher"] = "all"
-    learning_rate: Rate = 1.5e-4
+    learning_rate: Rate = 8e-5
     steps: Positive = 500
     batch_users: Positive = 1
     warmup: Fraction = 0.1
