@@ -7,7 +7,6 @@ from pathlib import Path
 from fisher_ld.data.lists import read_lists
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.evaluation import evaluate as ev
-from fisher_ld.evaluation.scores import read_scores
 from fisher_ld.runtime import write_csv, write_json
 from stages.common import stage
 
@@ -20,13 +19,7 @@ def main(params, run):
     result = {"quality": {}, "comparisons": {}}
     for family in ev.FAMILIES:
         lists = read_lists(PROCESSED, f"test_{family}")
-        models = {
-            strategy: [
-                read_scores(STUDENTS / strategy / str(seed) / f"scores_test_{family}.parquet", lists)
-                for seed in range(params.distill.seeds)
-            ]
-            for strategy in strategies
-        }
+        models = ev.read_students(STUDENTS, strategies, params.distill.seeds, f"test_{family}", lists)
         frames = ev.family_frames(lists, models, categories, "uniform")
         result["quality"][family] = ev.quality(frames, params.evaluate, params.seed)
         pairs = ev.ablation_pairs(strategies)

@@ -17,7 +17,6 @@ TEACHER = Path("data/teacher/adapted")
 
 def main(params, run):
     compute = setup(params.cluster, params.seed)
-    seeds = range(params.distill.seeds)
     categories = ev.read_categories(PROCESSED)
 
     frames, result = {}, {"quality": {}, "seeds": {}, "comparisons": {}, "claims": {}, "retained": {}}
@@ -28,9 +27,7 @@ def main(params, run):
         models["zero-shot"] = [read_scores(CACHE / f"zero_shot_{name}.parquet", lists)]
         baselines = ev.read_baselines(PROCESSED, lists, params.evaluate.neighbours)
         models |= {baseline: [scores] for baseline, scores in baselines.items()}
-        for method in params.methods:
-            files = [STUDENTS / method / str(seed) / f"scores_{name}.parquet" for seed in seeds]
-            models[method] = [read_scores(file, lists) for file in files]
+        models |= ev.read_students(STUDENTS, params.methods, params.distill.seeds, name, lists)
         frames[family] = ev.family_frames(lists, models, categories, "teacher", partial=["zero-shot"])
         for part, value in ev.evaluate_family(frames[family], params.methods, params.evaluate, params.seed).items():
             result[part][family] = value

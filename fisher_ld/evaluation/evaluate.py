@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from fisher_ld.data.lists import Lists, read_sequences
 from fisher_ld.evaluation.baselines import baseline_scores
 from fisher_ld.evaluation.ranking import METRICS, category_matrix, chance, diversity, ranking_metrics
-from fisher_ld.evaluation.scores import Scores
+from fisher_ld.evaluation.scores import Scores, read_scores
 from fisher_ld.evaluation.significance import LEVEL, bootstrap_means, compare, holm, interval, verdict
 from fisher_ld.params import Evaluate
 from fisher_ld.runtime import UserError
@@ -41,6 +41,12 @@ def read_baselines(processed: Path, lists: Lists, neighbours: int) -> dict[str, 
     cut_offs = users["train_positives"].to_numpy()
     scores = baseline_scores(lists, read_sequences(processed), cut_offs, n_items, neighbours)
     return {name: Scores(np.arange(len(lists)), values) for name, values in scores.items()}
+
+
+def read_students(folder: Path, methods: Sequence[str], seeds: int, name: str, lists: Lists) -> dict[str, list[Scores]]:
+    """Scores of every method's students, one a training seed, on `lists`, those of the file `name`."""
+    files = {m: [folder / m / str(seed) / f"scores_{name}.parquet" for seed in range(seeds)] for m in methods}
+    return {method: [read_scores(file, lists) for file in own] for method, own in files.items()}
 
 
 # --- metrics
