@@ -105,17 +105,26 @@ def headline(results: Results, found: Mapping[str, Finding]) -> list[str]:
         second = f"It should not replace the teacher on these numbers: {what}."
     else:
         second = "On these lists it can replace the teacher: every target is met, and it beats both simple baselines."
-    uniform, shuffled = found["uniform"], found["shuffled"]
-    third = {
-        (True, True): "The Fisher weights are shown to help: over uniform layers and over their own shuffle.",
-        (
-            True,
-            False,
-        ): "It is shown to beat uniform layers, but Fisher weights are not shown to beat their own shuffle: "
-        "what helps need not be which layer gets which weight.",
-        (False, True): "Fisher weights are shown to beat their own shuffle, but Fisher-LD is not shown to beat uniform "
-        "layers, which are simpler.",
-        (False, False): "That Fisher weighting is the reason is not shown: neither a gain over uniform layers nor one "
-        "over the shuffled weights.",
-    }[uniform.good, shuffled.good]
-    return [first, second, third]
+    return [first, second, _reason(found["uniform"], found["shuffled"])]
+
+
+def _reason(uniform: Finding, shuffled: Finding) -> str:
+    """Whether Fisher weights are why."""
+    rivals = {"uniform layers": uniform, "its own shuffle": shuffled}
+    above = [name for name, finding in rivals.items() if finding.good]
+    below = [name for name, finding in rivals.items() if finding.answer == VERDICTS["shown below"]]
+    if below:
+        return f"Fisher weighting is shown to cost quality: Fisher-LD is below {' and '.join(below)}."
+    if above == list(rivals):
+        return "The Fisher weights are shown to help: over uniform layers and over their own shuffle."
+    if above == ["uniform layers"]:
+        return (
+            "It is shown to beat uniform layers, but not its own shuffle: what helps need not be which layer gets "
+            "which weight."
+        )
+    if above:
+        return "It is shown to beat its own shuffle, but not uniform layers, which are simpler."
+    return (
+        "That Fisher weighting is the reason is not shown: neither a gain over uniform layers nor one over the "
+        "shuffled weights."
+    )

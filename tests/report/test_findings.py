@@ -97,7 +97,15 @@ def test_shuffle_decides_the_summary(changed):
     results = changed("ablations.json", set_pair("fisher-ld", "fisher-shuffled", 0.05, 0.03, 0.07, "shown above"))
     found = findings(results)
     assert found["shuffled"].answer == "shown"
-    assert "are shown to beat their own shuffle" in headline(results, found)[2]
+    assert "shown to beat its own shuffle, but not uniform" in headline(results, found)[2]
+
+
+def test_a_loss_is_said_in_the_summary(changed):
+    pair = set_pair("fisher-ld", "fisher-shuffled", -0.05, -0.07, -0.03, "shown below")
+    results = changed("ablations.json", pair)
+    found = findings(results)
+    assert found["shuffled"].answer == "opposite shown"
+    assert headline(results, found)[2].endswith("Fisher-LD is below its own shuffle.")
 
 
 def test_shuffle_that_was_not_run_is_not_measured(changed):
