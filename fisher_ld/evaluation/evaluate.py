@@ -15,7 +15,7 @@ from fisher_ld.data.lists import Lists, read_sequences
 from fisher_ld.evaluation.baselines import baseline_scores
 from fisher_ld.evaluation.ranking import METRICS, category_matrix, chance, diversity, ranking_metrics
 from fisher_ld.evaluation.scores import Scores, read_scores
-from fisher_ld.evaluation.significance import LEVEL, bootstrap_means, compare, holm, interval, verdict
+from fisher_ld.evaluation.significance import LEVEL, bootstrap_means, compare, holm, interval, over_seeds, verdict
 from fisher_ld.params import Evaluate
 from fisher_ld.runtime import UserError
 
@@ -93,21 +93,16 @@ def common_lists(
     return result
 
 
-def over_seeds(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """The seed-averaged user, protocol.md's unit: one row a user, sorted by user."""
-    return pl.concat(frames).group_by("user").agg(pl.mean(*METRICS)).sort("user")
-
-
 def quality(frames: Frames, params: Evaluate, seed: int) -> dict[str, dict[str, dict[str, float]]]:
-    """model -> metric -> mean over seed-averaged users, bootstrap 95% interval (`low`, `high`) and n; a metric that no
-    user has is left out."""
+    """model -> metric -> mean over users and seeds, bootstrap 95% interval over both (`low`, `high`) and n, the users;
+    a metric that no user has is left out."""
     result: dict[str, dict[str, dict[str, float]]] = {}
     for model, runs in frames.items():
-        result[model], frame = {}, over_seeds(runs)
+        result[model] = {}
         for metric in METRICS:
-            values = frame[metric].drop_nulls().to_numpy()
+            values = np.stack([frame[metric].drop_nulls().to_numpy() for frame in runs], 1)  # (n, S)
             if len(values):
-                low, high = interval(bootstrap_means(values, params.bootstrap_samples, seed))
+                low, high = interval(over_seeds(bootstrap_means(values, params.bootstrap_samples, seed), seed))
                 result[model][metric] = {"mean": float(values.mean()), "low": low, "high": high, "n": len(values)}
     return result
 
@@ -121,15 +116,19 @@ def seed_means(frames: Frames) -> dict[str, list[float]]:
 
 
 def _paired(frames: Frames, a: str, b: str, metric: str = PRIMARY) -> tuple[np.ndarray, np.ndarray]:
-    """A metric of two models over the users that both have, each averaged over its seeds."""
-    both = over_seeds(frames[a]).join(over_seeds(frames[b]), on="user", suffix="_b").sort("user")
-    return both[metric].to_numpy(), both[f"{metric}_b"].to_numpy()
+    """A metric of two models over the users that both have, (S, n) each for their S training seeds."""
+    users = np.intersect1d(frames[a][0]["user"], frames[b][0]["user"])
+    a_runs, b_runs = (
+        np.stack([frame.filter(pl.col("user").is_in(users))[metric].to_numpy() for frame in frames[model]])
+        for model in (a, b)
+    )
+    return a_runs, b_runs
 
 
 def comparisons(frames: Frames, pairs: Sequence[tuple[str, str]], params: Evaluate, seed: int) -> list[dict[str, Any]]:
     """One row a pair (a, b): a minus b in PRIMARY over their common seed-averaged users, with Holm's p (`p_holm`, of
-    the randomisation test) over all pairs, the difference of each training seed, and the verdict. Raises UserError
-    where `evaluate.permutations` could show nothing in a family of this size."""
+    the randomisation test) over all pairs and the verdict. Raises UserError where `evaluate.permutations` could show
+    nothing in a family of this size."""
     smallest = 2 / (params.permutations + 1)  # p that the randomisation test can give
     if smallest * len(pairs) >= LEVEL:
         raise UserError(
@@ -139,18 +138,9 @@ def comparisons(frames: Frames, pairs: Sequence[tuple[str, str]], params: Evalua
     found = [compare(*_paired(frames, a, b), params.bootstrap_samples, params.permutations, seed) for a, b in pairs]
     rows = []
     for (a, b), comparison, p in zip(pairs, found, holm([c.p_perm for c in found]), strict=True):
-        by_seed = _by_seed(frames, a, b)
-        row = {"metric": PRIMARY, "a": a, "b": b, **asdict(comparison), "by_seed": by_seed}
-        rows.append({**row, "p_holm": float(p), "verdict": verdict(comparison, p, by_seed)})
+        row = {"metric": PRIMARY, "a": a, "b": b, **asdict(comparison)}
+        rows.append({**row, "p_holm": float(p), "verdict": verdict(comparison, p)})
     return rows
-
-
-def _by_seed(frames: Frames, a: str, b: str, metric: str = PRIMARY) -> list[float]:
-    """Differences of the pairs of runs with one seed; a model with a single run stands in every pair."""
-    count = max(len(frames[a]), len(frames[b]))
-    pairs = [(frames[a][min(i, len(frames[a]) - 1)], frames[b][min(i, len(frames[b]) - 1)]) for i in range(count)]
-    found = [_paired({a: [one], b: [other]}, a, b, metric) for one, other in pairs]
-    return [float(one.mean() - other.mean()) for one, other in found]
 
 
 def claims(frames: Frames, params: Evaluate, seed: int) -> dict[str, dict[str, Any]]:
@@ -158,8 +148,7 @@ def claims(frames: Frames, params: Evaluate, seed: int) -> dict[str, dict[str, A
     result = {}
     for metric in CLAIMED:
         found = compare(*_paired(frames, *CLAIM, metric), params.bootstrap_samples, params.permutations, seed)
-        by_seed = _by_seed(frames, *CLAIM, metric)
-        result[metric] = {**asdict(found), "by_seed": by_seed, "verdict": verdict(found, found.p_perm, by_seed)}
+        result[metric] = {**asdict(found), "verdict": verdict(found, found.p_perm)}
     return result
 
 
@@ -195,21 +184,23 @@ def gate(teacher: np.ndarray, rivals: Mapping[str, np.ndarray], seed: int) -> di
 
 def teacher_gate(frames: Frames, seed: int) -> dict[str, Any]:
     """`gate` from the per-user metrics of teacher, popularity and item-kNN on the popularity lists."""
-    teacher = over_seeds(frames["teacher"])[PRIMARY].to_numpy()
+    teacher = frames["teacher"][0][PRIMARY].to_numpy()
     return gate(teacher, {name: _paired(frames, "teacher", name)[1] for name in BASELINES}, seed)
 
 
 def retained(
     student: np.ndarray, teacher: np.ndarray, by_chance: np.ndarray, params: Evaluate, seed: int
 ) -> dict[str, Any]:
-    """Share of the teacher's mean that the student has, with the bootstrap interval of the ratio over the same users
-    (n,), and the same of what lies above chance: None where the teacher is not clearly above chance, so that the
-    ratio has no meaning."""
-    columns = np.stack([student, teacher, by_chance], 1)
+    """Share of the teacher's mean (n,) that the student (S, n) has, with the bootstrap interval of the ratio over users
+    and the student's seeds, and the same of what lies above chance: None where the teacher is not clearly above chance,
+    so that the ratio has no meaning."""
+    student, teacher = np.atleast_2d(student), np.atleast_2d(teacher)[0]
+    columns = np.stack([teacher, by_chance, *student], 1)  # (n, 2 + S)
     if teacher.mean() <= 0:
         raise ValueError(f"expected a teacher with a mean above 0, got {teacher.mean()}: there is no share to retain")
-    draws = bootstrap_means(columns, params.bootstrap_samples, seed)  # (samples, 3)
-    means = columns.mean(0)
+    draws = bootstrap_means(columns, params.bootstrap_samples, seed)  # (samples, 2 + S)
+    draws = np.stack([over_seeds(draws[:, 2:], seed), draws[:, 0], draws[:, 1]], 1)  # (samples, 3)
+    means = np.array([student.mean(), teacher.mean(), by_chance.mean()])
     low, high = interval(draws[:, 0] / draws[:, 1])
     result: dict[str, Any] = {"share": float(means[0] / means[1]), "low": low, "high": high, "n": len(columns)}
     above, gains = means - means[2], draws - draws[:, 2:]
@@ -237,7 +228,7 @@ def family_frames(
 
 def evaluate_family(frames: Frames, students: Sequence[str], params: Evaluate, seed: int) -> dict[str, Any]:
     """`quality`, `seeds` (their means), `comparisons`, `claims` and `retained` of one family of lists."""
-    by_chance = over_seeds(frames["chance"])[PRIMARY].to_numpy()
+    by_chance = frames["chance"][0][PRIMARY].to_numpy()
     return {
         "quality": quality(frames, params, seed),
         "seeds": seed_means(frames),

@@ -82,8 +82,8 @@ def _seeds_note(results: Results) -> str:
             "One training seed a student: the intervals do not hold what another run of the same training would give."
         )
     return (
-        f"Students are trained {count} times, with {count} seeds: a student's value is the mean over them, and a "
-        "difference is shown only where every seed has its sign."
+        f"Students are trained {count} times, with {count} seeds: a student's value is the mean over them, and its "
+        "intervals hold their spread as well."
     )
 
 

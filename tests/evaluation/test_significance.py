@@ -51,7 +51,7 @@ def test_swapped_sides_mirror_the_comparison():
 
 def test_differences_without_spread():
     same = np.array([0.25, 0.5, 0.75])
-    assert compare(same, same, 100, 100, 0) == Comparison(3, 0.5, 0.5, 0, 0, 0, p_t=1, p_perm=1, d=None)
+    assert compare(same, same, 100, 100, 0) == Comparison(3, 0.5, 0.5, 0, 0, 0, p_t=1, p_perm=1, d=None, by_seed=[0])
     above = compare(np.full(3, 0.75), np.full(3, 0.25), 100, 100, 0)
     assert (above.difference, above.low, above.high, above.d, above.p_t) == (0.5, 0.5, 0.5, None, 0)
 
@@ -99,7 +99,7 @@ def test_holm_by_hand():
 
 
 def comparison(low, high):
-    return Comparison(100, 0.5, 0.5, (low + high) / 2, low, high, 0.001, 0.001, 0.1)
+    return Comparison(100, 0.5, 0.5, (low + high) / 2, low, high, 0.001, 0.001, 0.1, [0.1])
 
 
 @pytest.mark.parametrize(
@@ -114,14 +114,21 @@ def comparison(low, high):
     ],
 )
 def test_verdict(low, high, p, expected):
-    found = comparison(low, high)
-    assert verdict(found, p, [found.difference]) == expected
+    assert verdict(comparison(low, high), p) == expected
 
 
-def test_one_seed_of_another_sign_is_no_gain():
-    assert verdict(comparison(0.1, 0.3), 0.01, [0.5, 0.01]) == "shown above"
-    assert verdict(comparison(0.1, 0.3), 0.01, [0.5, -0.01]) == "not shown"
-    assert verdict(comparison(-0.3, -0.1), 0.01, [-0.5, 0.01]) == "not shown"
+def test_the_interval_holds_what_another_training_run_would_change():
+    rng = np.random.default_rng(0)
+    users = rng.random(500)
+    steady = users + 0.05 + 0.01 * rng.normal(size=(3, 500))
+    lucky = users + np.array([[0.15], [0.0], [0.0]]) + 0.01 * rng.normal(size=(3, 500))
+    alike, apart = (compare(runs, users, 2000, 500, 0) for runs in (steady, lucky))
+    assert apart.difference == pytest.approx(alike.difference, abs=0.002)
+    assert apart.by_seed == pytest.approx([0.15, 0, 0], abs=0.002)
+    assert verdict(alike, alike.p_perm) == "shown above"
+    assert apart.low < 0.002 and apart.high > 0.09  # seed 0 is drawn never, or at least twice
+    one = compare(steady[0], users, 2000, 500, 0)
+    assert (one.low, one.high) == pytest.approx(interval(bootstrap_means(steady[0] - users, 2000, 0)))
 
 
 def test_verdict_follows_the_better_side():
@@ -129,5 +136,5 @@ def test_verdict_follows_the_better_side():
     weak = rng.random(200)
     strong = weak + 0.05 + 0.1 * rng.random(200)
     up, down = compare(strong, weak, 500, 500, 0), compare(weak, strong, 500, 500, 0)
-    assert verdict(up, up.p_perm, [0.1]) == "shown above"
-    assert verdict(down, down.p_perm, [-0.1]) == "shown below"
+    assert verdict(up, up.p_perm) == "shown above"
+    assert verdict(down, down.p_perm) == "shown below"
