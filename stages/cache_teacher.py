@@ -9,15 +9,16 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from fisher_ld.cache import CacheWriter, fill, signal_fingerprint
-from fisher_ld.data.lists import concat, read_lists, read_sequences, take
+from fisher_ld.data.lists import read_lists, read_sequences
 from fisher_ld.data.packing import held_back
 from fisher_ld.data.prompts import build_prompts
 from fisher_ld.evaluation import evaluate as ev
 from fisher_ld.evaluation.ranking import ranking_metrics
-from fisher_ld.evaluation.scores import read_scores, write_scores
-from fisher_ld.models.scorer import Scorer, score_lists
+from fisher_ld.evaluation.scores import read_scores
+from fisher_ld.models.scorer import Scorer
 from fisher_ld.runtime import Checkpoint, UserError, fingerprint, setup
 from stages.common import stage
+from stages.scoring import score_test_lists
 
 PROCESSED, BASE, ADAPTED = Path("data/processed"), Path("data/teacher/base"), Path("data/teacher/adapted")
 CACHE = Path("data/cache")
@@ -64,11 +65,7 @@ def main(params, run):
         files = {family: work / f"{model}_test_{family}.parquet" for family in families}
         if all(file.is_file() for file in files.values()):
             return
-        parts = [take(families[family], numbers[family]) for family in families]
-        label = f"{model} on the test lists"
-        scores = score_lists(scorer, concat(*parts), sequences, prompts, label)
-        write_scores(files["popularity"], numbers["popularity"], scores[: len(parts[0])])
-        write_scores(files["uniform"], numbers["uniform"], scores[len(parts[0]) :])
+        score_test_lists(scorer, families, numbers, sequences, prompts, f"{model} on the test lists", files)
 
     scorer = Scorer.load(ADAPTED).on(compute)
     score("teacher", scorer, {"popularity": everyone, "uniform": users})

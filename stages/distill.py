@@ -13,19 +13,20 @@ import torch
 from transformers import AutoTokenizer
 
 from fisher_ld.cache import TeacherCache, signal_fingerprint
-from fisher_ld.data.lists import concat, read_lists, read_sequences, take
+from fisher_ld.data.lists import read_lists, read_sequences
 from fisher_ld.data.packing import held_back
 from fisher_ld.data.prompts import build_prompts, saved_prompts
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.distillation.trainer import distill
-from fisher_ld.evaluation.scores import read_scores, write_scores
+from fisher_ld.evaluation.scores import read_scores
 from fisher_ld.fisher.estimate import estimate
 from fisher_ld.fisher.profile import layer_traces
-from fisher_ld.models.scorer import Scorer, score_lists
+from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.student import build_student, prompt_texts, save
 from fisher_ld.params import Prompt, Student
 from fisher_ld.runtime import Checkpoint, atomic_path, fingerprint, read_json, setup, write_csv, write_json
 from stages.common import stage
+from stages.scoring import score_test_lists
 from stages.validation import validator
 
 PROCESSED, BASE, ADAPTED = Path("data/processed"), Path("data/teacher/base"), Path("data/teacher/adapted")
@@ -59,19 +60,6 @@ def online_trace(lists, sequences, kind, compute):
     return trace
 
 
-def score_test_lists(student, sequences, prompts, folder):
-    """Writes the student's scores of the lists that the teacher was scored on."""
-    families = [f"test_{family}" for family in ("popularity", "uniform")]
-    parts, numbers = [], []
-    for family in families:
-        lists = read_lists(PROCESSED, family)
-        numbers.append(read_scores(CACHE / f"teacher_{family}.parquet", lists).numbers)
-        parts.append(take(lists, numbers[-1]))
-    scores = score_lists(student, concat(*parts), sequences, prompts, "scoring the test lists")
-    write_scores(folder / f"scores_{families[0]}.parquet", numbers[0], scores[: len(parts[0])])
-    write_scores(folder / f"scores_{families[1]}.parquet", numbers[1], scores[len(parts[0]) :])
-
-
 def main(params, run):
     name = sys.argv[1]
     method, folder = METHODS[name], Path("data/students") / name
@@ -86,6 +74,10 @@ def main(params, run):
         teacher_trace = online_trace(lists, sequences, weighting["kind"], compute)
     inputs = fingerprint([PROCESSED, BASE, ADAPTED, CACHE, WEIGHTS / f"{name}.json"])
     key = {"method": name, "params": params.model_dump(mode="json"), "inputs": inputs}
+
+    families = {name: read_lists(PROCESSED, name) for name in ("test_popularity", "test_uniform")}
+    # the lists that the teacher was scored on
+    numbers = {name: read_scores(CACHE / f"teacher_{name}.parquet", own).numbers for name, own in families.items()}
 
     students, curves, trajectories, fits, checkpoints = [], [], [], [], []
     for seed, weights in enumerate(weighting["weights"]):
@@ -112,7 +104,8 @@ def main(params, run):
     with atomic_path(folder) as temporary:
         for seed, (student, tokenizer, prompts) in enumerate(students):
             save(student, tokenizer, template, temporary / str(seed))
-            score_test_lists(student, sequences, prompts, temporary / str(seed))
+            files = {family: temporary / str(seed) / f"scores_{family}.parquet" for family in families}
+            score_test_lists(student, families, numbers, sequences, prompts, "scoring the test lists", files)
     write_csv(f"metrics/plots/training/{name}.csv", pl.concat(curves))
     write_csv(f"metrics/plots/weights/{name}.csv", pl.concat(trajectories))
     for row in trajectories[0].iter_rows(named=True):
