@@ -123,7 +123,7 @@ class Data(Section):
     max_users: Positive | None = None
     split: Literal["leave_last_out", "global_time"] = "leave_last_out"
     test_from: Date | None = None  # global_time: ISO date of the first test interaction
-    history_length: Positive = 20
+    history_length: Positive = 10
     history_block: Positive = 6  # training positives that share one history start
     train_positives: Positive | None = 12  # the latest of each user; None: all
     train_negatives: Positive = 4
@@ -175,8 +175,8 @@ class Adapt(Section):
     steps: Positive = 600  # optimiser steps, over as many epochs as that takes
     batch_users: Positive = 1
     warmup: Fraction = 0.1
-    eval_every: Positive = 200  # optimiser steps
-    val_users: Positive = 100
+    eval_every: Positive = 300  # optimiser steps
+    val_users: Positive = 200
     patience: Positive = 3
     checkpoint_every: Positive = 100
 
@@ -210,7 +210,7 @@ class Student(Section):
     the width differs; `random`. Width fields left at None are the teacher's."""
 
     init: Literal["first", "spaced", "random"] = "first"
-    layers: Positive = 6
+    layers: Positive = 4
     hidden_size: Positive | None = None
     intermediate_size: Positive | None = None
     heads: Positive | None = None
@@ -243,7 +243,7 @@ class Distill(Section):
     batch_users: Positive = 1
     warmup: Fraction = 0.1
     eval_every: Positive = 250
-    val_users: Positive = 100
+    val_users: Positive = 200
     checkpoint_every: Positive = 100
 
     def contradictions(self) -> Iterator[str]:

@@ -67,7 +67,7 @@ def test_all_errors_at_once():
         ({"teacher": {"adapt": {"method": "loraa"}}}, "got 'loraa'; did you mean lora?"),
         ({"data": {"test_from": "soon", "split": "global_time"}}, "expected a date such as 2018-01-31, got 'soon'"),
         ({"data": {"split": "global_time"}}, "data: split: global_time and `test_from`"),
-        ({"data": {"history_block": 30}}, "data: history_block (30) must not exceed history_length (20)"),
+        ({"data": {"history_block": 30}}, "data: history_block (30) must not exceed history_length (10)"),
         ({"data": {"item_text": "a film"}}, "data: item_text: 'a film' must hold {title}"),
         ({"data": {"item_text": "{title"}}, "'{title' is not a template"),
         ({"data": {"source": {"kind": "table"}}}, "data.source: kind: table needs `interactions` and `items`"),

@@ -66,11 +66,13 @@ class ItemKNN:
         return cls(sp.csr_array((value, (row, column)), shape=(n_items, n_items)))
 
     def score(self, lists: Lists, sequences: list[np.ndarray]) -> list[np.ndarray]:
-        """All positives of the user before the list's position count, not only the prompt's history."""
+        """The liked items are those of the prompt: baseline and models see the same history."""
         liked = np.zeros(self.neighbours.indptr.size - 1, np.float32)
         scores = []
-        for user, position, candidates in zip(lists.user, lists.position, lists.candidates, strict=True):
-            history = sequences[user][:position]
+        for user, start, end, candidates in zip(
+            lists.user, lists.start, lists.position, lists.candidates, strict=True
+        ):
+            history = sequences[user][start:end]
             liked[history] = 1
             scores.append(self.neighbours[candidates] @ liked)
             liked[history] = 0

@@ -12,11 +12,11 @@ CUT_OFFS = np.array([3, 2, 2, 1])
 C01, C02, C12 = 2 / 3, 1 / 6**0.5, 2 / 6**0.5
 
 
-def make_lists(user, position, candidates):
+def make_lists(user, position, candidates, start=0):
     candidates = [np.array(c) for c in candidates]
     n = len(candidates)
     offsets = np.concatenate([[0], np.cumsum([len(c) for c in candidates])])
-    return Lists(np.array(user), np.zeros(n, int), np.array(position), np.zeros(n, int), candidates, offsets)
+    return Lists(np.array(user), np.full(n, start), np.array(position), np.zeros(n, int), candidates, offsets)
 
 
 def matrix():
@@ -50,6 +50,11 @@ def test_item_knn_by_hand():
     scores = ItemKNN.fit(matrix(), k=50).score(lists, SEQUENCES)
     assert scores[0] == pytest.approx([C01, C02, 0])
     assert scores[1] == pytest.approx([C02 + C12, 0])
+
+
+def test_item_knn_sees_the_history_of_the_prompt():
+    lists = make_lists([0], [2], [[2]], start=1)  # user 0 has liked 0 and 1, the prompt starts with 1
+    assert ItemKNN.fit(matrix(), k=50).score(lists, SEQUENCES)[0] == pytest.approx([C12])
 
 
 def test_item_knn_keeps_the_nearest_of_the_candidate():
