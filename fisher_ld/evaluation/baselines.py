@@ -69,9 +69,7 @@ class ItemKNN:
         """The liked items are those of the prompt: baseline and models see the same history."""
         liked = np.zeros(self.neighbours.indptr.size - 1, np.float32)
         scores = []
-        for user, start, end, candidates in zip(
-            lists.user, lists.start, lists.position, lists.candidates, strict=True
-        ):
+        for user, start, end, candidates in zip(lists.user, lists.start, lists.position, lists.candidates, strict=True):
             history = sequences[user][start:end]
             liked[history] = 1
             scores.append(self.neighbours[candidates] @ liked)
