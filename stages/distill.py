@@ -16,6 +16,7 @@ from fisher_ld.cache import TeacherCache, signal_fingerprint
 from fisher_ld.data.lists import read_lists, read_sequences
 from fisher_ld.data.packing import held_back
 from fisher_ld.data.prompts import build_prompts, saved_prompts
+from fisher_ld.distillation.head import fit_head
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.distillation.trainer import distill
 from fisher_ld.evaluation.scores import read_scores
@@ -32,20 +33,20 @@ from stages.validation import validator
 PROCESSED, BASE, ADAPTED = Path("data/processed"), Path("data/teacher/base"), Path("data/teacher/adapted")
 CACHE, WEIGHTS = Path("data/cache"), Path("data/fisher/weights")
 STATES = 1000  # examples whose states span the projection of a narrower student
+HEAD_WINDOWS = 200  # from which a student's head starts
 
 
-def new_student(method, params, cache, template, seed):
-    """The student before training, and its tokenizer."""
+def student_maker(method, params, cache, template):
+    """seed -> the student before training, and its tokenizer."""
     texts = prompt_texts(pl.read_parquet(PROCESSED / "items.parquet")["text"].to_list(), template)
     tokenizer = AutoTokenizer.from_pretrained(ADAPTED)
     if method.truncated:
         answers = saved_prompts(ADAPTED, PROCESSED)
         shape = Student(init="first", layers=params.student.layers, vocabulary=params.student.vocabulary)
-        base = Scorer.from_causal_lm(BASE, answers.yes, answers.no)
-        return build_student(base, shape, tokenizer, texts, seed)
+        return partial(build_student, Scorer.from_causal_lm(BASE, answers.yes, answers.no), shape, tokenizer, texts)
     some = np.random.default_rng(params.seed).permutation(cache.examples)[:STATES]
     states = cache.signals(some)[1].flatten(0, 1)  # (n, d_T)
-    return build_student(Scorer.load(ADAPTED), params.student, tokenizer, texts, seed, states)
+    return partial(build_student, Scorer.load(ADAPTED), params.student, tokenizer, texts, state_samples=states)
 
 
 def online_trace(lists, sequences, kind, compute):
@@ -79,11 +80,15 @@ def main(params, run):
     # the lists that the teacher was scored on
     numbers = {name: read_scores(CACHE / f"teacher_{name}.parquet", own).numbers for name, own in families.items()}
 
+    new_student = student_maker(method, params, cache, template)
+    windows = lists.windows()
+    some = [windows[i] for i in np.random.default_rng(params.seed).permutation(len(windows))[:HEAD_WINDOWS]]
     students, curves, trajectories, fits, checkpoints = [], [], [], [], []
     for seed, weights in enumerate(weighting["weights"]):
-        student, tokenizer = new_student(method, params, cache, template, seed)
+        student, tokenizer = new_student(seed=seed)
         student.on(compute)
         prompts = build_prompts(tokenizer, PROCESSED, template)
+        fit_head(student, lists, some, sequences, prompts)
         validate = validator(student, PROCESSED, sequences, prompts, params.distill.val_users, params.seed)
         checkpoint = Checkpoint("distill", key | {"student_seed": seed})
 

@@ -1,0 +1,45 @@
+"""Where a student's head starts: the linear answer that its own states already give."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from fisher_ld.data.lists import Lists
+from fisher_ld.data.prompts import Prompts
+from fisher_ld.models.scorer import Scorer
+from fisher_ld.runtime import progress
+
+
+@torch.no_grad()
+def fit_head(
+    student: Scorer,
+    lists: Lists,
+    windows: list[np.ndarray],
+    sequences: list[np.ndarray],
+    prompts: Prompts,
+    ridge: float = 0.01,
+) -> None:
+    """Sets the two rows of the head to the ridge regression of the labels on what the head reads, over `windows`: one
+    Newton step of logistic regression from the constant answer. A head that is the teacher's reads states of layers
+    that the student lacks, and training then spends its first hundreds of steps on that alone. `ridge` is relative to
+    the mean square of a feature."""
+    inputs: list[torch.Tensor] = []
+    labels: list[torch.Tensor] = []
+    hook = student.model.score.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
+    try:
+        for window in progress(windows, "fitting the head", unit="window"):
+            batch = student.pack(lists, [window], sequences, prompts)
+            student(batch)
+            labels.append(batch.labels)
+    finally:
+        hook.remove()
+    x, y = torch.cat(inputs).double(), torch.cat(labels).double()  # (N, d), (N,)
+    p = float(y.mean())
+    response = math.log(p / (1 - p)) + (y - p) / (p * (1 - p))  # (N,)
+    moments = x.T @ x  # (d, d)
+    moments.diagonal().add_(ridge * moments.diagonal().mean())
+    direction = torch.linalg.solve(moments, x.T @ response)  # (d,)
+    student.model.score.weight.copy_(torch.stack([-direction, direction]) / 2)
