@@ -110,11 +110,17 @@ def _with_text(items: pl.DataFrame, template: str) -> pl.DataFrame:
     return titled.with_columns(pl.Series("text", texts, dtype=pl.String)).filter(pl.col("text") != "")
 
 
-def _item_table(items: pl.DataFrame, names: np.ndarray, counts: np.ndarray) -> pl.DataFrame:
-    order = pl.DataFrame({"item": names, "count": counts})
+def _item_table(items: pl.DataFrame, item_names: np.ndarray, counts: np.ndarray) -> pl.DataFrame:
+    order = pl.DataFrame({"item": item_names, "count": counts})
     table = order.join(items, on="item", how="left", maintain_order="left").rename({"item": "item_id"})
+    names = pl.Enum(table["categories"].explode().drop_nulls().unique().sort())  # stored as numbers
     return table.with_row_index("item").select(
-        pl.col("item").cast(pl.Int32), "item_id", "title", "categories", "text", pl.col("count").cast(pl.Int32)
+        pl.col("item").cast(pl.Int32),
+        "item_id",
+        "title",
+        pl.col("categories").cast(pl.List(names)),
+        "text",
+        pl.col("count").cast(pl.Int32),
     )
 
 

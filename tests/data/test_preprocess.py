@@ -68,7 +68,7 @@ def test_columns_and_types(processed):
             "item": pl.Int32,
             "item_id": pl.String,
             "title": pl.String,
-            "categories": pl.List(pl.String),
+            "categories": pl.List(pl.Enum(["a", "b", "c"])),
             "text": pl.String,
             "count": pl.Int32,
         },
