@@ -84,7 +84,8 @@ def _keep_freed_memory() -> None:
 
 def setup(cluster: Cluster, seed: int) -> Compute:
     """Sets threads, memory, seeds and deterministic kernels; returns where to compute. A device or precision that is
-    not to be had raises UserError. `threads: null` takes $OMP_NUM_THREADS if set, else every core this process may use."""
+    not to be had raises UserError. `threads: null` takes $OMP_NUM_THREADS if set, else every core this process may
+    use."""
     import torch
 
     if cluster.device == "cuda" and not torch.cuda.is_available():
