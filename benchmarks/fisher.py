@@ -1,32 +1,62 @@
-"""Time of the layer norms against one training step, against the naive per-example loop, and against the floor.
+"""Each example's squared gradient norm in each layer: ours against a training step, the naive loop and other libraries.
 
     python -m benchmarks.fisher                                  a random model of the default teacher's shape, 6 layers
-    python -m benchmarks.fisher --teacher data/teacher/adapted   the real one
+    python -m benchmarks.fisher --teacher data/teacher/adapted   the real one, and 64 prompts of data/processed
+    pip install '.[peers]'                                       before it: Opacus, BackPACK, curvlinops (peers.py)
+    pip uninstall torchvision                                    after that, where torch is built for the CPU only
 
-One process, all contestants in turn on the same batch, medians. `step` is a plain forward and backward of sum(z) with
-only the layers' parameters trainable; `floor` the same with only the input embeddings' gradient; `naive` one forward
-and backward per example. The error is the largest relative difference to the naive loop over examples and layers.
+BackPACK asks for torchvision without using it here, and PyPI's, built for CUDA, breaks transformers next to such a
+torch.
+
+One process, all contestants in turn on the same batches. `step` is a plain forward and backward of sum(z) with only
+the layers' parameters trainable; `floor` the same with only the input embeddings' gradient; `naive` one forward and
+backward per example, without padding. The real prompts are drawn as `estimate_fisher` draws them and batched by length.
+
+time/step: medians, as a multiple of `step`. extra MiB: by how much resident memory rises at most above the loaded
+model's. error: the largest relative difference to the naive loop over examples and layers; a peer that fails, leaves
+parameters out or is wrong says so. Goals: the naive loop takes at least 1.9 times as long as ours on the real prompts;
+ours with checkpointing needs at most 250 MiB at 8 x 96 tokens, or 1.2 times what `floor` needs.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
+import gc
+import re
 import statistics
+import textwrap
 import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTrainedModel
 
+from benchmarks import peers
+from fisher_ld.data.lists import read_lists, read_sequences
+from fisher_ld.data.prompts import saved_prompts
 from fisher_ld.fisher.coverage import transformer_layers
+from fisher_ld.fisher.estimate import draw_examples
 from fisher_ld.fisher.traces import PromptBatch, layer_norms, logits_of, pad_prompts
 
 CASES = ((8, 96), (16, 32), (4, 256), (2, 512))  # examples, tokens
+REAL_PROMPTS, REAL_BATCH, SEED = 64, 8, 0
+TOLERANCE = 1e-3  # of the relative error; rounding in float32, eager attention included, stays well below
+PROCESSED = Path("data/processed")
+
+Contestant = Callable[[PreTrainedModel, PromptBatch], torch.Tensor | None]
 
 
 def load(teacher: Path | None, layers: int) -> PreTrainedModel:
     if teacher is not None:
-        return AutoModelForSequenceClassification.from_pretrained(teacher, dtype=torch.float32).eval()
+        model = AutoModelForSequenceClassification.from_pretrained(teacher, dtype=torch.float32).eval()
+        for parameter in model.parameters():  # out of the mapped file, whose pages count only once they are read
+            parameter.data = parameter.data.clone()
+        return model
     config = LlamaConfig(
         vocab_size=1000,
         hidden_size=576,
@@ -37,6 +67,18 @@ def load(teacher: Path | None, layers: int) -> PreTrainedModel:
         pad_token_id=0,
     )
     return AutoModelForSequenceClassification.from_config(config).eval()
+
+
+def random_batch(model: PreTrainedModel, examples: int, tokens: int) -> PromptBatch:
+    return pad_prompts(torch.randint(1, model.config.vocab_size, (examples, tokens)).tolist())
+
+
+def real_batches(teacher: Path) -> list[PromptBatch]:
+    prompts = saved_prompts(teacher, PROCESSED)
+    lists, sequences = read_lists(PROCESSED, "train"), read_sequences(PROCESSED)
+    drawn = draw_examples(len(lists.labels()), REAL_PROMPTS, SEED).tolist()
+    by_length = sorted((prompts.example(lists, sequences, example) for example in drawn), key=len)
+    return [pad_prompts(by_length[i : i + REAL_BATCH]) for i in range(0, len(by_length), REAL_BATCH)]
 
 
 def train_only(model: PreTrainedModel, layers: bool) -> None:
@@ -61,8 +103,7 @@ def floor(model: PreTrainedModel, batch: PromptBatch) -> None:
 def naive(model: PreTrainedModel, batch: PromptBatch) -> torch.Tensor:
     train_only(model, layers=True)
     rows = []
-    for row in range(len(batch.input_ids)):
-        one = PromptBatch(*(tensor[row : row + 1] for tensor in vars(batch).values()))
+    for one in peers.examples(batch):
         logits_of(model, one).sum().backward()
         rows.append(
             [
@@ -74,43 +115,143 @@ def naive(model: PreTrainedModel, batch: PromptBatch) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.float64)  # (N, L)
 
 
-def median_times(model: PreTrainedModel, batch: PromptBatch, repeats: int) -> dict[str, float]:
-    """Seconds of each contestant, all in turn."""
-    contestants = {"step": step, "floor": floor, "ours": layer_norms, "naive": naive}
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(repeats):
-        for name, run in contestants.items():
-            start = time.perf_counter()
-            run(model, batch)
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+OWN: dict[str, Contestant] = {
+    "naive": naive,  # first: the others are compared with it
+    "step": step,
+    "floor": floor,
+    "ours": lambda model, batch: layer_norms(model, batch).layers,
+    "ours, checkpointing": lambda model, batch: layer_norms(model, batch, checkpointing=True).layers,
+}
+PEERS: dict[str, Contestant] = {
+    "torch.func vmap": peers.torch_func,
+    "Opacus ghost norms": peers.opacus,
+    "BackPACK": peers.backpack,
+    "curvlinops": peers.curvlinops,
+}
+
+
+@dataclass
+class Record:
+    """What is known of one contestant in one case."""
+
+    seconds: list[float] = field(default_factory=list)  # of all batches together, one entry a repeat
+    extra: float = 0.0  # MiB
+    error: float | None = None
+    remark: str = ""
+    failed: bool = False
+
+
+def check(
+    run: Contestant, model: PreTrainedModel, batches: Sequence[PromptBatch], record: Record
+) -> list[torch.Tensor]:
+    """The norms of each batch, from one untimed run; notes its memory, and what it says it leaves out."""
+    found = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for batch in batches:
+            record.extra = max(record.extra, extra_memory(lambda batch=batch: found.append(run(model, batch))))
+    record.remark = "; ".join(sorted({str(w.message) for w in caught if issubclass(w.category, peers.LeftOut)}))
+    return [norms for norms in found if norms is not None]
+
+
+def extra_memory(run: Callable[[], object]) -> float:
+    """MiB by which resident memory rises at most while `run` runs. nan where there is no Linux /proc."""
+    peak = Path("/proc/self/clear_refs")
+    if not peak.exists():
+        run()
+        return float("nan")
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # memory that the allocator kept from earlier runs would be used unseen
+    before = resident("VmRSS")
+    peak.write_text("5")  # resets VmHWM
+    run()
+    return resident("VmHWM") - before
+
+
+def resident(key: str) -> float:
+    """MiB."""
+    found = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) / 1024 if found else float("nan")
+
+
+def measure(model: PreTrainedModel, batches: Sequence[PromptBatch], repeats: int) -> dict[str, Record]:
+    """Every contestant once for memory and correctness; then, for their times, all in turn batch by batch."""
+    records = {name: Record() for name in OWN | PEERS}
+    expected = torch.empty(0)
+    for name, run in (OWN | PEERS).items():
+        record = records[name]
+        try:
+            found = check(run, model, batches, record)
+        except Exception as error:
+            if name in OWN:
+                raise
+            record.failed, record.remark = True, reason(error)
+            continue
+        if found:
+            norms = torch.cat(found)  # (examples, L)
+            expected = norms if name == "naive" else expected
+            record.error = float(((norms - expected) / expected).abs().max())
+            if not record.error <= TOLERANCE:
+                record.remark = f"wrong: {record.remark}".rstrip(": ")
+
+    going = [name for name, record in records.items() if not record.failed]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(repeats):
+            for name in going:
+                records[name].seconds.append(0.0)
+            for batch in batches:
+                for name in going:
+                    gc.collect()
+                    start = time.perf_counter()
+                    (OWN | PEERS)[name](model, batch)
+                    records[name].seconds[-1] += time.perf_counter() - start
+    return records
+
+
+def reason(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return "not installed: pip install '.[peers]'"
+    return "fails: " + textwrap.shorten(f"{type(error).__name__}: {error}", 60, placeholder="...")
+
+
+def show(title: str, records: dict[str, Record]) -> None:
+    seconds = {name: statistics.median(record.seconds) for name, record in records.items() if record.seconds}
+    times = seconds["naive"] / seconds["ours"]
+    print(f"\n{title}: a step takes {seconds['step']:.2f} s, the naive loop {times:.2f} times as long as ours")
+    print(f"{'':20} time/step  extra MiB    error")
+    for name, record in records.items():
+        ratio = f"{seconds[name] / seconds['step']:.2f}" if name in seconds else ""
+        extra = "" if record.failed else f"{record.extra:.0f}"
+        error = "" if record.error is None or name == "naive" else f"{record.error:.0e}"
+        print(f"{name:20} {ratio:>9}  {extra:>9}  {error:>7}  {record.remark}".rstrip(), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", type=Path)
     parser.add_argument("--layers", type=int, default=6, help="layers of the random model")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=5, help="the real prompts are timed once")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
+    torch.manual_seed(SEED)
     model = load(arguments.teacher, arguments.layers)
-
     print(f"{len(transformer_layers(model))} layers, {arguments.threads} threads, {arguments.repeats} repeats")
-    print("  N    T   step s  floor/step  ours/step  naive/step  naive/ours  largest error")
+
+    for run in (OWN | PEERS).values():  # imports and first calls
+        with contextlib.suppress(Exception), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run(model, random_batch(model, examples=2, tokens=4))
+    gc.freeze()  # the collections before each run then look at what is new only
     for examples, tokens in CASES:
-        prompts = torch.randint(1, model.config.vocab_size, (examples, tokens)).tolist()
-        batch = pad_prompts(prompts)
-        ours, expected = layer_norms(model, batch).layers, naive(model, batch)
-        error = float(((ours - expected) / expected).abs().max())
-        times = median_times(model, batch, arguments.repeats)
-        ratio = {name: seconds / times["step"] for name, seconds in times.items()}
-        print(
-            f"{examples:3d} {tokens:4d} {times['step']:8.2f} {ratio['floor']:11.2f} {ratio['ours']:10.2f} "
-            f"{ratio['naive']:11.2f} {times['naive'] / times['ours']:11.2f} {error:14.1e}",
-            flush=True,
-        )
+        batch = random_batch(model, examples, tokens)
+        show(f"{examples} x {tokens} tokens", measure(model, [batch], arguments.repeats))
+    if arguments.teacher is None or not PROCESSED.is_dir():
+        print(f"\n{REAL_PROMPTS} real prompts: skipped, they need --teacher and {PROCESSED}")
+        return
+    batches = real_batches(arguments.teacher)
+    show(f"{REAL_PROMPTS} real prompts, sorted by length", measure(model, batches, repeats=1))
 
 
 if __name__ == "__main__":
