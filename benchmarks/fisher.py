@@ -42,6 +42,7 @@ from fisher_ld.data.prompts import saved_prompts
 from fisher_ld.fisher.coverage import transformer_layers
 from fisher_ld.fisher.estimate import draw_examples
 from fisher_ld.fisher.traces import PromptBatch, layer_norms, logits_of, pad_prompts
+from fisher_ld.runtime import keep_freed_memory
 
 CASES = ((8, 96), (16, 32), (4, 256), (2, 512))  # examples, tokens
 REAL_PROMPTS, REAL_BATCH, SEED = 64, 8, 0
@@ -235,6 +236,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as the stages do
     torch.manual_seed(SEED)
     model = load(arguments.teacher, arguments.layers)
     print(f"{len(transformer_layers(model))} layers, {arguments.threads} threads, {arguments.repeats} repeats")

@@ -39,6 +39,7 @@ __all__ = [
     "disk_full_message",
     "fingerprint",
     "is_disk_full",
+    "keep_freed_memory",
     "progress",
     "read_json",
     "read_yaml",
@@ -72,7 +73,7 @@ def _has_bf16(device: str) -> bool:
     return any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Tells glibc not to hand freed memory back to the system: a forward pass frees and takes the same memory in every
     layer, and to have its pages zeroed each time doubles the time of scoring. Where the C library is another, nothing
     is done."""
@@ -95,7 +96,7 @@ def setup(cluster: Cluster, seed: int) -> Compute:
         raise UserError("cluster.precision: this hardware does not compute in bf16; set it to fp32, or to auto")
     default_threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
     torch.set_num_threads(cluster.threads or default_threads)
-    _keep_freed_memory()
+    keep_freed_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     torch.use_deterministic_algorithms(True)
     # filling fresh memory costs time and hides nothing we rely on; torch's stubs do not know the attribute
