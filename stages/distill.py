@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,22 +37,19 @@ STATES = 1000  # examples whose states span the projection of a narrower student
 HEAD_WINDOWS = 200  # from which a student's head starts
 
 
-def student_maker(method, params, cache, template):
-    """seed -> the student before training, and its tokenizer."""
-    texts = prompt_texts(pl.read_parquet(PROCESSED / "items.parquet")["text"].to_list(), template)
-    tokenizer = AutoTokenizer.from_pretrained(ADAPTED)
+def origin(method, params, cache):
+    """What a student starts from: a teacher, the student's shape, and states of the teacher (n, d_T)."""
     if method.truncated:
         answers = saved_prompts(ADAPTED, PROCESSED)
         shape = Student(init="first", layers=params.student.layers, vocabulary=params.student.vocabulary)
-        return partial(build_student, Scorer.from_causal_lm(BASE, answers.yes, answers.no), shape, tokenizer, texts)
+        return Scorer.from_causal_lm(BASE, answers.yes, answers.no), shape, None
     some = np.random.default_rng(params.seed).permutation(cache.examples)[:STATES]
-    states = cache.signals(some)[1].flatten(0, 1)  # (n, d_T)
-    return partial(build_student, Scorer.load(ADAPTED), params.student, tokenizer, texts, state_samples=states)
+    return Scorer.load(ADAPTED), params.student, cache.signals(some)[1].flatten(0, 1)
 
 
 def online_trace(lists, sequences, kind, compute):
     """tr(F_l) (L_T,) of the adapted teacher on some examples, as `estimate_fisher` takes it."""
-    prompt = partial(saved_prompts(ADAPTED, PROCESSED).example, lists, sequences)
+    prompt = functools.partial(saved_prompts(ADAPTED, PROCESSED).example, lists, sequences)
     model, labels = Scorer.load(ADAPTED).to(compute.device).model, lists.labels()
 
     def trace(examples):
@@ -80,15 +78,23 @@ def main(params, run):
     # the lists that the teacher was scored on
     numbers = {name: read_scores(CACHE / f"teacher_{name}.parquet", own).numbers for name, own in families.items()}
 
-    new_student = student_maker(method, params, cache, template)
     windows = lists.windows()
     some = [windows[i] for i in np.random.default_rng(params.seed).permutation(len(windows))[:HEAD_WINDOWS]]
+    teacher, shape, states = origin(method, params, cache)
+    texts = prompt_texts(pl.read_parquet(PROCESSED / "items.parquet")["text"].to_list(), template)
+
+    @functools.cache
+    def start(seed):
+        whole = AutoTokenizer.from_pretrained(ADAPTED)
+        student, tokenizer = build_student(teacher, shape, whole, texts, seed, states)
+        prompts = build_prompts(tokenizer, PROCESSED, template)
+        fit_head(student.on(compute), lists, some, sequences, prompts)
+        return student, tokenizer, prompts
+
     students, curves, trajectories, fits, checkpoints = [], [], [], [], []
     for seed, weights in enumerate(weighting["weights"]):
-        student, tokenizer = new_student(seed=seed)
-        student.on(compute)
-        prompts = build_prompts(tokenizer, PROCESSED, template)
-        fit_head(student, lists, some, sequences, prompts)
+        fresh, tokenizer, prompts = start(seed if shape.init == "random" else 0)  # else the same for every seed
+        student = copy.deepcopy(fresh)
         validate = validator(student, PROCESSED, sequences, prompts, params.distill.val_users, params.seed)
         checkpoint = Checkpoint("distill", key | {"student_seed": seed})
 
