@@ -155,7 +155,6 @@ class CacheWriter:
         shutil.rmtree(self.folder)
 
 
-@torch.inference_mode()
 def fill(
     writer: CacheWriter,
     scorer: Scorer,
@@ -171,10 +170,11 @@ def fill(
     # grouped before the done ones are left out: a resumed run has the batches of an uninterrupted one
     groups = longest_first(lists, sequences, prompts, scorer.batch_users)
     groups = [group for group in groups if any(is_open(window) for window in group)]
-    for group in progress(groups, "caching the teacher", unit="batch"):
-        batch = scorer.pack(lists, group, sequences, prompts)
-        logits, states = scorer(batch, with_hidden_states=True)
-        writer.write(batch.examples.cpu().numpy(), logits, states)
+    with scorer.inference():
+        for group in progress(groups, "caching the teacher", unit="batch"):
+            batch = scorer.pack(lists, group, sequences, prompts)
+            logits, states = scorer(batch, with_hidden_states=True)
+            writer.write(batch.examples.cpu().numpy(), logits, states)
 
 
 class TeacherCache:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,11 @@ def run_alone(folder: Path, processed: Path, name: str, queries: Sequence[int], 
     """Loads a model and scores the queries one by one; run in a process of its own for its peak memory."""
     torch.set_num_threads(threads)
     lists, sequences = read_lists(processed, name), read_sequences(processed)
-    model = as_model(folder, Scorer.load(folder).on(compute), lists, sequences, processed)
-    for query in queries:
-        model([query])
+    scorer = Scorer.load(folder).on(compute)
+    model = as_model(folder, scorer, lists, sequences, processed)
+    with scorer.inference():
+        for query in queries:
+            model([query])
 
 
 def one_of_each_shape(folders: dict[str, Path]) -> dict[str, list[str]]:
@@ -69,8 +72,11 @@ def measure(
     scorers = {model: Scorer.load(folders[model]).on(compute) for model in groups}
     models = {m: as_model(folders[m], scorers[m], lists, sequences, processed) for m in groups}
     counter = efficiency.EnergyCounter()
-    seconds, joules = efficiency.latency(models, queries, counter)
-    rows = efficiency.summarise(seconds, joules, efficiency.throughput(models, queries))
+    with ExitStack() as ready:
+        for scorer in scorers.values():
+            ready.enter_context(scorer.inference())
+        seconds, joules = efficiency.latency(models, queries, counter)
+        rows = efficiency.summarise(seconds, joules, efficiency.throughput(models, queries))
     for model, row in rows.items():
         row["memory"] = memory[model]
         row["parameters"] = efficiency.parameters(scorers[model].model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from fisher_ld.data.lists import Lists
 from fisher_ld.data.packing import PackedBatch, longest_first, pack
 from fisher_ld.data.prompts import Prompts
 from fisher_ld.models.attention import GROUPED
+from fisher_ld.models.last_layer import only_at_decisions
 from fisher_ld.runtime import Compute, progress
 
 
@@ -67,20 +70,36 @@ class Scorer(nn.Module):
             hidden = output[0] if isinstance(output, tuple) else output
             states.append(hidden[row, column])  # (N, d)
 
-        hooks = [layer.register_forward_hook(keep) for layer in self.layers] if with_hidden_states else []
-        try:
-            with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=self.bf16):
-                hidden = self.body(
-                    input_ids=batch.input_ids,
-                    position_ids=batch.position_ids,
-                    attention_mask=batch.mask,
-                    use_cache=False,
-                ).last_hidden_state  # (B, T, d)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with only_at_decisions(self.layers[-1], batch.decision):
+            hooks = [layer.register_forward_hook(keep) for layer in self.layers] if with_hidden_states else []
+            try:
+                with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=self.bf16):
+                    hidden = self.body(
+                        input_ids=batch.input_ids,
+                        position_ids=batch.position_ids,
+                        attention_mask=batch.mask,
+                        use_cache=False,
+                    ).last_hidden_state  # (B, T, d), the last layer's only at the decision tokens
+            finally:
+                for hook in hooks:
+                    hook.remove()
         no, yes = self.model.score(hidden[row, column].to(self.model.score.weight.dtype)).unbind(-1)  # (N,), (N,)
         return yes - no, torch.stack(states, 1) if states else None
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """For many forward passes without gradients. Where linear layers compute in bf16 their weights are cast once
+        here, and not at every pass by autocast."""
+        linear = [module for module in self.body.modules() if isinstance(module, nn.Linear)] if self.bf16 else []
+        exact = [module.weight.data for module in linear]
+        try:
+            for module in linear:
+                module.weight.data = module.weight.data.bfloat16()
+            with torch.inference_mode():
+                yield
+        finally:
+            for module, weight in zip(linear, exact, strict=True):
+                module.weight.data = weight
 
     @classmethod
     def from_causal_lm(cls, folder: Path, yes: int, no: int) -> Scorer:
@@ -106,7 +125,6 @@ class Scorer(nn.Module):
         return self.model.config.max_position_embeddings
 
 
-@torch.inference_mode()
 def score_lists(
     scorer: Scorer,
     lists: Lists,
@@ -117,8 +135,9 @@ def score_lists(
     """z of every candidate of every list, in the lists' order. Lists of one user and history share a packed row."""
     logits = np.full(lists.offsets[-1], np.nan, np.float32)
     groups = longest_first(lists, sequences, prompts, scorer.batch_users)
-    for group in progress(groups, label, unit="batch"):
-        batch = scorer.pack(lists, group, sequences, prompts)
-        z, _ = scorer(batch)
-        logits[batch.examples.cpu()] = z.float().cpu()
+    with scorer.inference():
+        for group in progress(groups, label, unit="batch"):
+            batch = scorer.pack(lists, group, sequences, prompts)
+            z, _ = scorer(batch)
+            logits[batch.examples.cpu()] = z.float().cpu()
     return np.split(logits, lists.offsets[1:-1])

@@ -1,6 +1,9 @@
+import pytest
 import torch
 
 from fisher_ld.data.packing import pack
+from fisher_ld.models.last_layer import only_at_decisions
+from fisher_ld.models.scorer import score_lists
 from fisher_ld.runtime import Compute
 
 
@@ -16,3 +19,46 @@ def test_bf16_is_near_float32_and_leaves_stream_and_head_alone(tiny):
     torch.testing.assert_close(near, exact, rtol=0, atol=0.05 * exact.std().item())
     near.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in scorer.parameters() if p.grad is not None)
+
+
+def test_the_last_layer_runs_at_the_decision_tokens_alone(tiny):
+    scorer = tiny.scorer()
+    batch = pack(tiny.lists, tiny.lists.windows(), tiny.sequences, tiny.prompts, scorer.context())
+    lengths = []
+    for layer in scorer.layers:
+        layer.mlp.register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[:2]))
+    scorer(batch)
+    assert lengths == [batch.input_ids.shape, (4, 3)]  # four lists of three candidates
+    whole = scorer.body(batch.input_ids, position_ids=batch.position_ids, attention_mask=batch.mask)
+    assert lengths[-1] == batch.input_ids.shape
+    with only_at_decisions(scorer.layers[-1], batch.decision):
+        part = scorer.body(batch.input_ids, position_ids=batch.position_ids, attention_mask=batch.mask)
+    row, column = batch.decision.unbind(1)
+    torch.testing.assert_close(part.last_hidden_state[row, column], whole.last_hidden_state[row, column])
+
+
+def test_a_layer_without_a_cache_is_refused(tiny):
+    class Plain(torch.nn.Module):
+        def forward(self, hidden_states, past_key_values=None):
+            return hidden_states
+
+    with (
+        only_at_decisions(layer := Plain(), torch.tensor([[0, 1]])),
+        pytest.raises(TypeError, match="Plain does not hand its keys and values"),
+    ):
+        layer(torch.zeros(1, 2, 4))
+
+
+def test_weights_cast_once_score_as_those_cast_at_every_pass(tiny):
+    scorer = tiny.scorer().on(Compute(torch.device("cpu"), bf16=True))
+    batch = pack(tiny.lists, tiny.lists.windows(), tiny.sequences, tiny.prompts, scorer.context())
+    before = {name: p.detach().clone() for name, p in scorer.named_parameters()}
+    with torch.inference_mode():
+        every_pass, _ = scorer(batch)
+    with scorer.inference():
+        assert scorer.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+        once, _ = scorer(batch)
+    assert torch.equal(once, every_pass)
+    for name, p in scorer.named_parameters():
+        assert torch.equal(p, before[name]) and p.dtype == torch.float32
+    assert len(score_lists(scorer, tiny.lists, tiny.sequences, tiny.prompts)) == len(tiny.lists)
