@@ -169,13 +169,13 @@ class Adapt(Section):
     method: Literal["lora", "full"] = "full"
     frozen_layers: Annotated[Whole, Field(ge=0)] = 0  # the lowest layers (and the embeddings) stay as they are
     lora_rank: Positive = 16
-    learning_rate: Rate = 1e-4
+    learning_rate: Rate = 1.4e-4
     weight_decay: NonNegative = 0.01
     list_weight: Fraction = 0.5  # share of the softmax-over-the-list loss beside BCE
-    steps: Positive = 600  # optimiser steps, over as many epochs as that takes
-    batch_users: Positive = 1
+    steps: Positive = 400  # optimiser steps, over as many epochs as that takes
+    batch_users: Positive = 2  # packed rows a step
     warmup: Fraction = 0.1
-    eval_every: Positive = 300  # optimiser steps
+    eval_every: Positive = 200  # optimiser steps
     val_users: Positive = 200
     patience: Positive = 3
     checkpoint_every: Positive = 100
@@ -189,7 +189,7 @@ class Teacher(Section):
 
 
 class Cache(Section):
-    windows: Positive | None = 500
+    windows: Positive | None = 700
     shard_rows: Positive = 8192
 
 
@@ -238,11 +238,11 @@ class Distill(Section):
     explicit_l2: StrictBool = False
     temperature: Rate = 4.0
     layer_map: Literal["all", "spaced", "last", "fisher"] = "all"
-    learning_rate: Rate = 8e-5
-    steps: Positive = 500
-    batch_users: Positive = 1
+    learning_rate: Rate = 1.6e-4
+    steps: Positive = 350
+    batch_users: Positive = 2
     warmup: Fraction = 0.1
-    eval_every: Positive = 250
+    eval_every: Positive = 175
     val_users: Positive = 200
     checkpoint_every: Positive = 100
 
@@ -266,7 +266,7 @@ class Cluster(Section):
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware computes it
     threads: Positive | None = None  # None: all cores
-    batch_users: Positive = 1  # packed rows that are scored at once
+    batch_users: Positive = 4  # packed rows that are scored at once
 
 
 class Tracking(Section):

@@ -17,6 +17,8 @@ from fisher_ld.data.lists import Lists, take
 from fisher_ld.data.prompts import Prompts
 from fisher_ld.runtime import UserError
 
+MULTIPLE = 32  # of tokens in a row: matrix kernels are made anew for each length, and fast at even ones
+
 
 @dataclass(frozen=True)
 class PackedBatch:
@@ -80,7 +82,7 @@ def pack(
             f"a prompt has {longest} tokens, but the model's context ends at {context}: "
             "lower data.history_length or shorten data.item_text or teacher.prompt"
         )
-    length = max(len(row.ids) for row in rows)
+    length = -(-max(len(row.ids) for row in rows) // MULTIPLE) * MULTIPLE
 
     def padded(values: list[list[int]], fill: int) -> torch.Tensor:
         return torch.tensor([v + [fill] * (length - len(v)) for v in values])  # (B, T)

@@ -34,14 +34,14 @@ def grouped_attention(
         )
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings leave them in float32
     batch, heads, length, width = query.shape
-    scaling = width**-0.5 if scaling is None else scaling
+    scale = width**-0.5 if scaling is None else scaling
     if not torch.is_grad_enabled():  # torch's own kernel is slow in its backward pass alone
         mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=True
+            query, key, value, attn_mask=attention_mask, scale=scale, enable_gqa=True
         )
         return mixed.transpose(1, 2).contiguous(), None
     groups = key.shape[1]
-    stacked = (query * scaling).reshape(batch, groups, -1, width)
+    stacked = (query * scale).reshape(batch, groups, -1, width)
     bias = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill_(~attention_mask, float("-inf"))
     scores = stacked @ key.mT  # (B, G, H / G * Q, T)
     scores = scores.view(batch, groups, -1, length, key.shape[2]) + bias[:, :, None]

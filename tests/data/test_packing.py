@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, GPT2Config, LlamaConfig, Qwen2Config
 
 from fisher_ld.data.lists import Lists
-from fisher_ld.data.packing import by_length, held_back, pack, step_plan
+from fisher_ld.data.packing import MULTIPLE, by_length, held_back, pack, step_plan
 from fisher_ld.data.prompts import Prompts
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.runtime import UserError
@@ -93,6 +93,13 @@ def test_labels_mark_the_positive():
     batch = pack(lists, lists.windows(), sequences, prompts, 64)
     assert batch.labels.tolist() == lists.labels()[batch.examples].tolist()
     assert batch.labels.sum() == 3
+
+
+def test_rows_are_padded_to_a_length_that_matrix_kernels_like():
+    lists, sequences, prompts = world(CANDIDATES["one"])
+    batch = pack(lists, lists.windows(), sequences, prompts, 64)
+    assert batch.input_ids.shape[1] % MULTIPLE == 0 and batch.tokens < batch.input_ids.numel()
+    assert batch.mask.any(-1).all()  # no empty softmax
 
 
 def test_prompt_beyond_the_context_is_refused():
