@@ -50,7 +50,9 @@ def random_cache(folder: Path, examples: int) -> Path:
 
 def orders(lists: Lists) -> list[np.ndarray]:
     """The example ids of every training batch of one epoch."""
-    batches = [np.concatenate(batch) for batch in by_length(lists.windows(), lists, BATCH_USERS, seed=0)]
+    windows = lists.windows()
+    candidates = np.array([sum(len(lists.candidates[i]) for i in window) for window in windows])
+    batches = [np.concatenate(batch) for batch in by_length(windows, candidates, BATCH_USERS, seed=0)]
     return [np.concatenate([np.arange(*lists.offsets[i : i + 2].tolist()) for i in batch]) for batch in batches]
 
 

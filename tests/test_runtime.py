@@ -21,7 +21,9 @@ def torch_settings():
 
 def test_setup_seeds_everything(torch_settings):
     def draw(seed):
-        assert setup(Cluster(threads=1, precision="fp32", batch_users=1), seed) == Compute(torch.device("cpu"), bf16=False)
+        assert setup(Cluster(threads=1, precision="fp32", batch_users=1), seed) == Compute(
+            torch.device("cpu"), bf16=False
+        )
         return random.random(), np.random.random(), torch.rand(1).item()
 
     assert draw(3) == draw(3)

@@ -105,24 +105,28 @@ def pack(
     )
 
 
+def row_tokens(window: np.ndarray, lists: Lists, sequences: list[np.ndarray], prompts: Prompts) -> int:
+    """Tokens of a window's packed row, but for the prefix."""
+    history = sequences[lists.user[window[0]]][lists.start[window[0]] : lists.position[window].max()]
+    candidates = np.concatenate([lists.candidates[i] for i in window])
+    return sum(len(prompts.history[i]) for i in history) + sum(len(prompts.candidate[i]) for i in candidates)
+
+
 def longest_first(lists: Lists, sequences: list[np.ndarray], prompts: Prompts, size: int) -> list[list[np.ndarray]]:
     """All windows in groups of `size` of like length, for little padding."""
-
-    def tokens(window: np.ndarray) -> int:
-        history = sequences[lists.user[window[0]]][lists.start[window[0]] : lists.position[window].max()]
-        candidates = np.concatenate([lists.candidates[i] for i in window])
-        return sum(len(prompts.history[i]) for i in history) + sum(len(prompts.candidate[i]) for i in candidates)
-
-    windows = sorted(lists.windows(), key=tokens, reverse=True)
+    windows = sorted(lists.windows(), key=lambda window: -row_tokens(window, lists, sequences, prompts))
     return [windows[i : i + size] for i in range(0, len(windows), size)]
 
 
-def step_plan(lists: Lists, size: int, steps: int, seed: int) -> list[list[np.ndarray]]:
+def step_plan(
+    lists: Lists, sequences: list[np.ndarray], prompts: Prompts, size: int, steps: int, seed: int
+) -> list[list[np.ndarray]]:
     """The windows of each of `steps` optimiser steps: as many epochs as that takes, each shuffled anew."""
     plan: list[list[np.ndarray]] = []
     windows = lists.windows()
+    length = np.array([row_tokens(window, lists, sequences, prompts) for window in windows])
     while len(plan) < steps:
-        plan += by_length(windows, lists, size, seed + len(plan))
+        plan += by_length(windows, length, size, seed + len(plan))
     return plan[:steps]
 
 
@@ -136,11 +140,12 @@ def held_back(lists: Lists, count: int | None, seed: int) -> Lists:
     return take(lists, np.sort(np.concatenate(kept)))
 
 
-def by_length(windows: list[np.ndarray], lists: Lists, size: int, seed: int, pool: int = 64) -> list[list[np.ndarray]]:
-    """Seeded batches of `size` windows. Windows of like length share a batch, for little padding: each pool of
+def by_length(
+    windows: list[np.ndarray], length: np.ndarray, size: int, seed: int, pool: int = 64
+) -> list[list[np.ndarray]]:
+    """Seeded batches of `size` windows. Windows of like `length` share a batch, for little padding: each pool of
     `pool` shuffled batches is sorted by length, then its batches are shuffled."""
     rng = np.random.default_rng(seed)
-    length = np.array([sum(len(lists.candidates[i]) for i in window) for window in windows])
     shuffled = rng.permutation(len(windows))
     plan = []
     for begin in range(0, len(shuffled), pool * size):

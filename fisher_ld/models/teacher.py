@@ -57,7 +57,7 @@ def adapt(
         trained.requires_grad_(True)
     scorer.model.score.requires_grad_(True)
 
-    plan = step_plan(lists, params.batch_users, params.steps, seed)
+    plan = step_plan(lists, sequences, prompts, params.batch_users, params.steps, seed)
 
     def loss(windows: list[np.ndarray], step: int):
         batch = scorer.pack(lists, windows, sequences, prompts)

@@ -110,9 +110,15 @@ def test_prompt_beyond_the_context_is_refused():
 
 def test_batches_hold_every_window_once():
     lists, *_ = world(CANDIDATES["ragged"])
-    plan = by_length(lists.windows(), lists, 2, seed=3)
+    plan = by_length(lists.windows(), np.array([5, 1, 3]), 2, seed=3)
     numbers = sorted(i for batch in plan for window in batch for i in window)
     assert numbers == [0, 1, 2]
+
+
+def test_windows_of_like_length_share_a_batch():
+    windows, length = [np.array([i]) for i in range(8)], np.array([9, 1, 8, 2, 7, 3, 6, 4])
+    plan = by_length(windows, length, 2, seed=3)
+    assert sorted(sorted(int(length[w[0]]) for w in batch) for batch in plan) == [[1, 2], [3, 4], [6, 7], [8, 9]]
 
 
 def test_what_is_held_back_is_what_the_adaptation_reads_last():
@@ -128,14 +134,16 @@ def test_what_is_held_back_is_what_the_adaptation_reads_last():
     )
     held = held_back(lists, 60, seed=3)
     assert len(held) == 60 * each and len(held.windows()) == 60
-    read = {int(window[0]) // each for entry in step_plan(lists, 1, steps=128, seed=3) for window in entry}
+    pieces = [[1]] * (len(numbers) + 2)
+    plan = step_plan(lists, [numbers[:each]] * count, Prompts([7], pieces, pieces, yes=1, no=2), 1, steps=128, seed=3)
+    read = {int(window[0]) // each for entry in plan for window in entry}
     assert len(read) == 128 and read.isdisjoint(held.user)
     assert len(held_back(lists, None, 3)) == len(held_back(lists, 500, 3)) == len(lists)
 
 
 def test_a_plan_goes_on_for_as_many_epochs_as_its_steps_take():
-    lists, *_ = world(CANDIDATES["ragged"])
-    plan = step_plan(lists, 1, steps=5, seed=3)
+    lists, sequences, prompts = world(CANDIDATES["ragged"])
+    plan = step_plan(lists, sequences, prompts, 1, steps=5, seed=3)
     assert len(plan) == 5
     epoch = len(lists.windows())
     assert sorted(int(b[0][0]) for b in plan[:epoch]) == sorted(int(w[0]) for w in lists.windows())
