@@ -1,6 +1,6 @@
 """Distilling from the cache, against the same steps with the teacher online.
 
-    python -m benchmarks.distillation    after `dvc repro cache_teacher layer_weights`
+    python -m benchmarks.distillation [--layers 2]    after `dvc repro cache_teacher layer_weights`
 
 The same student, data order and loss (Fisher-LD) in both; the ways alternate in one process, and the ratio is of the
 sums over all repeats.
@@ -58,8 +58,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--layers", type=int, help="of the student; default: student.layers of params.yaml")
     options = parser.parse_args()
     params = load_params("params.yaml")
+    shape = params.student.model_copy(update={"layers": options.layers or params.student.layers})
     compute = setup(params.cluster, params.seed)
     steps = {"steps": options.steps, "eval_every": options.steps, "checkpoint_every": options.steps}
     settings = params.distill.model_copy(update=steps)
@@ -77,7 +79,7 @@ def main() -> None:
     checkpoint = Checkpoint("benchmark", {})  # never written: the steps end before it is due
 
     def seconds(teacher) -> float:
-        student, own = build_student(scorer, params.student, tokenizer, texts, params.seed, None)
+        student, own = build_student(scorer, shape, tokenizer, texts, params.seed, None)
         student_prompts = build_prompts(own, PROCESSED, template)
         began = time.perf_counter()
         distill(
@@ -94,7 +96,9 @@ def main() -> None:
                 spent[name] += passed
     checkpoint.done()
     ratio = spent["online"] / spent["cached"]
-    print(f"{options.repeats} x {options.steps} steps: from the cache {ratio:.1f} times as fast as online (goal: 4)")
+    print(
+        f"{shape.layers} layers, {options.repeats} x {options.steps} steps: from the cache {ratio:.1f} times as fast as online (goal: 4)"
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,86 @@
+"""What each shortcut of the scorer is worth: the same rows with one of them left out.
+
+    python -m benchmarks.scorer [--teacher data/teacher/adapted] [--layers 4] [--users 24]
+
+Training (forward and backward of training windows, one row each) and scoring (test lists, `cluster.batch_users` in a
+batch), in the precision of params.yaml. The ways take turns in one process; a ratio is of the sums over all repeats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from fisher_ld.data.lists import Lists, read_lists, read_sequences, take
+from fisher_ld.data.prompts import saved_prompts
+from fisher_ld.models import scorer as scorer_module
+from fisher_ld.models.scorer import Scorer, score_lists
+from fisher_ld.params import load_params
+from fisher_ld.runtime import setup
+
+WITHOUT: dict[str, Callable[[], contextlib.AbstractContextManager]] = {
+    "nothing": contextlib.nullcontext,
+    "rows of like lengths (padded to a multiple)": lambda: patch("fisher_ld.data.packing.MULTIPLE", 1),
+    "the last layer at decision tokens alone": lambda: patch.object(
+        scorer_module, "only_at_decisions", lambda layer, decision: contextlib.nullcontext()
+    ),
+    "weights cast once (scoring)": lambda: patch.object(Scorer, "inference", lambda self: torch.inference_mode()),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", type=Path, default=Path("data/teacher/adapted"))
+    parser.add_argument("--processed", type=Path, default=Path("data/processed"))
+    parser.add_argument("--layers", type=int, default=4, help="how many of the teacher's first layers")
+    parser.add_argument("--users", type=int, default=24)
+    parser.add_argument("--repeats", type=int, default=2)
+    options = parser.parse_args()
+    compute = setup(load_params("params.yaml").cluster, seed=0)
+    prompts, sequences = saved_prompts(options.teacher, options.processed), read_sequences(options.processed)
+    scorer = Scorer.load(options.teacher)
+    scorer.body.layers = scorer.layers[: options.layers]
+    scorer.on(compute)
+
+    def some(name: str) -> Lists:
+        lists = read_lists(options.processed, name)
+        windows = lists.windows()
+        chosen = np.random.default_rng(0).permutation(len(windows))[: options.users]
+        return take(lists, np.sort(np.concatenate([windows[i] for i in chosen])))
+
+    train, test = some("train"), some("test_popularity")
+
+    def training() -> None:
+        scorer.requires_grad_(True)
+        for window in train.windows():
+            scorer(scorer.pack(train, [window], sequences, prompts))[0].sum().backward()
+            scorer.zero_grad(set_to_none=True)
+        scorer.requires_grad_(False)
+
+    def scoring() -> None:
+        score_lists(scorer, test, sequences, prompts)
+
+    for task in (training, scoring):
+        seconds = dict.fromkeys(WITHOUT, 0.0)
+        for repeat in range(options.repeats + 1):
+            for name, without in WITHOUT.items():
+                with without():
+                    began = time.perf_counter()
+                    task()
+                if repeat:  # the first round warms up
+                    seconds[name] += time.perf_counter() - began
+        for name in list(WITHOUT)[1:]:
+            print(
+                f"{task.__name__}, {options.layers} layers: without {name} {seconds[name] / seconds['nothing']:.2f} x"
+            )
+
+
+if __name__ == "__main__":
+    main()
