@@ -100,6 +100,5 @@ def main() -> None:
     print(f"from the cache {ratio:.1f} times as fast as online (goal: 4)")
 
 
-
 if __name__ == "__main__":
     main()

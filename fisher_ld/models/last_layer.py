@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from fisher_ld.runtime import UserError
+
 
 class _Complete(Exception):
     """The keys and values of all tokens are there."""
@@ -30,7 +32,7 @@ class _KeysValues:
 @contextmanager
 def only_at_decisions(layer: nn.Module, decision: torch.Tensor) -> Iterator[None]:
     """Within it `layer`, (B, T, d) -> (B, T, d), computes queries, attention and MLP only at `decision` (N, 2), rows
-    and columns ordered by row, exactly as it would in full; its output is zero elsewhere. Raises TypeError for a layer
+    and columns ordered by row, exactly as it would in full; its output is zero elsewhere. Raises UserError for a layer
     that does not take transformers' cache."""
     row, column = decision.unbind(1)
     count = torch.bincount(row)  # (B,)
@@ -50,7 +52,10 @@ def only_at_decisions(layer: nn.Module, decision: torch.Tensor) -> Iterator[None
         except _Complete:
             pass
         else:
-            raise TypeError(f"{type(module).__name__} does not hand its keys and values to transformers' cache")
+            raise UserError(
+                f"{type(module).__name__} does not hand its keys and values to transformers' cache, so that it cannot "
+                "be run at the decision tokens alone; choose a teacher of another architecture"
+            )
         hidden = given["hidden_states"]
         shape.append(hidden.shape)
         given["hidden_states"] = hidden[rows, columns]  # (B, n, d)

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, GPT2Config, LlamaConfig, Qwen2Config
+from transformers import (
+    AutoModelForSequenceClassification,
+    GemmaConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from fisher_ld.data.lists import Lists
 from fisher_ld.data.packing import MULTIPLE, by_length, held_back, pack, step_plan
@@ -17,6 +25,9 @@ CONFIGS = {
     "llama-gqa": LlamaConfig(**SHAPE, **HEADS, num_key_value_heads=2),
     "llama-tied": LlamaConfig(**SHAPE, **HEADS, num_key_value_heads=4, tie_word_embeddings=True),
     "qwen2-biases": Qwen2Config(**SHAPE, **HEADS, num_key_value_heads=1),
+    "qwen3-norms": Qwen3Config(**SHAPE, **HEADS, num_key_value_heads=2, head_dim=4),
+    "mistral": MistralConfig(**SHAPE, **HEADS, num_key_value_heads=2, sliding_window=None),
+    "gemma": GemmaConfig(**SHAPE, **HEADS, num_key_value_heads=1, head_dim=4),
     "gpt2": GPT2Config(vocab_size=50, n_embd=16, n_layer=3, n_head=4, n_positions=64, num_labels=2, pad_token_id=0),
 }
 CANDIDATES = {"one": [[4]], "many": [[1, 2, 3], [5, 0, 4, 2]], "ragged": [[2], [0, 1, 2, 3, 4, 5], [3, 3]]}
@@ -32,6 +43,7 @@ def float64_norms(monkeypatch):
         return tensor if narrowing else to(tensor, *arguments, **keywords)
 
     monkeypatch.setattr(torch.Tensor, "to", keep)
+    monkeypatch.setattr(torch.Tensor, "float", lambda tensor: keep(tensor, torch.float32))
 
 
 def world(candidates):

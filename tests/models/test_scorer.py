@@ -4,7 +4,7 @@ import torch
 from fisher_ld.data.packing import pack
 from fisher_ld.models.last_layer import only_at_decisions
 from fisher_ld.models.scorer import score_lists
-from fisher_ld.runtime import Compute
+from fisher_ld.runtime import Compute, UserError
 
 
 def test_bf16_is_near_float32_and_leaves_stream_and_head_alone(tiny):
@@ -44,7 +44,7 @@ def test_a_layer_without_a_cache_is_refused(tiny):
 
     with (
         only_at_decisions(layer := Plain(), torch.tensor([[0, 1]])),
-        pytest.raises(TypeError, match="Plain does not hand its keys and values"),
+        pytest.raises(UserError, match="Plain does not hand its keys and values"),
     ):
         layer(torch.zeros(1, 2, 4))
 
