@@ -23,7 +23,8 @@ import torch
 
 from fisher_ld.cache import CacheWriter, TeacherCache
 from fisher_ld.data.lists import Lists, read_lists
-from fisher_ld.data.packing import by_length
+from fisher_ld.data.packing import by_length, held_back
+from fisher_ld.params import load_params
 from fisher_ld.runtime import UserError
 
 LAYERS, WIDTH = 30, 576
@@ -52,8 +53,8 @@ def orders(lists: Lists) -> list[np.ndarray]:
     """The example ids of every training batch of one epoch."""
     windows = lists.windows()
     candidates = np.array([sum(len(lists.candidates[i]) for i in window) for window in windows])
-    batches = [np.concatenate(batch) for batch in by_length(windows, candidates, BATCH_USERS, seed=0)]
-    return [np.concatenate([np.arange(*lists.offsets[i : i + 2].tolist()) for i in batch]) for batch in batches]
+    batches = by_length(windows, candidates, BATCH_USERS, seed=0)
+    return [lists.examples(np.concatenate(batch)) for batch in batches]
 
 
 def read_cache(folder: Path, batches: list[np.ndarray]) -> float:
@@ -116,7 +117,11 @@ def main() -> None:
     parser.add_argument("--processed", type=Path, default=Path("data/processed"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        lists = read_lists(arguments.processed, "train") if arguments.cache else random_lists()
+        if arguments.cache:
+            params = load_params("params.yaml")
+            lists = held_back(read_lists(arguments.processed, "train"), params.cache.windows, params.seed)
+        else:
+            lists = random_lists()
         folder = arguments.cache or random_cache(Path(name), int(lists.offsets[-1]))
         reading(folder, lists, Path(name) / "plain")
 

@@ -28,6 +28,7 @@ CODE = (
     "data/packing.py",
     "data/prompts.py",
     "models/attention.py",
+    "models/last_layer.py",
     "models/scorer.py",
 )
 

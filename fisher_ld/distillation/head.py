@@ -30,10 +30,11 @@ def fit_head(
     labels: list[torch.Tensor] = []
     hook = student.model.score.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
     try:
-        for window in progress(windows, "fitting the head", unit="window"):
-            batch = student.pack(lists, [window], sequences, prompts)
-            student(batch)
-            labels.append(batch.labels)
+        with student.inference():
+            for window in progress(windows, "fitting the head", unit="window"):
+                batch = student.pack(lists, [window], sequences, prompts)
+                student(batch)
+                labels.append(batch.labels)
     finally:
         hook.remove()
     x, y = torch.cat(inputs).double(), torch.cat(labels).double()  # (N, d), (N,)

@@ -20,10 +20,10 @@ from fisher_ld.runtime import Compute, read_json
 def as_model(
     folder: Path, scorer: Scorer, lists: Lists, sequences: list[np.ndarray], processed: Path
 ) -> efficiency.Model:
-    """The scorer of a model folder as a callable: list numbers -> z of all their candidates, one packed row a list."""
+    """The scorer of a model folder as a callable: list numbers -> z of all their candidates, one packed row a list. To
+    be called within `scorer.inference()`."""
     prompts = saved_prompts(folder, processed)
 
-    @torch.inference_mode()
     def score(queries: Sequence[int]) -> np.ndarray:
         batch = scorer.pack(lists, [np.array([query]) for query in queries], sequences, prompts)
         return scorer(batch)[0].float().cpu().numpy()

@@ -1,4 +1,5 @@
-"""Attention for packed rows in bf16 on CPU, where torch's own kernel is slow (benchmarks/attention.py)."""
+"""Attention for packed rows in bf16 on CPU, where the backward pass of torch's own kernel is slow
+(benchmarks/attention.py)."""
 
 from __future__ import annotations
 

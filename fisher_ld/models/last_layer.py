@@ -11,6 +11,11 @@ from torch import nn
 
 from fisher_ld.runtime import UserError
 
+_NO_CACHE = (
+    "{} does not hand its keys and values to transformers' cache, so that it cannot be run at the decision tokens "
+    "alone; choose a teacher of another architecture"
+)
+
 
 class _Complete(Exception):
     """The keys and values of all tokens are there."""
@@ -31,31 +36,32 @@ class _KeysValues:
 
 @contextmanager
 def only_at_decisions(layer: nn.Module, decision: torch.Tensor) -> Iterator[None]:
-    """Within it `layer`, (B, T, d) -> (B, T, d), computes queries, attention and MLP only at `decision` (N, 2), rows
+    """Within it `layer`, (B, T, d) -> (B, T, d), attends, projects and runs its MLP only at `decision` (N, 2), rows
     and columns ordered by row, exactly as it would in full; its output is zero elsewhere. Raises UserError for a layer
     that does not take transformers' cache."""
+    name = type(layer).__name__
+    signature = inspect.signature(layer.forward)
+    takes_cache = [key for key in ("past_key_values", "layer_past") if key in signature.parameters]
+    if not takes_cache:
+        raise UserError(_NO_CACHE.format(name))
     row, column = decision.unbind(1)
     count = torch.bincount(row)  # (B,)
     slot = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]  # (N,)
     columns = column.new_zeros(len(count), int(count.max()))  # (B, n), the first token where a row has fewer
     columns[row, slot] = column
     rows = torch.arange(len(count), device=row.device)[:, None]  # (B, 1)
-    signature = inspect.signature(layer.forward)
     shape: list[torch.Size] = []
 
     def narrow(module, args, kwargs):
         given = dict(signature.bind(*args, **kwargs).arguments)
         given |= given.pop("kwargs", {})
-        given["past_key_values"] = _KeysValues()
+        given[takes_cache[0]] = _KeysValues()
         try:
             module.forward(**given)
         except _Complete:
             pass
         else:
-            raise UserError(
-                f"{type(module).__name__} does not hand its keys and values to transformers' cache, so that it cannot "
-                "be run at the decision tokens alone; choose a teacher of another architecture"
-            )
+            raise UserError(_NO_CACHE.format(name))
         hidden = given["hidden_states"]
         shape.append(hidden.shape)
         given["hidden_states"] = hidden[rows, columns]  # (B, n, d)

@@ -38,7 +38,8 @@ class Scorer(nn.Module):
         self.bf16, self.batch_users = False, 1
 
     def on(self, compute: Compute) -> Scorer:
-        """Itself, moved. The weights, the residual stream and the head stay in float32 at any precision."""
+        """Itself, moved. The weights, the residual stream and the head stay in float32 at any precision, but
+        for the weights within `inference`."""
         self.bf16, self.batch_users = compute.bf16, compute.batch_users
         if compute.bf16 and compute.device.type == "cpu":
             self.model.set_attn_implementation(GROUPED)
@@ -88,7 +89,7 @@ class Scorer(nn.Module):
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """For many forward passes without gradients. Where linear layers compute in bf16 their weights are cast once
+        """For many forward passes without gradients. Where nn.Linear computes in bf16 its weights are cast once
         here, and not at every pass by autocast."""
         linear = [module for module in self.body.modules() if isinstance(module, nn.Linear)] if self.bf16 else []
         exact = [module.weight.data for module in linear]

@@ -72,6 +72,8 @@ def test_packed_is_one_by_one(attention, config, candidates, float64_norms):
     batch = pack(lists, lists.windows(), sequences, prompts, 64)
 
     scorer.model.set_attn_implementation(attention)
+    with torch.no_grad():
+        scored, _ = scorer(batch)
     logits, states = scorer(batch, with_hidden_states=True)
     scorer.model.set_attn_implementation("sdpa")
     weight = torch.linspace(-1, 2, len(logits), dtype=torch.float64)
@@ -93,6 +95,7 @@ def test_packed_is_one_by_one(attention, config, candidates, float64_norms):
         alone_states[place] = torch.stack([hidden[0, -1] for hidden in captured])
     gradient = torch.autograd.grad((alone * weight).sum(), parameters)
 
+    torch.testing.assert_close(scored, alone, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(logits, alone, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(states, alone_states, rtol=1e-9, atol=1e-9)
     for ours, reference in zip(packed_gradient, gradient, strict=True):

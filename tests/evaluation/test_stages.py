@@ -171,7 +171,8 @@ def test_a_served_model_scores_as_one_prompt_each(world):
             ids = [2, *(4 + int(i) for i in history), 4 + int(item), 3]  # liked m.. m.. m.. m..?
             no, yes = scorer.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].tolist()
             expected.append(yes - no)
-    np.testing.assert_allclose(model([4, 9]), expected, atol=1e-5)
+    with scorer.inference():
+        np.testing.assert_allclose(model([4, 9]), expected, atol=1e-5)
 
 
 def test_evaluate_without_students(world, monkeypatch, tmp_path):

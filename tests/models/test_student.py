@@ -5,13 +5,11 @@ import copy
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     GPT2Config,
     LlamaConfig,
-    PreTrainedTokenizerFast,
 )
 
 from fisher_ld.data.lists import Lists
@@ -24,18 +22,6 @@ from fisher_ld.params import Prompt, Student
 from fisher_ld.runtime import UserError
 
 SEEN = ["the story of a toy", "toy story two", "another story\n"]
-CORPUS = [*SEEN, "totally different words which are never seen again", "numbers and letters, letters and numbers"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=330, special_tokens=["<end>"], initial_alphabet=alphabet)
-    inner.train_from_iterator(CORPUS * 5, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>", pad_token="<end>")
 
 
 @pytest.fixture(scope="module")
