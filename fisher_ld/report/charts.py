@@ -11,6 +11,7 @@ import polars as pl
 from matplotlib import rc_context
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from fisher_ld.report.inputs import MAIN, PRIMARY, STUDENT, Results, label, ordered
 
@@ -164,6 +165,7 @@ def trajectory(frame: pl.DataFrame) -> Figure:
     mesh = left.pcolormesh(steps, layers, values, cmap="viridis", shading="nearest", norm=norm, rasterized=True)
     left.grid(visible=False)
     bar = figure.colorbar(mesh, ax=left, label="weight (%), logarithmic", format="{x:g}")
+    bar.ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     bar.ax.yaxis.set_minor_formatter("{x:g}")
     left.set(xlabel="optimiser step", ylabel="teacher layer", title="weights over the steps")
     right.bar(layers - 0.2, values[:, 0], 0.4, color=COLOURS["fisher"], label="start")
