@@ -37,16 +37,21 @@ def test_the_last_layer_runs_at_the_decision_tokens_alone(tiny):
     torch.testing.assert_close(part.last_hidden_state[row, column], whole.last_hidden_state[row, column])
 
 
-def test_a_layer_without_a_cache_is_refused(tiny):
-    class Plain(torch.nn.Module):
+def test_a_layer_without_a_cache_is_refused():
+    class Ignores(torch.nn.Module):
         def forward(self, hidden_states, past_key_values=None):
             return hidden_states
 
-    with (
-        only_at_decisions(layer := Plain(), torch.tensor([[0, 1]])),
-        pytest.raises(UserError, match="Plain does not hand its keys and values"),
-    ):
-        layer(torch.zeros(1, 2, 4))
+    class Lacks(torch.nn.Module):
+        def forward(self, hidden_states):
+            return hidden_states
+
+    for layer in (Ignores(), Lacks()):
+        with (
+            pytest.raises(UserError, match=f"{type(layer).__name__} does not hand its keys and values"),
+            only_at_decisions(layer, torch.tensor([[0, 1]])),
+        ):
+            layer(torch.zeros(1, 2, 4))
 
 
 def test_weights_cast_once_score_as_those_cast_at_every_pass(tiny):
