@@ -125,7 +125,7 @@ class Data(Section):
     test_from: Date | None = None  # global_time: ISO date of the first test interaction
     history_length: Positive = 10
     history_block: Positive = 6  # training positives that share one history start
-    train_positives: Positive | None = 12  # the latest of each user; None: all
+    train_positives: Positive | None = None  # the latest of each user; None: all
     train_negatives: Positive = 4
     negative_power: NonNegative = 1.0
     eval_negatives: Positive = 19
@@ -167,12 +167,14 @@ class Prompt(Section):
 
 class Adapt(Section):
     method: Literal["lora", "full"] = "full"
-    frozen_layers: Annotated[Whole, Field(ge=0)] = 0  # the lowest layers (and the embeddings) stay as they are
+    first_layers: Positive | None = 8  # adapted alone before all are; None: all at once
+    first_steps: Positive = 1400  # optimiser steps of that
+    first_learning_rate: Rate = 1.6e-4
     lora_rank: Positive = 16
-    learning_rate: Rate = 1.4e-4
+    learning_rate: Rate = 8e-5
     weight_decay: NonNegative = 0.01
     list_weight: Fraction = 0.5  # share of the softmax-over-the-list loss beside BCE
-    steps: Positive = 400  # optimiser steps, over as many epochs as that takes
+    steps: Positive = 130  # of all layers, over as many epochs as that takes
     batch_users: Positive = 2  # packed rows a step
     warmup: Fraction = 0.1
     eval_every: Positive = 200  # optimiser steps
@@ -189,7 +191,7 @@ class Teacher(Section):
 
 
 class Cache(Section):
-    windows: Positive | None = 700
+    windows: Positive | None = 600
     shard_rows: Positive = 8192
 
 
@@ -239,10 +241,10 @@ class Distill(Section):
     temperature: Rate = 4.0
     layer_map: Literal["all", "spaced", "last", "fisher"] = "all"
     learning_rate: Rate = 1.6e-4
-    steps: Positive = 350
+    steps: Positive = 300
     batch_users: Positive = 2
     warmup: Fraction = 0.1
-    eval_every: Positive = 175
+    eval_every: Positive = 150
     val_users: Positive = 200
     checkpoint_every: Positive = 100
 

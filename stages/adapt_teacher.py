@@ -28,13 +28,14 @@ def main(params, run):
     validate = validator(scorer, PROCESSED, sequences, prompts, settings.val_users, params.seed)
 
     key = {"params": params.model_dump(mode="json"), "inputs": fingerprint([PROCESSED, BASE])}
-    checkpoint = Checkpoint("adapt_teacher", key)
-    result = adapt(scorer, lists, sequences, prompts, settings, validate, checkpoint, run.log_metrics, params.seed)
+    checkpoints = [Checkpoint("adapt_teacher", key | {"part": part}) for part in (1, 2)]
+    result = adapt(scorer, lists, sequences, prompts, settings, validate, checkpoints, run.log_metrics, params.seed)
     save(scorer, tokenizer, params.teacher.prompt, ADAPTED)
     write_csv("metrics/plots/training/teacher.csv", result.table())
     best = {"steps": result.steps, "best_step": result.best_step, "validation_ndcg_10": result.best_score}
     write_json("metrics/adapt_teacher.json", best)
-    checkpoint.done()
+    for checkpoint in checkpoints:
+        checkpoint.done()
 
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ from fisher_ld.cache import TeacherCache, signal_fingerprint
 from fisher_ld.data.lists import read_lists, read_sequences
 from fisher_ld.data.packing import held_back
 from fisher_ld.data.prompts import build_prompts, saved_prompts
-from fisher_ld.distillation.head import fit_head
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.distillation.trainer import distill
 from fisher_ld.evaluation.scores import read_scores
 from fisher_ld.fisher.estimate import estimate
 from fisher_ld.fisher.profile import layer_traces
+from fisher_ld.models.head import fit_head
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.student import build_student, prompt_texts, save
 from fisher_ld.params import Prompt, Student
@@ -34,7 +34,6 @@ from stages.validation import validator
 PROCESSED, BASE, ADAPTED = Path("data/processed"), Path("data/teacher/base"), Path("data/teacher/adapted")
 CACHE, WEIGHTS = Path("data/cache"), Path("data/fisher/weights")
 STATES = 1000  # examples whose states span the projection of a narrower student
-HEAD_WINDOWS = 200  # from which a student's head starts
 
 
 def origin(method, params, cache):
@@ -79,7 +78,7 @@ def main(params, run):
     numbers = {name: read_scores(CACHE / f"teacher_{name}.parquet", own).numbers for name, own in families.items()}
 
     windows = lists.windows()
-    some = [windows[i] for i in np.random.default_rng(params.seed).permutation(len(windows))[:HEAD_WINDOWS]]
+    shuffled = [windows[i] for i in np.random.default_rng(params.seed).permutation(len(windows))]
     teacher, shape, states = origin(method, params, cache)
     texts = prompt_texts(pl.read_parquet(PROCESSED / "items.parquet")["text"].to_list(), template)
 
@@ -88,7 +87,7 @@ def main(params, run):
         whole = AutoTokenizer.from_pretrained(ADAPTED)
         student, tokenizer = build_student(teacher, shape, whole, texts, seed, states)
         prompts = build_prompts(tokenizer, PROCESSED, template)
-        fit_head(student.on(compute), lists, some, sequences, prompts)
+        fit_head(student.on(compute), lists, shuffled, sequences, prompts)
         return student, tokenizer, prompts
 
     students, curves, trajectories, fits, checkpoints = [], [], [], [], []

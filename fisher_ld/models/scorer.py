@@ -51,10 +51,23 @@ class Scorer(nn.Module):
 
     @property
     def layers(self) -> Any:
+        return getattr(self.body, self._layers_name())
+
+    def _layers_name(self) -> str:
         for name in ("layers", "h"):
             if isinstance(getattr(self.body, name, None), nn.ModuleList):
-                return getattr(self.body, name)
+                return name
         raise TypeError(f"{type(self.body).__name__} has no list of transformer layers under `layers` or `h`")
+
+    @contextmanager
+    def cut(self, depth: int) -> Iterator[None]:
+        """Only its first `depth` layers, with the final norm and the head behind them."""
+        name, whole = self._layers_name(), self.layers
+        setattr(self.body, name, whole[:depth])
+        try:
+            yield
+        finally:
+            setattr(self.body, name, whole)
 
     def pack(
         self, lists: Lists, windows: list[np.ndarray], sequences: list[np.ndarray], prompts: Prompts

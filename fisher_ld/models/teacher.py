@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from peft.tuners.lora import LoraModel
 from fisher_ld.data.lists import Lists
 from fisher_ld.data.packing import step_plan
 from fisher_ld.data.prompts import Prompts
+from fisher_ld.models.head import fit_head
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.params import Adapt
 from fisher_ld.runtime import Checkpoint, UserError
@@ -34,30 +37,38 @@ def adapt(
     prompts: Prompts,
     params: Adapt,
     validate: Callable[[], float],
-    checkpoint: Checkpoint,
+    checkpoints: Sequence[Checkpoint],
     log: Callable[[dict[str, float], int], None],
     seed: int,
 ) -> Fit:
-    """Trains `scorer` in place; LoRA weights are merged at the end, so that the result is a plain model."""
-    depth = len(scorer.layers)
-    if params.frozen_layers >= depth:
-        raise UserError(
-            f"teacher.adapt.frozen_layers: expected less than the teacher's {depth} layers, got {params.frozen_layers}"
-        )
-    trained = scorer.layers[params.frozen_layers :]
-    tuner = None
-    if params.method == "lora":
-        torch.manual_seed(seed)
-        names = {id(module): name for name, module in scorer.model.named_modules()}
-        linear = [names[id(m)] for layer in trained for m in layer.modules() if isinstance(m, torch.nn.Linear)]
-        config = LoraConfig(r=params.lora_rank, lora_alpha=2 * params.lora_rank, target_modules=linear)
-        tuner = LoraModel(scorer.model, config, "default")  # freezes all but the adapters
-    else:
-        scorer.requires_grad_(params.frozen_layers == 0)
-        trained.requires_grad_(True)
-    scorer.model.score.requires_grad_(True)
+    """Trains `scorer` in place. With `params.first_layers` in two parts, each with a checkpoint of its own: the lowest
+    layers alone, which read several times as many windows in the same time, then all layers, on windows not yet read.
+    Each part then starts with the head fitted to the depth that it stands at. Steps are counted through.
 
-    plan = step_plan(lists, sequences, prompts, params.batch_users, params.steps, seed)
+    Raises UserError if there are no layers left for the second part."""
+    depth, first = len(scorer.layers), params.first_layers
+    if first is not None and first >= depth:
+        raise UserError(
+            f"teacher.adapt.first_layers: expected less than the teacher's {depth} layers, got {first}; null adapts "
+            "all layers at once"
+        )
+    begin = 0 if first is None else params.first_steps
+    plan = step_plan(lists, sequences, prompts, params.batch_users, begin + params.steps, seed)
+
+    def train(layers: int, begin: int, steps: int, rate: float, checkpoint: Checkpoint) -> Fit:
+        part = plan[begin : begin + steps]
+        with scorer.cut(layers):
+            if first is not None:
+                fit_head(scorer, lists, list(chain(*part)), sequences, prompts)
+            tuner = _trainable(scorer, params, seed)
+            fitted = fit(
+                scorer, part, loss, validate, schedule(rate), checkpoint,
+                lambda values, step: log(values, begin + step), f"adapting {layers} of {depth} layers",
+            )  # fmt: skip
+            if tuner is not None:
+                scorer.model = tuner.merge_and_unload()
+        curve = [row | {"step": begin + row["step"], "layers": layers} for row in fitted.curve]
+        return Fit(fitted.best_score, begin + fitted.best_step, begin + fitted.steps, curve)
 
     def loss(windows: list[np.ndarray], step: int):
         batch = scorer.pack(lists, windows, sequences, prompts)
@@ -65,16 +76,28 @@ def adapt(
         total, parts = ranking_loss(z, batch.labels, sum(map(len, windows)), params.list_weight)
         return total, parts, batch.tokens
 
-    schedule = Schedule(
-        params.learning_rate,
-        params.weight_decay,
-        params.warmup,
-        params.eval_every,
-        params.patience,
-        params.checkpoint_every,
-    )
-    result = fit(scorer, plan, loss, validate, schedule, checkpoint, log, "adapting the teacher")
-    if tuner is not None:
-        scorer.model = tuner.merge_and_unload()
+    def schedule(rate: float) -> Schedule:
+        return Schedule(
+            rate, params.weight_decay, params.warmup, params.eval_every, params.patience, params.checkpoint_every
+        )
+
+    curve = []
+    if first is not None:
+        curve = train(first, 0, begin, params.first_learning_rate, checkpoints[0]).curve
+    last = train(depth, begin, params.steps, params.learning_rate, checkpoints[1])
     scorer.requires_grad_(False)
-    return result
+    return replace(last, curve=curve + last.curve)
+
+
+def _trainable(scorer: Scorer, params: Adapt, seed: int) -> LoraModel | None:
+    """Makes all of `scorer` trainable, or its head and the adapters that it is given here."""
+    if params.method == "full":
+        scorer.requires_grad_(True)
+        return None
+    torch.manual_seed(seed)
+    names = {id(module): name for name, module in scorer.model.named_modules()}
+    linear = [names[id(m)] for m in scorer.layers.modules() if isinstance(m, torch.nn.Linear)]
+    config = LoraConfig(r=params.lora_rank, lora_alpha=2 * params.lora_rank, target_modules=linear)
+    tuner = LoraModel(scorer.model, config, "default")  # freezes all but the adapters
+    scorer.model.score.requires_grad_(True)
+    return tuner

@@ -202,10 +202,14 @@ def training(curves: Mapping[str, pl.DataFrame]) -> Figure:
             if column in curves[name].columns:
                 _curve(axes, curves[name], column, label(name).removeprefix("student, "), colour(name))
         axes.set_title(title)
-    _curve(teacher, curves["teacher"], "loss", "loss", GREY)
+    curve = curves["teacher"]
+    _curve(teacher, curve, "loss", "loss", GREY)
     teacher.set(title="teacher: loss (left) and validation NDCG@10 (right)")
+    for (depth,), part in curve.group_by("layers", maintain_order=True):
+        teacher.axvline(part["step"].min(), color=GREY, linewidth=0.8, linestyle=":")
+        teacher.annotate(f" {depth} layers", (part["step"].min(), 0.02), xycoords=("data", "axes fraction"), fontsize=8)
     twin = teacher.twinx()
-    _curve(twin, curves["teacher"], "validation_ndcg_10", "validation", INK)
+    _curve(twin, curve, "validation_ndcg_10", "validation", INK)
     twin.spines["right"].set_visible(True)
     twin.grid(visible=False)
     for axes in (layers, teacher):

@@ -11,11 +11,13 @@ def trained(tiny, tmp_path):
     def run(**settings):
         scorer = tiny.scorer()
         before = {name: p.detach().clone() for name, p in scorer.named_parameters()}
-        params = Adapt(**{"steps": 20, "eval_every": 10, "batch_users": 4, "learning_rate": 1e-2} | settings)
+        params = Adapt(
+            **{"steps": 20, "eval_every": 10, "batch_users": 4, "learning_rate": 1e-2, "first_layers": None} | settings
+        )
         scores = iter([0.1, 0.2, 0.3])
-        checkpoint = Checkpoint("adapt_teacher", settings, tmp_path)
+        checkpoints = [Checkpoint("adapt_teacher", settings | {"part": part}, tmp_path) for part in (1, 2)]
         result = adapt(
-            scorer, tiny.lists, tiny.sequences, tiny.prompts, params, lambda: next(scores), checkpoint,
+            scorer, tiny.lists, tiny.sequences, tiny.prompts, params, lambda: next(scores), checkpoints,
             lambda values, step: None, 0,
         )  # fmt: skip
         after = dict(scorer.named_parameters())
@@ -37,18 +39,36 @@ def test_full_adaptation_changes_everything_and_learns(trained):
     assert (result.best_step, result.best_score) == (20, 0.2)
 
 
-def test_frozen_layers_stay_as_they_are(trained):
-    changed = names(trained(frozen_layers=1)[1])
-    assert {name.split(".")[1] for name in changed if name.startswith("layers.")} == {"1"}
-    assert "embed_tokens.weight" not in changed
-
-
 def test_lora_leaves_a_plain_model_with_changed_matrices(trained):
     changed = names(trained(method="lora", lora_rank=2)[1])
     matrices = {f"self_attn.{n}_proj" for n in "qkvo"} | {f"mlp.{n}_proj" for n in ("gate", "up", "down")}
     assert changed == {f"layers.{i}.{m}.weight" for i in range(2) for m in matrices} | {"score.weight"}
 
 
-def test_more_frozen_layers_than_there_are(trained):
-    with pytest.raises(UserError, match=r"frozen_layers: expected less than the teacher's 2 layers, got 2"):
-        trained(frozen_layers=2)
+def test_the_first_layers_are_adapted_alone_before_all(tiny, tmp_path):
+    scorer, depths = tiny.scorer(layers=3), []
+    upper = scorer.layers[2].mlp.up_proj.weight.detach().clone()
+
+    def validate():
+        depths.append((len(scorer.layers), torch.equal(upper, list(whole)[2].mlp.up_proj.weight)))
+        return 0.1 * len(depths)
+
+    whole = scorer.layers
+    params = Adapt(steps=4, first_layers=2, first_steps=6, eval_every=3, batch_users=4)
+    checkpoints = [Checkpoint("adapt_teacher", {"part": part}, tmp_path) for part in (1, 2)]
+    logged = []
+    result = adapt(
+        scorer, tiny.lists, tiny.sequences, tiny.prompts, params, validate, checkpoints,
+        lambda values, step: logged.append(step), 0,
+    )  # fmt: skip
+    assert depths == [(2, True), (2, True), (3, False), (3, False)]
+    assert scorer.layers is whole
+    assert [row["step"] for row in result.curve] == logged
+    assert sorted(set(logged)) == list(range(1, 11))
+    assert [row["layers"] for row in result.curve if "bce" in row] == [2] * 6 + [3] * 4
+    assert (result.steps, result.best_step) == (10, 10)
+
+
+def test_more_first_layers_than_there_are(trained):
+    with pytest.raises(UserError, match=r"first_layers: expected less than the teacher's 2 layers, got 2"):
+        trained(first_layers=2)

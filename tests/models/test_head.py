@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from fisher_ld.data.packing import pack
-from fisher_ld.distillation.head import fit_head
+from fisher_ld.models.head import fit_head
 
 
 def test_the_head_is_the_ridge_regression_of_the_labels(tiny):

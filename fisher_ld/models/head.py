@@ -1,0 +1,48 @@
+"""Where the head of a model's first layers starts: the linear answer that their states already give."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from fisher_ld.data.lists import Lists
+from fisher_ld.data.prompts import Prompts
+from fisher_ld.models.scorer import Scorer
+from fisher_ld.runtime import progress
+
+WINDOWS = 200
+
+
+@torch.no_grad()
+def fit_head(
+    scorer: Scorer,
+    lists: Lists,
+    windows: list[np.ndarray],
+    sequences: list[np.ndarray],
+    prompts: Prompts,
+    ridge: float = 0.01,
+) -> None:
+    """Sets the two rows of the head to the ridge regression of the labels on what the head reads, over the first
+    `WINDOWS` of `windows`: one Newton step of logistic regression from the constant answer. A head that comes from a
+    deeper model reads states of layers that are not there, and training then spends its first hundreds of steps on that
+    alone. `ridge` is relative to the mean square of a feature."""
+    inputs: list[torch.Tensor] = []
+    labels: list[torch.Tensor] = []
+    hook = scorer.model.score.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
+    try:
+        with scorer.inference():
+            for window in progress(windows[:WINDOWS], "fitting the head", unit="window"):
+                batch = scorer.pack(lists, [window], sequences, prompts)
+                scorer(batch)
+                labels.append(batch.labels)
+    finally:
+        hook.remove()
+    x, y = torch.cat(inputs).double(), torch.cat(labels).double()  # (N, d), (N,)
+    p = float(y.mean())
+    response = math.log(p / (1 - p)) + (y - p) / (p * (1 - p))  # (N,)
+    moments = x.T @ x  # (d, d)
+    moments.diagonal().add_(ridge * moments.diagonal().mean())
+    direction = torch.linalg.solve(moments, x.T @ response)  # (d,)
+    scorer.model.score.weight.copy_(torch.stack([-direction, direction]) / 2)
