@@ -167,14 +167,14 @@ class Prompt(Section):
 
 class Adapt(Section):
     method: Literal["lora", "full"] = "full"
-    first_layers: Positive | None = 8  # adapted alone before all are; None: all at once
-    first_steps: Positive = 1400  # optimiser steps of that
+    first_layers: Positive | None = 6  # adapted alone before all are; None: not
+    first_steps: Positive = 2000  # optimiser steps of that
     first_learning_rate: Rate = 1.6e-4
     lora_rank: Positive = 16
     learning_rate: Rate = 8e-5
     weight_decay: NonNegative = 0.01
     list_weight: Fraction = 0.5  # share of the softmax-over-the-list loss beside BCE
-    steps: Positive = 130  # of all layers, over as many epochs as that takes
+    steps: Positive = 150  # of all layers, over as many epochs as that takes
     batch_users: Positive = 2  # packed rows a step
     warmup: Fraction = 0.1
     eval_every: Positive = 200  # optimiser steps
@@ -191,7 +191,7 @@ class Teacher(Section):
 
 
 class Cache(Section):
-    windows: Positive | None = 600
+    windows: Positive | None = 300
     shard_rows: Positive = 8192
 
 
@@ -212,7 +212,7 @@ class Student(Section):
     the width differs; `random`. Width fields left at None are the teacher's."""
 
     init: Literal["first", "spaced", "random"] = "first"
-    layers: Positive = 4
+    layers: Positive = 6
     hidden_size: Positive | None = None
     intermediate_size: Positive | None = None
     heads: Positive | None = None
@@ -240,11 +240,11 @@ class Distill(Section):
     explicit_l2: StrictBool = False
     temperature: Rate = 4.0
     layer_map: Literal["all", "spaced", "last", "fisher"] = "all"
-    learning_rate: Rate = 1.6e-4
-    steps: Positive = 300
+    learning_rate: Rate = 1e-4
+    steps: Positive = 150
     batch_users: Positive = 2
     warmup: Fraction = 0.1
-    eval_every: Positive = 150
+    eval_every: Positive = 75
     val_users: Positive = 200
     checkpoint_every: Positive = 100
 

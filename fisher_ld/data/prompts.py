@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,10 @@ class Prompts:
     candidate: list[list[int]]  # index: item number
     yes: int
     no: int
+
+    def tokens(self) -> list[int]:
+        """Every token id of any prompt, and the 0 of padding, in order."""
+        return sorted({0, *self.prefix, *chain(*self.history), *chain(*self.candidate)})
 
     def example(self, lists: Lists, sequences: list[np.ndarray], example: int) -> list[int]:
         """Token ids of one candidate of one list, as a prompt of its own."""

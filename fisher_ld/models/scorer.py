@@ -115,6 +115,25 @@ class Scorer(nn.Module):
             for module, weight in zip(linear, exact, strict=True):
                 module.weight.data = weight
 
+    @contextmanager
+    def only_rows(self, prompts: Prompts) -> Iterator[None]:
+        """The input embedding with the rows of `prompts` alone, so that its gradient and the optimiser's state are not
+        of a whole vocabulary. Token ids stay as they are. At the end it is whole again, with these rows as trained."""
+        embedding = self.body.get_input_embeddings()
+        whole, padding = embedding.weight, embedding.padding_idx
+        tokens = torch.tensor(prompts.tokens(), device=whole.device)
+        place = torch.full((len(whole),), -1, device=whole.device)
+        place[tokens] = torch.arange(len(tokens), device=whole.device)
+        embedding.weight = nn.Parameter(whole.detach()[tokens], requires_grad=whole.requires_grad)
+        embedding.padding_idx = int(place[padding]) if padding is not None and padding in tokens else None
+        handle = embedding.register_forward_pre_hook(lambda module, given: (place[given[0]],))
+        try:
+            yield
+        finally:
+            handle.remove()
+            whole.data[tokens] = embedding.weight.detach()
+            embedding.weight, embedding.padding_idx = whole, padding
+
     @classmethod
     def from_causal_lm(cls, folder: Path, yes: int, no: int) -> Scorer:
         """A pretrained causal LM with its two answer rows as head (float32)."""

@@ -57,7 +57,7 @@ def adapt(
 
     def train(layers: int, begin: int, steps: int, rate: float, checkpoint: Checkpoint) -> Fit:
         part = plan[begin : begin + steps]
-        with scorer.cut(layers):
+        with scorer.cut(layers), scorer.only_rows(prompts):
             if first is not None:
                 fit_head(scorer, lists, list(chain(*part)), sequences, prompts)
             tuner = _trainable(scorer, params, seed)

@@ -21,6 +21,27 @@ def test_bf16_is_near_float32_and_leaves_stream_and_head_alone(tiny):
     assert all(torch.isfinite(p.grad).all() for p in scorer.parameters() if p.grad is not None)
 
 
+def test_only_the_rows_of_the_prompts_are_trained(tiny):
+    scorer = tiny.scorer()
+    batch = pack(tiny.lists, tiny.lists.windows(), tiny.sequences, tiny.prompts, scorer.context())
+    embedding = scorer.body.get_input_embeddings()
+    whole, before, plain = embedding.weight, embedding.weight.detach().clone(), scorer(batch)[0].detach()
+    tokens = tiny.prompts.tokens()
+    assert tokens == [0, 1, 2, 3, *range(5, 13)]
+    with scorer.only_rows(tiny.prompts):
+        z, _ = scorer(batch)
+        assert torch.equal(z, plain)
+        z.sum().backward()
+        assert embedding.weight.grad.shape == (len(tokens), 32)
+        assert not embedding.weight.grad[0].any()  # padding
+        with torch.no_grad():
+            embedding.weight -= embedding.weight.grad
+        with pytest.raises(IndexError):
+            embedding(torch.tensor([4]))
+    assert embedding.weight is whole and embedding.padding_idx == 0
+    assert (whole != before).any(1).nonzero().flatten().tolist() == tokens[1:]
+
+
 def test_the_last_layer_runs_at_the_decision_tokens_alone(tiny):
     scorer = tiny.scorer()
     batch = pack(tiny.lists, tiny.lists.windows(), tiny.sequences, tiny.prompts, scorer.context())
