@@ -2,7 +2,7 @@
 
     python -m benchmarks.scorer [--teacher data/teacher/adapted] [--layers 4] [--users 24]
 
-Training (forward and backward of training windows, one row each) and scoring (test lists, `cluster.batch_users` in a
+Training (steps of AdamW on training windows, one row each) and scoring (test lists, `cluster.batch_users` in a
 batch), in the precision of params.yaml, with other users in each repeat, as new lengths are part of what costs time.
 The ways take turns in one process; a ratio is of the sums over all repeats.
 """
@@ -26,13 +26,14 @@ from fisher_ld.models.scorer import Scorer, score_lists
 from fisher_ld.params import load_params
 from fisher_ld.runtime import setup
 
-CAST = "weights cast once"
+CAST, ROWS = "weights cast once", "the prompts' rows of the embedding alone"
 WITHOUT: dict[str, Callable[[], contextlib.AbstractContextManager]] = {
     "nothing": contextlib.nullcontext,
     "rows of like lengths (padded to a multiple)": lambda: patch("fisher_ld.data.packing.MULTIPLE", 1),
     "the last layer at decision tokens alone": lambda: patch.object(
         scorer_module, "only_at_decisions", lambda layer, decision: contextlib.nullcontext()
     ),
+    ROWS: lambda: patch.object(Scorer, "only_rows", lambda self, prompts: contextlib.nullcontext()),
     CAST: lambda: patch.object(Scorer, "inference", lambda self: torch.inference_mode()),
 }
 
@@ -48,7 +49,6 @@ def main() -> None:
     compute = setup(load_params("params.yaml").cluster, seed=0)
     prompts, sequences = saved_prompts(options.teacher, options.processed), read_sequences(options.processed)
     scorer = Scorer.load(options.teacher)
-    scorer.body.layers = scorer.layers[: options.layers]
     scorer.on(compute).requires_grad_(False)
 
     def some(name: str, seed: int) -> Lists:
@@ -59,21 +59,24 @@ def main() -> None:
 
     def training(seed: int) -> None:
         train = some("train", seed)
-        scorer.layers.requires_grad_(True)
-        for window in train.windows():
-            scorer(scorer.pack(train, [window], sequences, prompts))[0].sum().backward()
-            scorer.zero_grad(set_to_none=True)
+        scorer.requires_grad_(True)
+        with scorer.only_rows(prompts):
+            optimizer = torch.optim.AdamW(scorer.parameters(), lr=0.0, fused=True)
+            for window in train.windows():
+                scorer(scorer.pack(train, [window], sequences, prompts))[0].sum().backward()
+                optimizer.step()
+                optimizer.zero_grad()
         scorer.requires_grad_(False)
 
     def scoring(seed: int) -> None:
         score_lists(scorer, some("test_popularity", seed), sequences, prompts)
 
-    for task in (training, scoring):
-        ways = {name: way for name, way in WITHOUT.items() if task is scoring or name != CAST}
+    for task, other in ((training, CAST), (scoring, ROWS)):
+        ways = {name: way for name, way in WITHOUT.items() if name != other}
         seconds = dict.fromkeys(ways, 0.0)
         for repeat in range(options.repeats + 1):
             for name, without in ways.items():
-                with without():
+                with without(), scorer.cut(options.layers):
                     began = time.perf_counter()
                     task(repeat)
                 if repeat:  # the first round warms up
