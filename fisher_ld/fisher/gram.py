@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import torch
 
+ROWS = 64  # of a strip: with fewer, products are small and slow, with more, much is computed twice
+
 
 def spans(length: int) -> list[tuple[int, int]]:
-    """The rows of each strip. A strip is about a quarter of the matrix, in sizes at which products still run fast."""
-    rows = min(64, max(16, -(-length // 64) * 16))
-    return [(i, min(i + rows, length)) for i in range(0, length, rows)]
+    """The rows of each strip."""
+    return [(i, min(i + ROWS, length)) for i in range(0, length, ROWS)]
 
 
 def gram_is_cheaper(length: int, inputs: int, outputs: int) -> bool:
