@@ -42,7 +42,7 @@ def adapt(
     seed: int,
 ) -> Fit:
     """Trains `scorer` in place. With `params.first_layers` in two parts, each with a checkpoint of its own: the lowest
-    layers alone, which read several times as many windows in the same time, then all layers, on windows not yet read.
+    layers alone, which read several times as many windows in the same time, then all, on the windows that come next.
     Each part then starts with the head fitted to the depth that it stands at. Steps are counted through.
 
     Raises UserError if there are no layers left for the second part."""
@@ -55,36 +55,34 @@ def adapt(
     begin = 0 if first is None else params.first_steps
     plan = step_plan(lists, sequences, prompts, params.batch_users, begin + params.steps, seed)
 
-    def train(layers: int, begin: int, steps: int, rate: float, checkpoint: Checkpoint) -> Fit:
-        part = plan[begin : begin + steps]
-        with scorer.cut(layers), scorer.only_rows(prompts):
-            if first is not None:
-                fit_head(scorer, lists, list(chain(*part)), sequences, prompts)
-            tuner = _trainable(scorer, params, seed)
-            fitted = fit(
-                scorer, part, loss, validate, schedule(rate), checkpoint,
-                lambda values, step: log(values, begin + step), f"adapting {layers} of {depth} layers",
-            )  # fmt: skip
-            if tuner is not None:
-                scorer.model = tuner.merge_and_unload()
-        curve = [row | {"step": begin + row["step"], "layers": layers} for row in fitted.curve]
-        return Fit(fitted.best_score, begin + fitted.best_step, begin + fitted.steps, curve)
-
     def loss(windows: list[np.ndarray], step: int):
         batch = scorer.pack(lists, windows, sequences, prompts)
         z, _ = scorer(batch)
         total, parts = ranking_loss(z, batch.labels, sum(map(len, windows)), params.list_weight)
         return total, parts, batch.tokens
 
-    def schedule(rate: float) -> Schedule:
-        return Schedule(
+    def train(layers: int, steps: range, rate: float, checkpoint: Checkpoint) -> Fit:
+        part = plan[steps.start : steps.stop]
+        schedule = Schedule(
             rate, params.weight_decay, params.warmup, params.eval_every, params.patience, params.checkpoint_every
         )
+        with scorer.cut(layers), scorer.only_rows(prompts):
+            if first is not None:
+                fit_head(scorer, lists, list(chain(*part)), sequences, prompts)
+            tuner = _trainable(scorer, params, seed)
+            fitted = fit(
+                scorer, part, loss, validate, schedule, checkpoint,
+                lambda values, step: log(values, steps.start + step), f"adapting {layers} of {depth} layers",
+            )  # fmt: skip
+            if tuner is not None:
+                scorer.model = tuner.merge_and_unload()
+        curve = [row | {"step": steps.start + row["step"], "depth": layers} for row in fitted.curve]
+        return Fit(fitted.best_score, steps.start + fitted.best_step, steps.start + fitted.steps, curve)
 
     curve = []
     if first is not None:
-        curve = train(first, 0, begin, params.first_learning_rate, checkpoints[0]).curve
-    last = train(depth, begin, params.steps, params.learning_rate, checkpoints[1])
+        curve = train(first, range(begin), params.first_learning_rate, checkpoints[0]).curve
+    last = train(depth, range(begin, begin + params.steps), params.learning_rate, checkpoints[1])
     scorer.requires_grad_(False)
     return replace(last, curve=curve + last.curve)
 

@@ -205,9 +205,9 @@ def training(curves: Mapping[str, pl.DataFrame]) -> Figure:
     curve = curves["teacher"]
     _curve(teacher, curve, "loss", "loss", GREY)
     teacher.set(title="teacher: loss (left) and validation NDCG@10 (right)")
-    for (depth,), part in curve.group_by("layers", maintain_order=True):
-        teacher.axvline(part["step"].min(), color=GREY, linewidth=0.8, linestyle=":")
-        teacher.annotate(f" {depth} layers", (part["step"].min(), 0.02), xycoords=("data", "axes fraction"), fontsize=8)
+    for depth, begin in curve.group_by("depth", maintain_order=True).agg(pl.col("step").min()).iter_rows():
+        teacher.axvline(begin, color=GREY, linewidth=0.8, linestyle=":")
+        teacher.annotate(f" {depth} layers", (begin, 0.02), xycoords=("data", "axes fraction"), fontsize=8)
     twin = teacher.twinx()
     _curve(twin, curve, "validation_ndcg_10", "validation", INK)
     twin.spines["right"].set_visible(True)

@@ -45,7 +45,8 @@ def test_lora_leaves_a_plain_model_with_changed_matrices(trained):
     assert changed == {f"layers.{i}.{m}.weight" for i in range(2) for m in matrices} | {"score.weight"}
 
 
-def test_the_first_layers_are_adapted_alone_before_all(tiny, tmp_path):
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_first_layers_are_adapted_alone_before_all(tiny, tmp_path, method):
     scorer, depths = tiny.scorer(layers=3), []
     upper = scorer.layers[2].mlp.up_proj.weight.detach().clone()
 
@@ -54,18 +55,20 @@ def test_the_first_layers_are_adapted_alone_before_all(tiny, tmp_path):
         return 0.1 * len(depths)
 
     whole = scorer.layers
-    params = Adapt(steps=4, first_layers=2, first_steps=6, eval_every=3, batch_users=4)
+    params = Adapt(method=method, steps=4, first_layers=2, first_steps=6, eval_every=3, batch_users=4)
     checkpoints = [Checkpoint("adapt_teacher", {"part": part}, tmp_path) for part in (1, 2)]
     logged = []
     result = adapt(
         scorer, tiny.lists, tiny.sequences, tiny.prompts, params, validate, checkpoints,
         lambda values, step: logged.append(step), 0,
     )  # fmt: skip
-    assert depths == [(2, True), (2, True), (3, False), (3, False)]
-    assert scorer.layers is whole
+    apart = method == "lora"  # adapters stay beside the weights until the end of a part
+    assert depths == [(2, True), (2, True), (3, apart), (3, apart)]
+    assert not torch.equal(upper, whole[2].mlp.up_proj.weight)
+    assert scorer.layers is whole and not any("lora" in name for name, _ in scorer.named_modules())
     assert [row["step"] for row in result.curve] == logged
     assert sorted(set(logged)) == list(range(1, 11))
-    assert [row["layers"] for row in result.curve if "bce" in row] == [2] * 6 + [3] * 4
+    assert [row["depth"] for row in result.curve if "bce" in row] == [2] * 6 + [3] * 4
     assert (result.steps, result.best_step) == (10, 10)
 
 

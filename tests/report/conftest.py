@@ -124,7 +124,7 @@ def write_training(metrics, share):
         curve = pl.DataFrame(columns)
         best = {"steps": 200, "best_step": 200, "validation_ndcg_10": score[-1]}
         if name == "teacher":
-            curve = curve.with_columns(layers=pl.when(pl.col("step") <= 120).then(4).otherwise(LAYERS))
+            curve = curve.with_columns(depth=pl.when(pl.col("step") <= 120).then(4).otherwise(LAYERS))
             curve.write_csv(metrics / "plots/training/teacher.csv")
             write_json(metrics / "adapt_teacher.json", best)
             continue
