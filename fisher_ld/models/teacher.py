@@ -43,7 +43,8 @@ def adapt(
 ) -> Fit:
     """Trains `scorer` in place. With `params.first_layers` in two parts, each with a checkpoint of its own: the lowest
     layers alone, which read several times as many windows in the same time, then all, on the windows that come next.
-    Each part then starts with the head fitted to the depth that it stands at. Steps are counted through.
+    Each part then starts with the head fitted to the depth that it stands at. Steps are numbered as planned, so that a
+    first part that stops early leaves a gap.
 
     Raises UserError if there are no layers left for the second part."""
     depth, first = len(scorer.layers), params.first_layers

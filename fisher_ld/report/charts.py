@@ -207,7 +207,7 @@ def training(curves: Mapping[str, pl.DataFrame]) -> Figure:
     teacher.set(title="teacher: loss (left) and validation NDCG@10 (right)")
     for depth, begin in curve.group_by("depth", maintain_order=True).agg(pl.col("step").min()).iter_rows():
         teacher.axvline(begin, color=GREY, linewidth=0.8, linestyle=":")
-        teacher.annotate(f" {depth} layers", (begin, 0.02), xycoords=("data", "axes fraction"), fontsize=8)
+        teacher.annotate(f" {depth} layers", (begin, 0.02), xycoords=("data", "axes fraction"), rotation=90, fontsize=8)
     twin = teacher.twinx()
     _curve(twin, curve, "validation_ndcg_10", "validation", INK)
     twin.spines["right"].set_visible(True)
