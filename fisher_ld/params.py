@@ -167,19 +167,19 @@ class Prompt(Section):
 
 class Adapt(Section):
     method: Literal["lora", "full"] = "full"
-    first_layers: Positive | None = 6  # adapted alone before all are; None: not
-    first_steps: Positive = 2000  # optimiser steps of that
+    first_layers: Positive | None = 6  # adapted first, without those above; None: all at once
+    first_steps: Positive = 3600  # optimiser steps of that
     first_learning_rate: Rate = 1.6e-4
     lora_rank: Positive = 16
-    learning_rate: Rate = 8e-5
+    learning_rate: Rate = 1e-4
     weight_decay: NonNegative = 0.01
     list_weight: Fraction = 0.5  # share of the softmax-over-the-list loss beside BCE
-    steps: Positive = 150  # of all layers, over as many epochs as that takes
+    steps: Positive = 120  # of the layers above them, or of all
     batch_users: Positive = 2  # packed rows a step
     warmup: Fraction = 0.1
-    eval_every: Positive = 200  # optimiser steps
-    val_users: Positive = 200
-    patience: Positive = 3
+    eval_every: Positive = 900  # optimiser steps
+    val_users: Positive = 400
+    patience: Positive | None = None  # None: never stop early
     checkpoint_every: Positive = 100
 
 
@@ -191,7 +191,7 @@ class Teacher(Section):
 
 
 class Cache(Section):
-    windows: Positive | None = 300
+    windows: Positive | None = 200
     shard_rows: Positive = 8192
 
 
@@ -241,10 +241,10 @@ class Distill(Section):
     temperature: Rate = 4.0
     layer_map: Literal["all", "spaced", "last", "fisher"] = "all"
     learning_rate: Rate = 1e-4
-    steps: Positive = 150
+    steps: Positive = 100
     batch_users: Positive = 2
     warmup: Fraction = 0.1
-    eval_every: Positive = 75
+    eval_every: Positive = 50
     val_users: Positive = 200
     checkpoint_every: Positive = 100
 

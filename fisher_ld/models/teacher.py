@@ -42,9 +42,9 @@ def adapt(
     seed: int,
 ) -> Fit:
     """Trains `scorer` in place. With `params.first_layers` in two parts, each with a checkpoint of its own: the lowest
-    layers alone, which read several times as many windows in the same time, then all, on the windows that come next.
-    Each part then starts with the head fitted to the depth that it stands at. Steps are numbered as planned, so that a
-    first part that stops early leaves a gap.
+    layers alone, which read several times as many windows in the same time, then those above on top of them, on the
+    windows that come next; what the first have learned by then is left alone. Each part starts with the head fitted to
+    the depth that it stands at. Steps are numbered as planned, so that a first part that stops early leaves a gap.
 
     Raises UserError if there are no layers left for the second part."""
     depth, first = len(scorer.layers), params.first_layers
@@ -62,40 +62,45 @@ def adapt(
         total, parts = ranking_loss(z, batch.labels, sum(map(len, windows)), params.list_weight)
         return total, parts, batch.tokens
 
-    def train(layers: int, steps: range, rate: float, checkpoint: Checkpoint) -> Fit:
+    def train(layers: range, steps: range, rate: float, checkpoint: Checkpoint) -> Fit:
         part = plan[steps.start : steps.stop]
         schedule = Schedule(
             rate, params.weight_decay, params.warmup, params.eval_every, params.patience, params.checkpoint_every
         )
-        with scorer.cut(layers), scorer.only_rows(prompts):
+        with scorer.cut(layers.stop), scorer.only_rows(prompts):
             if first is not None:
                 fit_head(scorer, lists, list(chain(*part)), sequences, prompts)
-            tuner = _trainable(scorer, params, seed)
+            tuner = _trainable(scorer, layers, params, seed)
             fitted = fit(
                 scorer, part, loss, validate, schedule, checkpoint,
-                lambda values, step: log(values, steps.start + step), f"adapting {layers} of {depth} layers",
+                lambda values, step: log(values, steps.start + step), f"adapting {len(layers)} of {depth} layers",
             )  # fmt: skip
             if tuner is not None:
                 scorer.model = tuner.merge_and_unload()
-        curve = [row | {"step": steps.start + row["step"], "depth": layers} for row in fitted.curve]
+        curve = [row | {"step": steps.start + row["step"], "depth": layers.stop} for row in fitted.curve]
         return Fit(fitted.best_score, steps.start + fitted.best_step, steps.start + fitted.steps, curve)
 
     curve = []
     if first is not None:
-        curve = train(first, range(begin), params.first_learning_rate, checkpoints[0]).curve
-    last = train(depth, range(begin, begin + params.steps), params.learning_rate, checkpoints[1])
+        curve = train(range(first), range(begin), params.first_learning_rate, checkpoints[0]).curve
+    last = train(range(first or 0, depth), range(begin, begin + params.steps), params.learning_rate, checkpoints[1])
     scorer.requires_grad_(False)
     return replace(last, curve=curve + last.curve)
 
 
-def _trainable(scorer: Scorer, params: Adapt, seed: int) -> LoraModel | None:
-    """Makes all of `scorer` trainable, or its head and the adapters that it is given here."""
+def _trainable(scorer: Scorer, layers: range, params: Adapt, seed: int) -> LoraModel | None:
+    """Makes these layers and all above them trainable, the embedding where it is next to them; or only the head and the
+    adapters that these layers are given here."""
     if params.method == "full":
+        embeddings = [module for module in scorer.body.children() if isinstance(module, torch.nn.Embedding)]
         scorer.requires_grad_(True)
+        for module in chain(embeddings if layers.start else [], scorer.layers[: layers.start]):
+            module.requires_grad_(False)
         return None
     torch.manual_seed(seed)
     names = {id(module): name for name, module in scorer.model.named_modules()}
-    linear = [names[id(m)] for m in scorer.layers.modules() if isinstance(m, torch.nn.Linear)]
+    trained = scorer.layers[layers.start :].modules()
+    linear = [names[id(m)] for m in trained if isinstance(m, torch.nn.Linear)]
     config = LoraConfig(r=params.lora_rank, lora_alpha=2 * params.lora_rank, target_modules=linear)
     tuner = LoraModel(scorer.model, config, "default")  # freezes all but the adapters
     scorer.model.score.requires_grad_(True)

@@ -46,25 +46,39 @@ def test_lora_leaves_a_plain_model_with_changed_matrices(trained):
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_the_first_layers_are_adapted_alone_before_all(tiny, tmp_path, method):
-    scorer, depths = tiny.scorer(layers=3), []
-    upper = scorer.layers[2].mlp.up_proj.weight.detach().clone()
+def test_the_first_layers_are_adapted_before_those_above(tiny, tmp_path, method):
+    scorer, seen, logged = tiny.scorer(layers=3), [], []
+    whole = scorer.layers
+
+    def weights():
+        names = ("layers.0.mlp.up_proj", "layers.2.mlp.up_proj", "norm", "embed_tokens")
+        body = dict(scorer.body.named_modules()) | {f"layers.{i}.mlp.up_proj": whole[i].mlp.up_proj for i in (0, 2)}
+        return {name: body[name].weight.detach().clone() for name in names}
 
     def validate():
-        depths.append((len(scorer.layers), torch.equal(upper, list(whole)[2].mlp.up_proj.weight)))
-        return 0.1 * len(depths)
+        seen.append((len(scorer.layers), weights()))
+        return 0.1 * len(seen)
 
-    whole = scorer.layers
+    start = weights()
     params = Adapt(method=method, steps=4, first_layers=2, first_steps=6, eval_every=3, batch_users=4)
     checkpoints = [Checkpoint("adapt_teacher", {"part": part}, tmp_path) for part in (1, 2)]
-    logged = []
     result = adapt(
         scorer, tiny.lists, tiny.sequences, tiny.prompts, params, validate, checkpoints,
         lambda values, step: logged.append(step), 0,
     )  # fmt: skip
-    apart = method == "lora"  # adapters stay beside the weights until the end of a part
-    assert depths == [(2, True), (2, True), (3, apart), (3, apart)]
-    assert not torch.equal(upper, whole[2].mlp.up_proj.weight)
+    end = weights()
+
+    def same(a, b):
+        return {name for name in a if a[name].shape == b[name].shape and torch.equal(a[name], b[name])}
+
+    assert [depth for depth, _ in seen] == [2, 2, 3, 3]
+    assert "layers.2.mlp.up_proj" in same(start, seen[1][1])
+    below = {"layers.0.mlp.up_proj", "embed_tokens"}
+    assert same(seen[2][1], seen[3][1]) & below == below
+    assert "layers.0.mlp.up_proj" in same(seen[2][1], end) and "layers.0.mlp.up_proj" not in same(start, end)
+    assert "layers.2.mlp.up_proj" not in same(start, end)
+    assert ("norm" in same(seen[1][1], end)) == (method == "lora")
+    assert ("embed_tokens" in same(start, end)) == (method == "lora")
     assert scorer.layers is whole and not any("lora" in name for name, _ in scorer.named_modules())
     assert [row["step"] for row in result.curve] == logged
     assert sorted(set(logged)) == list(range(1, 11))
