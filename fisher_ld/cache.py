@@ -19,8 +19,7 @@ from fisher_ld.data.prompts import Prompts
 from fisher_ld.models.scorer import Scorer, unit_rms
 from fisher_ld.runtime import UserError, atomic_path, fingerprint, progress, read_json, write_json
 
-SHARD, LOGITS, RMS, DONE, MANIFEST = "hidden-{:05d}.npy", "logits.npy", "rms.npy", "done.npy", "manifest.json"
-EPSILON = 1e-6  # as in unit_rms
+SHARD, LOGITS, DONE, MANIFEST = "hidden-{:05d}.npy", "logits.npy", "done.npy", "manifest.json"
 AGAIN = "Run the stage cache_teacher again (dvc repro cache_teacher)."
 CODE = (
     "cache.py",
@@ -82,9 +81,9 @@ def _link(source: str, target: str) -> None:
 
 
 class CacheWriter:
-    """Writes z as float32 (N,), h_l / rms(h_l) as float16 (N, L, d), which no activation can overflow, and rms(h_l)
-    as float32 (N, L). A writer on the same `folder` after a kill goes on where the last one was; one with another
-    fingerprint or shape raises UserError."""
+    """Writes z as float32 (N,) and h_l / rms(h_l) as float16 (N, L, d), which no activation can overflow. A writer on
+    the same `folder` after a kill goes on where the last one was; one with another fingerprint or shape raises
+    UserError."""
 
     def __init__(
         self, folder: Path, examples: int, layers: int, width: int, shard_rows: int, fingerprint: Mapping[str, str]
@@ -108,7 +107,6 @@ class CacheWriter:
         sizes = _shards(examples, shard_rows)
         self.hidden = [mapped(SHARD.format(i), np.float16, (n, layers, width)) for i, n in enumerate(sizes)]
         self.logits = mapped(LOGITS, np.float32, (examples,))
-        self.rms = mapped(RMS, np.float32, (examples, layers))
         self.done = mapped(DONE, np.bool_, (examples,))
         if not resumed:  # last: from here on a restart takes the files as they are
             write_json(folder / MANIFEST, {**facts, "fingerprint": dict(fingerprint)})
@@ -122,12 +120,12 @@ class CacheWriter:
         are on disk. Raises UserError for values that are not finite, naming the layer."""
         _check_examples(examples, len(self.done))
         states = hidden_states.detach().float()  # (N, L, d)
-        rms = (states.square().mean(-1) + EPSILON).sqrt()  # (N, L)
-        if not torch.isfinite(rms).all():
-            row, layer = (~torch.isfinite(rms)).nonzero()[0].tolist()
+        finite = states.square().mean(-1).isfinite()  # (N, L)
+        if not finite.all():
+            row, layer = (~finite).nonzero()[0].tolist()
             raise UserError(
-                f"the hidden states of layer {layer + 1} are not finite (example {examples[row]}, rms "
-                f"{rms[row, layer].item()}): the teacher is broken, or needs cluster.precision: fp32"
+                f"the hidden states of layer {layer + 1} are not finite (example {examples[row]}): the teacher is "
+                "broken, or needs cluster.precision: fp32"
             )
         if not torch.isfinite(logits).all():
             row = int((~torch.isfinite(logits)).nonzero()[0])
@@ -138,8 +136,6 @@ class CacheWriter:
             here = shards == shard
             self.hidden[shard][examples[here] % self.rows] = unit[here]
             self.hidden[shard].flush()
-        self.rms[examples] = rms.cpu().numpy()
-        self.rms.flush()
         self.logits[examples] = logits.detach().float().cpu().numpy()
         self.logits.flush()
         self.done[examples] = True
@@ -152,7 +148,7 @@ class CacheWriter:
             raise UserError(f"{self.folder}: {(~self.done).sum()} of {len(self.done)} examples are not cached yet")
         with atomic_path(folder) as temporary:
             shutil.copytree(self.folder, temporary, copy_function=_link, ignore=shutil.ignore_patterns(DONE))
-        del self.hidden, self.logits, self.rms, self.done
+        del self.hidden, self.logits, self.done
         shutil.rmtree(self.folder)
 
 
@@ -191,7 +187,7 @@ class TeacherCache:
             return np.asarray(np.load(folder / name, mmap_mode="r"))  # a plain view slices faster than a memmap
 
         self.hidden = [mapped(SHARD.format(i)) for i in range(len(_shards(self.examples, self.rows)))]
-        self.logits, self.rms = mapped(LOGITS), mapped(RMS)
+        self.logits = mapped(LOGITS)
 
     @classmethod
     def open(cls, folder: Path, fingerprint: Mapping[str, str] | None = None, **facts: int) -> TeacherCache:
@@ -201,9 +197,9 @@ class TeacherCache:
         _check(manifest, {**(fingerprint or {}), **facts}, folder, AGAIN)
         return cls(folder, manifest)
 
-    def read(self, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """z (N,) float32, h_l / rms(h_l) (N, L, d) float16, rms(h_l) (N, L) float32. Neighbours in `examples` that
-        are neighbours on disk are read as one piece. Raises UserError for an example that is not there."""
+    def read(self, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """z (N,) float32 and h_l / rms(h_l) (N, L, d) float16. Neighbours in `examples` that are neighbours on disk
+        are read as one piece. Raises UserError for an example that is not there."""
         _check_examples(examples, self.examples)
         hidden = np.empty((len(examples), self.layers, self.width), np.float16)
         shards, rows = np.divmod(examples, self.rows)
@@ -212,9 +208,9 @@ class TeacherCache:
             if len(piece):
                 begin, first = piece[0], rows[piece[0]]
                 hidden[begin : begin + len(piece)] = self.hidden[shards[begin]][first : first + len(piece)]
-        return self.logits[examples], hidden, self.rms[examples]
+        return self.logits[examples], hidden
 
     def signals(self, examples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """z (N,) and the unit-RMS hidden states (N, L, d), both float32."""
-        logits, hidden, _ = self.read(examples)
+        logits, hidden = self.read(examples)
         return torch.from_numpy(logits), torch.from_numpy(hidden).float()

@@ -168,7 +168,7 @@ class Prompt(Section):
 class Adapt(Section):
     method: Literal["lora", "full"] = "full"
     first_layers: Positive | None = 6  # adapted first, without those above; None: all at once
-    first_steps: Positive = 3600  # optimiser steps of that
+    first_steps: Positive = 3400  # optimiser steps of that
     first_learning_rate: Rate = 1.6e-4
     lora_rank: Positive = 16
     learning_rate: Rate = 1e-4
@@ -177,7 +177,7 @@ class Adapt(Section):
     steps: Positive = 120  # of the layers above them, or of all
     batch_users: Positive = 2  # packed rows a step
     warmup: Fraction = 0.1
-    eval_every: Positive = 900  # optimiser steps
+    eval_every: Positive = 1700  # optimiser steps of a part; and at its start and end
     val_users: Positive = 400
     patience: Positive | None = None  # None: never stop early
     checkpoint_every: Positive = 100
@@ -244,7 +244,7 @@ class Distill(Section):
     steps: Positive = 100
     batch_users: Positive = 2
     warmup: Fraction = 0.1
-    eval_every: Positive = 50
+    eval_every: Positive = 100
     val_users: Positive = 200
     checkpoint_every: Positive = 100
 
@@ -269,6 +269,7 @@ class Cluster(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware computes it
     threads: Positive | None = None  # None: all cores
     batch_users: Positive = 4  # packed rows that are scored at once
+    checkpointing: StrictBool = False  # of Fisher's backward pass
 
 
 class Tracking(Section):
@@ -284,7 +285,7 @@ Methods = Annotated[list[Method], AfterValidator(_compared)]
 
 class Params(Section):
     seed: Annotated[Whole, Field(ge=0)] = 0
-    methods: Methods = ["none", "uniform", "fisher-shuffled", "fisher-ld"]
+    methods: Methods = ["truncated", "none", "uniform", "fisher-shuffled", "fisher-ld"]
     data: Data = Data()
     teacher: Teacher = Teacher()
     cache: Cache = Cache()

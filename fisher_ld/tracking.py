@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fisher_ld.params import Params
-from fisher_ld.runtime import Lock, UserError, progress, read_json, work_root, write_json
+from fisher_ld.runtime import Lock, UserError, read_json, work_root, write_json
 from fisher_ld.validation import flatten
 
 if TYPE_CHECKING:
@@ -124,8 +124,6 @@ class StageRun:
 
     Once started, a store that fails is reported and does not stop the stage: metrics are kept and sent again.
     """
-
-    progress = staticmethod(progress)
 
     def __init__(self, stage: str, params: Params, declared: Mapping[str, Any]):
         self.stage, self.started = stage, time.time()

@@ -38,13 +38,13 @@ class Fit:
     best_score: float
     best_step: int
     steps: int
-    curve: list[dict[str, float]]  # one entry an optimiser step, and one a validation
+    curve: list[dict[str, float]]  # one entry an optimiser step, and one a validation, the first of them at the start
 
     def table(self) -> pl.DataFrame:
-        """The curve, one row a step; null where nothing was measured at that step."""
-        rows = {row["step"]: {} for row in self.curve}
+        """The curve, one row a step (of a `depth`, where rows have one); null where nothing was measured there."""
+        rows: dict[tuple[float, float | None], dict[str, float]] = {}
         for row in self.curve:
-            rows[row["step"]] |= row
+            rows.setdefault((row["step"], row.get("depth")), {}).update(row)
         return pl.DataFrame(list(rows.values()), infer_schema_length=None)
 
 
@@ -61,7 +61,7 @@ def fit(
     load_extra: Callable[[dict], None] = lambda state: None,
 ) -> Fit:
     """Trains the parameters of `module` that require a gradient, one optimiser step for each entry of `plan`, and
-    leaves it with the weights of its best validation.
+    leaves it with the weights of its best validation; one before any step is for the curve.
 
     `loss(entry, step)` gives the loss, its parts for the log, and the tokens it read. The order of the data is
     `plan` alone, so that a run resumed from `checkpoint` goes on exactly where it was. Raises UserError on a loss
@@ -85,6 +85,14 @@ def fit(
         curve.append({"step": step, **values})
         log(values, step)
 
+    def judge() -> None:
+        nonlocal best_score, best_step, best
+        module.eval()
+        score = validate()
+        record(step, {"validation_ndcg_10": score})
+        if not best_step or score > best_score:  # the start counts where nothing was trained alone
+            best_score, best_step, best = score, step, snapshot()
+
     def restore(weights: dict[str, torch.Tensor]) -> None:
         with torch.no_grad():
             for name, p in trained.items():
@@ -96,6 +104,8 @@ def fit(
         optimizer.load_state_dict(saved["optimizer"])
         load_extra(saved["extra"])
         curve, best, best_score, best_step = (saved[k] for k in ("curve", "best", "best_score", "best_step"))
+    else:
+        judge()
 
     with progress(steps, label, unit="step", done=step) as bar:
         while step < steps and stale() < (schedule.patience or steps):
@@ -120,11 +130,7 @@ def fit(
             rates = {"learning_rate": rate, "gradient_norm": norm.item(), "tokens_per_second": tokens / seconds}
             record(step, {"loss": total.item(), **parts, **rates})
             if step % schedule.eval_every == 0 or step == steps:
-                module.eval()
-                score = validate()
-                record(step, {"validation_ndcg_10": score})
-                if score > best_score:
-                    best_score, best_step, best = score, step, snapshot()
+                judge()
             if step % schedule.checkpoint_every == 0 or step == steps:
                 checkpoint.save(
                     step,
@@ -138,7 +144,6 @@ def fit(
                         "best_step": best_step,
                     },
                 )
-    if best:
-        restore(best)
+    restore(best)
     module.eval()
     return Fit(best_score, best_step, step, curve)

@@ -19,7 +19,7 @@ def main(params, run):
     result = {"quality": {}, "comparisons": {}}
     for family in ev.FAMILIES:
         lists = read_lists(PROCESSED, f"test_{family}")
-        models = ev.read_students(STUDENTS, strategies, params.distill.seeds, f"test_{family}", lists)
+        models = ev.read_students(STUDENTS, strategies, f"test_{family}", lists)
         frames = ev.family_frames(lists, models, categories, "uniform")
         result["quality"][family] = ev.quality(frames, params.evaluate, params.seed)
         pairs = ev.ablation_pairs(strategies)

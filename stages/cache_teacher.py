@@ -38,8 +38,8 @@ def check_gate(teacher, lists, params):
     if not found["passed"] and not params.teacher.ignore_gate:
         raise UserError(
             f"the adapted teacher is not shown to beat popularity and item-kNN ({verdict}), so it is not worth "
-            "distilling. Give it more data (data.train_positives), steps (teacher.adapt.steps), history or another "
-            "learning rate; teacher.ignore_gate: true goes on all the same."
+            "distilling. Give it more steps (teacher.adapt.first_steps, teacher.adapt.steps), another learning rate or "
+            "item text; teacher.ignore_gate: true goes on all the same."
         )
 
 

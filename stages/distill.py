@@ -31,17 +31,16 @@ from stages.common import stage
 from stages.scoring import score_test_lists
 from stages.validation import validator
 
-PROCESSED, BASE, ADAPTED = Path("data/processed"), Path("data/teacher/base"), Path("data/teacher/adapted")
+PROCESSED, ADAPTED = Path("data/processed"), Path("data/teacher/adapted")
 CACHE, WEIGHTS = Path("data/cache"), Path("data/fisher/weights")
 STATES = 1000  # examples whose states span the projection of a narrower student
 
 
 def origin(method, params, cache):
-    """What a student starts from: a teacher, the student's shape, and states of the teacher (n, d_T)."""
+    """What a student starts from: the teacher, the student's shape, and states of the teacher (n, d_T)."""
     if method.truncated:
-        answers = saved_prompts(ADAPTED, PROCESSED)
         shape = Student(init="first", layers=params.student.layers, vocabulary=params.student.vocabulary)
-        return Scorer.from_causal_lm(BASE, answers.yes, answers.no), shape, None
+        return Scorer.load(ADAPTED), shape, None
     some = np.random.default_rng(params.seed).permutation(cache.examples)[:STATES]
     return Scorer.load(ADAPTED), params.student, cache.signals(some)[1].flatten(0, 1)
 
@@ -70,7 +69,7 @@ def main(params, run):
     teacher_trace = None
     if method.dynamic and params.fisher.update_from == "teacher":
         teacher_trace = online_trace(lists, sequences, weighting["kind"], compute)
-    inputs = fingerprint([PROCESSED, BASE, ADAPTED, CACHE, WEIGHTS / f"{name}.json"])
+    inputs = fingerprint([PROCESSED, ADAPTED, CACHE, WEIGHTS / f"{name}.json"])
     key = {"method": name, "params": params.model_dump(mode="json"), "inputs": inputs}
 
     families = {name: read_lists(PROCESSED, name) for name in ("test_popularity", "test_uniform")}

@@ -31,8 +31,9 @@ def main(params, run):
     for state in ("adapted", "base"):
         scorer = Scorer.load(ADAPTED) if state == "adapted" else Scorer.from_causal_lm(BASE, prompts.yes, prompts.no)
         model = scorer.on(compute).model
-        fisher = params.fisher
-        tables.append(estimate(model, prompt, labels, examples, state, fisher.batch_size, fisher.tolerance))
+        fisher, checkpointing = params.fisher, params.cluster.checkpointing
+        rows = estimate(model, prompt, labels, examples, state, fisher.batch_size, fisher.tolerance, checkpointing)
+        tables.append(rows)
     table = pl.concat(tables)
 
     with atomic_path("data/fisher/traces.parquet") as temporary:

@@ -27,7 +27,7 @@ def main(params, run):
         models["zero-shot"] = [read_scores(CACHE / f"zero_shot_{name}.parquet", lists)]
         baselines = ev.read_baselines(PROCESSED, lists, params.evaluate.neighbours)
         models |= {baseline: [scores] for baseline, scores in baselines.items()}
-        models |= ev.read_students(STUDENTS, params.methods, params.distill.seeds, name, lists)
+        models |= ev.read_students(STUDENTS, params.methods, name, lists)
         frames[family] = ev.family_frames(lists, models, categories, "teacher", partial=["zero-shot"])
         for part, value in ev.evaluate_family(frames[family], params.methods, params.evaluate, params.seed).items():
             result[part][family] = value

@@ -47,12 +47,11 @@ def test_round_trip_across_shards(tmp_path):
     cache = TeacherCache.open(tmp_path / "cache", MARKS)
     for asked in ([9, 0, 5, 5, 3], list(range(2, 10)), [4, 3, 2], []):
         _, expected_logits, expected = rows(np.array(asked, int))
-        logits, hidden, rms = cache.read(np.array(asked, int))
-        assert (logits.dtype, hidden.dtype, rms.dtype) == (np.float32, np.float16, np.float32)
+        logits, hidden = cache.read(np.array(asked, int))
+        assert (logits.dtype, hidden.dtype) == (np.float32, np.float16)
         assert logits.tolist() == expected_logits.tolist()
         unit = unit_rms(expected)
         assert torch.equal(torch.from_numpy(hidden), unit.half())
-        np.testing.assert_allclose(hidden * rms[..., None], expected, rtol=2**-11, atol=0)
         z, states = cache.signals(np.array(asked, int))
         assert torch.equal(z, expected_logits) and torch.equal(states, unit.half().float())
 
@@ -88,7 +87,7 @@ def test_finish_takes_along_what_else_is_in_the_folder(tmp_path):
     writer.write(*rows(ALL))
     (tmp_path / "work" / "scores.parquet").write_text("scores")
     writer.finish(tmp_path / "cache")
-    names = {"hidden-00000.npy", "hidden-00001.npy", "hidden-00002.npy", "logits.npy", "rms.npy", "manifest.json"}
+    names = {"hidden-00000.npy", "hidden-00001.npy", "hidden-00002.npy", "logits.npy", "manifest.json"}
     assert set(files(tmp_path / "cache")) == {*names, "scores.parquet"}
 
 
@@ -97,10 +96,10 @@ def test_extremes_do_not_overflow(tmp_path):
     writer = CacheWriter(tmp_path / "work", 3, 1, 4, 8, MARKS)
     writer.write(np.arange(3), torch.zeros(3), states)
     writer.finish(tmp_path / "cache")
-    _, hidden, rms = TeacherCache.open(tmp_path / "cache").read(np.arange(3))
-    assert np.isfinite(hidden).all() and np.isfinite(rms).all()
-    np.testing.assert_allclose(hidden * rms[..., None], states, rtol=2e-2, atol=0)  # 0.5 / 1.5e5 is a subnormal
-    np.testing.assert_allclose(hidden[0, 0, 0] * rms[0, 0], 3e5, rtol=2**-11)
+    _, hidden = TeacherCache.open(tmp_path / "cache").read(np.arange(3))
+    expected = [[[2.0, 2 / 3e5, -4 / 3e5, 1 / 3e5]], [[1, -1, 1, 1]], [[0, 0, 0, 0]]]
+    np.testing.assert_allclose(hidden, expected, rtol=2e-2, atol=0)  # 1 / 3e5 is a subnormal
+    np.testing.assert_allclose(hidden[0, 0, 0], 2, rtol=2**-11)
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])
@@ -135,8 +134,8 @@ def test_a_restart_with_another_shape_is_refused(tmp_path):
 
 def test_a_cache_with_a_file_missing_is_refused(tmp_path):
     whole(tmp_path / "work", tmp_path / "cache")
-    (tmp_path / "cache" / "rms.npy").unlink()
-    with pytest.raises(UserError, match=r"rms\.npy: no such file"):
+    (tmp_path / "cache" / "logits.npy").unlink()
+    with pytest.raises(UserError, match=r"logits\.npy: no such file"):
         TeacherCache.open(tmp_path / "cache")
 
 
@@ -189,7 +188,7 @@ def cache_world(work, target):
 def test_fill_caches_what_the_teacher_says(tmp_path):
     cache_world(tmp_path / "work", tmp_path / "cache")
     scorer, lists, sequences, prompts = world()
-    logits, hidden, _ = TeacherCache.open(tmp_path / "cache").read(np.arange(12))
+    logits, hidden = TeacherCache.open(tmp_path / "cache").read(np.arange(12))
     scores = score_lists(scorer, lists, sequences, prompts)
     np.testing.assert_allclose(logits, np.concatenate(scores), rtol=0, atol=1e-6)
     batch = pack(lists, lists.windows(), sequences, prompts, scorer.context())

@@ -7,16 +7,16 @@ from torch import nn
 from fisher_ld.runtime import Checkpoint
 from fisher_ld.training import Schedule, fit
 
-SCORES = [0.1, 0.3, 0.2, 0.25, 0.4]  # of the validations, one every two steps
+SCORES = [0.1, 0.1, 0.3, 0.2, 0.25, 0.4]  # of the validations: at the start, then one every two steps
 
 
-def run(patience, folder):
+def run(patience, folder, scores=SCORES):
     """The fit, the weight at every validation, and that at the end."""
     module, seen = nn.Linear(1, 1, bias=False), []
 
     def validate():
         seen.append(module.weight.item())
-        return SCORES[len(seen) - 1]
+        return scores[len(seen) - 1]
 
     def loss(entry, step):
         return module(torch.ones(1, 1)).sum(), {}, 1
@@ -27,11 +27,18 @@ def run(patience, folder):
     return fitted, seen, module.weight.item()
 
 
-@pytest.mark.parametrize("patience, steps, best", [(2, 8, 1), (1, 6, 1), (None, 10, 4)])
+@pytest.mark.parametrize("patience, steps, best", [(2, 8, 2), (1, 6, 2), (None, 10, 5)])
 def test_patience_ends_the_fit_early_with_the_weights_of_its_best_validation(patience, steps, best, tmp_path):
     fitted, seen, weight = run(patience, tmp_path)
-    assert (fitted.steps, fitted.best_step, fitted.best_score) == (steps, 2 * (best + 1), SCORES[best])
-    assert len(seen) == steps // 2 and weight == seen[best] and len(set(seen)) == len(seen)
+    assert (fitted.steps, fitted.best_step, fitted.best_score) == (steps, 2 * best, SCORES[best])
+    assert len(seen) == steps // 2 + 1 and weight == seen[best] and len(set(seen)) == len(seen)
+
+
+def test_the_start_is_on_the_curve_and_no_candidate(tmp_path):
+    fitted, _, _ = run(None, tmp_path, scores=[0.5, *SCORES[1:]])
+    assert (fitted.best_step, fitted.best_score) == (10, 0.4)
+    assert fitted.table().select("step", "validation_ndcg_10").row(0) == (0, 0.5)
+    assert fitted.table()["step"].to_list() == list(range(11))
 
 
 def test_the_rate_warms_up_and_falls_to_zero():

@@ -10,7 +10,7 @@ class Method:
     weighting: str  # a strategy of fisher.weights; none: no layer loss
     output: bool = True  # the teacher's logits
     dynamic: bool = False  # Eq. 9
-    truncated: bool = False  # starts from the first layers of the teacher as it was before adaptation
+    truncated: bool = False  # the first layers of the teacher as they are, their head fitted, no step of training
 
 
 METHODS = {

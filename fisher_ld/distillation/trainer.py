@@ -109,7 +109,7 @@ def distill(
         module["matcher"] = matcher
         keep_weights(matcher, 0)
 
-    plan = step_plan(lists, sequences, prompts, params.batch_users, params.steps, seed)
+    plan = step_plan(lists, sequences, prompts, params.batch_users, 0 if method.truncated else params.steps, seed)
 
     def recent_examples(step: int) -> np.ndarray:
         """A seeded few of those read since the last update."""

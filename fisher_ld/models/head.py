@@ -1,4 +1,4 @@
-"""Where the head of a model's first layers starts: the linear answer that their states already give."""
+"""Where a head starts that reads states it was not trained on: the linear answer that they already give."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def fit_head(
     ridge: float = 0.01,
 ) -> None:
     """Sets the two rows of the head to the ridge regression of the labels on what the head reads, over the first
-    `WINDOWS` of `windows`: one Newton step of logistic regression from the constant answer. A head that comes from a
-    deeper model reads states of layers that are not there, and training then spends its first hundreds of steps on that
-    alone. `ridge` is relative to the mean square of a feature."""
+    `WINDOWS` of `windows`: one Newton step of logistic regression from the constant answer. A head that comes from
+    another depth reads states that it was not trained on, and training then spends its first hundreds of steps on
+    that alone. `ridge` is relative to the mean square of a feature."""
     inputs: list[torch.Tensor] = []
     labels: list[torch.Tensor] = []
     hook = scorer.model.score.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))

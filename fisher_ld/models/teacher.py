@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig
 from peft.tuners.lora import LoraModel
+from transformers.pytorch_utils import Conv1D
 
 from fisher_ld.data.lists import Lists
 from fisher_ld.data.packing import step_plan
@@ -100,7 +101,7 @@ def _trainable(scorer: Scorer, layers: range, params: Adapt, seed: int) -> LoraM
     torch.manual_seed(seed)
     names = {id(module): name for name, module in scorer.model.named_modules()}
     trained = scorer.layers[layers.start :].modules()
-    linear = [names[id(m)] for m in trained if isinstance(m, torch.nn.Linear)]
+    linear = [names[id(m)] for m in trained if isinstance(m, torch.nn.Linear | Conv1D)]
     config = LoraConfig(r=params.lora_rank, lora_alpha=2 * params.lora_rank, target_modules=linear)
     tuner = LoraModel(scorer.model, config, "default")  # freezes all but the adapters
     scorer.model.score.requires_grad_(True)

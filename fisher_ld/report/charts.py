@@ -189,7 +189,7 @@ def _curve(axes: Any, frame: pl.DataFrame, column: str, name: str, tint: str) ->
 
 
 def training(curves: Mapping[str, pl.DataFrame]) -> Figure:
-    """The teacher's and the students' validation and losses; of the students the three main ones and their rivals."""
+    """The teacher's and the students' validation and losses."""
     students = [m for m in ordered(curves) if m != "teacher"]
     figure = Figure(figsize=(WIDTH, 6), layout="constrained")
     (validation, bce), (layers, teacher) = figure.subplots(2, 2)
@@ -209,7 +209,8 @@ def training(curves: Mapping[str, pl.DataFrame]) -> Figure:
         teacher.axvline(begin, color=GREY, linewidth=0.8, linestyle=":")
         teacher.annotate(f" {depth} layers", (begin, 0.02), xycoords=("data", "axes fraction"), rotation=90, fontsize=8)
     twin = teacher.twinx()
-    _curve(twin, curve, "validation_ndcg_10", "validation", INK)
+    for _, part in curve.group_by("depth", maintain_order=True):
+        _curve(twin, part, "validation_ndcg_10", "validation", INK)
     twin.spines["right"].set_visible(True)
     twin.grid(visible=False)
     for axes in (layers, teacher):

@@ -43,7 +43,7 @@ def at_least(low: float, high: float, target: float) -> str:
 
 def _gate(gate: Mapping[str, Any]) -> Finding:
     rivals = "; ".join(f"over {label(name)} {span(row, sign=True)}" for name, row in gate["rivals"].items())
-    text = f"NDCG@10 {gate['teacher']:.3f}, {rivals}."
+    text = f"NDCG@10 {gate['teacher']:.3f}, {rivals} (each interval alone, without Holm)."
     return Finding("Is the teacher worth distilling?", "yes" if gate["passed"] else "no", text)
 
 
@@ -83,6 +83,7 @@ def findings(results: Results) -> dict[str, Finding]:
         ),
         "item-knn": _against(results, STUDENT, "item-knn", "Does it beat item-kNN?"),
         "popularity": _against(results, STUDENT, "popularity", "Does it beat popularity?"),
+        "start": _against(results, STUDENT, "truncated", "Does it beat the teacher's own first layers?"),
         "none": _against(results, STUDENT, "none", "Does distillation help the same student?"),
         "uniform": _against(results, STUDENT, "uniform", "Does Fisher-LD beat uniform layers?"),
         "shuffled": _against(results, STUDENT, "fisher-shuffled", "Does Fisher-LD beat its own shuffle?"),

@@ -22,7 +22,7 @@ LABELS = {
     "item-knn": "item-kNN",
     "zero-shot": "teacher, not adapted",
     "teacher": "teacher, adapted",
-    "truncated": "teacher's first layers, labels alone",
+    "truncated": "teacher's first layers, head fitted",
     "none": "student, no distillation",
     "uniform": "student, uniform layers",
     "linear": "student, linear depth",

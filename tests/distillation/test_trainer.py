@@ -51,6 +51,11 @@ def test_without_distillation_the_teacher_is_never_asked(distilled):
     assert curve[0]["loss"] == pytest.approx(Distill().alpha * labels)
 
 
+def test_the_truncated_teacher_is_not_trained(distilled):
+    curve, trajectory, teacher = distilled("truncated")
+    assert (curve, trajectory, teacher.asked) == ([], [], 0)
+
+
 @pytest.mark.parametrize("method", ["fisher", "fisher-ld"])
 def test_every_component_falls_and_only_dynamic_weights_move(distilled, method):
     curve, trajectory, _ = distilled(method)

@@ -1,6 +1,8 @@
 import pytest
 import torch
+from transformers import GPT2Config, GPT2ForSequenceClassification
 
+from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.teacher import adapt
 from fisher_ld.params import Adapt
 from fisher_ld.runtime import Checkpoint, UserError
@@ -36,13 +38,30 @@ def test_full_adaptation_changes_everything_and_learns(trained):
     losses = [row["bce"] for row in result.curve if "bce" in row]
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
     assert {"embed_tokens.weight", "norm.weight", "score.weight"} < names(changed)
-    assert (result.best_step, result.best_score) == (20, 0.2)
+    assert (result.best_step, result.best_score) == (20, 0.3)
 
 
 def test_lora_leaves_a_plain_model_with_changed_matrices(trained):
     changed = names(trained(method="lora", lora_rank=2)[1])
     matrices = {f"self_attn.{n}_proj" for n in "qkvo"} | {f"mlp.{n}_proj" for n in ("gate", "up", "down")}
     assert changed == {f"layers.{i}.{m}.weight" for i in range(2) for m in matrices} | {"score.weight"}
+
+
+def test_lora_reaches_the_matrices_of_gpt2(tiny, tmp_path):
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=32, n_positions=64, n_embd=32, n_layer=2, n_head=2, num_labels=2, pad_token_id=0)
+    scorer = Scorer(GPT2ForSequenceClassification(config).eval())
+    before = {name: p.detach().clone() for name, p in scorer.named_parameters()}
+    params = Adapt(method="lora", first_layers=None, steps=2, eval_every=2, batch_users=4)
+    checkpoints = [Checkpoint("adapt_teacher", {"part": part}, tmp_path) for part in (1, 2)]
+    adapt(
+        scorer, tiny.lists, tiny.sequences, tiny.prompts, params, lambda: 0.1, checkpoints,
+        lambda values, step: None, 0,
+    )  # fmt: skip
+    changed = {name for name, p in scorer.named_parameters() if not torch.equal(p, before[name])}
+    matrices = {"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}
+    layers = {f"model.transformer.h.{i}.{m}.weight" for i in range(2) for m in matrices}
+    assert changed == layers | {"model.score.weight"}
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -71,17 +90,17 @@ def test_the_first_layers_are_adapted_before_those_above(tiny, tmp_path, method)
     def same(a, b):
         return {name for name in a if a[name].shape == b[name].shape and torch.equal(a[name], b[name])}
 
-    assert [depth for depth, _ in seen] == [2, 2, 3, 3]
-    assert "layers.2.mlp.up_proj" in same(start, seen[1][1])
+    assert [depth for depth, _ in seen] == [2, 2, 2, 3, 3, 3]
+    assert "layers.2.mlp.up_proj" in same(start, seen[2][1])
     below = {"layers.0.mlp.up_proj", "embed_tokens"}
-    assert same(seen[2][1], seen[3][1]) & below == below
-    assert "layers.0.mlp.up_proj" in same(seen[2][1], end) and "layers.0.mlp.up_proj" not in same(start, end)
+    assert same(seen[4][1], seen[5][1]) & below == below
+    assert "layers.0.mlp.up_proj" in same(seen[3][1], end) and "layers.0.mlp.up_proj" not in same(start, end)
     assert "layers.2.mlp.up_proj" not in same(start, end)
-    assert ("norm" in same(seen[1][1], end)) == (method == "lora")
+    assert ("norm" in same(seen[2][1], end)) == (method == "lora")
     assert ("embed_tokens" in same(start, end)) == (method == "lora")
     assert scorer.layers is whole and not any("lora" in name for name, _ in scorer.named_modules())
     assert [row["step"] for row in result.curve] == logged
-    assert sorted(set(logged)) == list(range(1, 11))
+    assert sorted(set(logged)) == list(range(11))
     assert [row["depth"] for row in result.curve if "bce" in row] == [2] * 6 + [3] * 4
     assert (result.steps, result.best_step) == (10, 10)
 
