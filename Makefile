@@ -16,6 +16,7 @@ setup: .venv/ready
 
 repro: setup
 	@test -f profiles/$(PROFILE) || { echo "PROFILE=$(PROFILE): expected one of: $$(ls profiles)"; exit 1; }
+	@git diff --quiet params.yaml || { echo "params.yaml differs from the commit:"; git diff -U0 params.yaml | grep '^[+]'; }
 	@if [ -s profiles/$(PROFILE) ]; then \
 	  dvc exp run $$(sed 's/^/-S /' profiles/$(PROFILE)) && \
 	  echo "params.yaml now holds the $(PROFILE) profile; git restore params.yaml takes it back"; \
@@ -32,4 +33,4 @@ lint: setup
 
 ui: setup
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --host 127.0.0.1 \
-	  --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}
+	  --backend-store-uri "$$(python -m fisher_ld.tracking)"

@@ -32,10 +32,10 @@ CODE = (
 )
 
 
-def signal_fingerprint(teacher: Path, processed: Path) -> dict[str, str]:
+def signal_fingerprint(teacher: Path, processed: Path, lists: Lists) -> dict[str, str]:
     """A digest for each thing that the signals depend on: the adapted teacher's weights and config, its tokenizer,
-    its prompt, the training data, and the code that turns them into signals. Raises UserError where a file is
-    missing."""
+    its prompt, the training data, which of its lists are cached, and the code that turns them into signals. Raises
+    UserError where a file is missing."""
 
     def digest(root: Path, names: Iterable[str]) -> str:
         found = fingerprint(root / name for name in sorted(names))
@@ -49,6 +49,9 @@ def signal_fingerprint(teacher: Path, processed: Path) -> dict[str, str]:
         "tokenizer": digest(teacher, files - weights - {"prompt.json"}),
         "prompt": digest(teacher, ["prompt.json"]),
         "data": digest(processed, ["items.parquet", "sequences.parquet", "train.parquet"]),
+        "windows": hashlib.blake2b(
+            b"".join(part.tobytes() for part in (lists.user, lists.start, lists.position)), digest_size=16
+        ).hexdigest(),
         "code": digest(Path(__file__).parent, CODE),
     }
 
@@ -190,11 +193,10 @@ class TeacherCache:
         self.logits = mapped(LOGITS)
 
     @classmethod
-    def open(cls, folder: Path, fingerprint: Mapping[str, str] | None = None, **facts: int) -> TeacherCache:
-        """Raises UserError where the cache was made from something else than `fingerprint` says, or does not have the
-        `facts` of the manifest (for example `examples`), naming the field."""
+    def open(cls, folder: Path, fingerprint: Mapping[str, str] | None = None) -> TeacherCache:
+        """Raises UserError where the cache was made from something else than `fingerprint` says, naming the field."""
         manifest = read_json(folder / MANIFEST)
-        _check(manifest, {**(fingerprint or {}), **facts}, folder, AGAIN)
+        _check(manifest, fingerprint or {}, folder, AGAIN)
         return cls(folder, manifest)
 
     def read(self, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
-from fisher_ld.runtime import UserError, is_disk_full
-from fisher_ld.transfer import need_space
+from fisher_ld.runtime import UserError, is_disk_full, progress
+from fisher_ld.transfer import need_space, show_bytes
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -43,7 +46,9 @@ def fetch_model(name: str, commit: str | None, store: Path, endpoint: str | None
         missing = [file for file in files if not (folder / file.rfilename).exists()]
         need_space(store, sum(file.size or 0 for file in missing), f"download of {name}")
         names = [file.rfilename for file in files]
-        snapshot_download(repository, revision=info.sha, local_dir=folder, allow_patterns=names, endpoint=endpoint)
+        total = sum(file.size or 0 for file in files)
+        with _watched(folder, total, f"Downloading {name}"):
+            snapshot_download(repository, revision=info.sha, local_dir=folder, allow_patterns=names, endpoint=endpoint)
     except GatedRepoError as error:
         raise UserError(
             f"{name}: its owner asks you to accept terms on the hub; do, then run `hf auth login`."
@@ -58,6 +63,37 @@ def fetch_model(name: str, commit: str | None, store: Path, endpoint: str | None
     for file in files:
         _check(name, folder / file.rfilename, file)
     return folder
+
+
+@contextmanager
+def _watched(folder: Path, total: int, label: str) -> Iterator[None]:
+    """A bar of the bytes that arrive in `folder`: the hub's own bars are drawn on terminals alone."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    stop = Event()
+    with progress(total // 1000, label, "kB") as bar:
+
+        def watch() -> None:
+            while not stop.wait(0.2):
+                show_bytes(bar, _bytes(folder))
+
+        Thread(target=watch, daemon=True).start()
+        try:
+            yield
+        finally:
+            stop.set()
+
+
+def _bytes(folder: Path) -> int:
+    """On disk, of files that may be renamed meanwhile."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_blocks * 512
+        except FileNotFoundError:
+            continue
+    return total
 
 
 def _check(name: str, path: Path, expected: RepoSibling) -> None:

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from fisher_ld.files import UserError, read_yaml
+from fisher_ld.files import UserError, read_json, read_yaml
 from fisher_ld.validation import describe, template_fault
 
 
@@ -178,7 +178,7 @@ class Adapt(Section):
     batch_users: Positive = 2  # packed rows a step
     warmup: Fraction = 0.1
     eval_every: Positive = 1700  # optimiser steps of a part; and at its start and end
-    val_users: Positive = 400
+    val_users: Positive = 200
     patience: Positive | None = None  # None: never stop early
     checkpoint_every: Positive = 100
 
@@ -197,7 +197,7 @@ class Cache(Section):
 
 class Fisher(Section):
     kind: Literal["empirical", "true"] = "true"
-    samples: Positive = 128
+    samples: Annotated[Whole, Field(ge=2)] = 128
     tolerance: NonNegative = 0.0
     batch_size: Positive = 8
     beta: NonNegative = 0.3
@@ -305,6 +305,26 @@ def parse(raw: Mapping[str, Any]) -> Params:
         lines = describe(error, Params)
         count = "1 error" if len(lines) == 1 else f"{len(lines)} errors"
         raise UserError(f"{count} in the parameters:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def check_depth(params: Params, config: Path) -> None:
+    """Raises UserError where params ask for more layers than the teacher has. `config`: its config.json; where there
+    is none yet, nothing is checked."""
+    if not config.is_file():
+        return
+    shape = read_json(config)
+    depth = shape.get("num_hidden_layers", shape.get("n_layer"))
+    first, student = params.teacher.adapt.first_layers, params.student.layers
+    faults = []
+    if depth and student > depth:
+        faults.append(f"student.layers: expected at most the teacher's {depth} layers, got {student}")
+    if depth and first and first >= depth:
+        faults.append(
+            f"teacher.adapt.first_layers: expected less than the teacher's {depth} layers, got {first}; null adapts "
+            "all at once"
+        )
+    if faults:
+        raise UserError("the parameters do not fit the teacher:\n" + "\n".join(f"  {fault}" for fault in faults))
 
 
 def load_params(path: str | Path) -> Params:

@@ -27,22 +27,22 @@ class Progress(Generic[T]):
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
-            rate, note = TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[note]}")
+            rate = TextColumn("{task.fields[rate]}")
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate)
-            times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), note)
+            times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
             self.bar = Bar(*columns, *times, console=Console(stderr=True))
             self.bar.start()
-            self.task = self.bar.add_task(self.label, total=self.total, completed=self.done, rate="", note="")
+            self.task = self.bar.add_task(self.label, total=self.total, completed=self.done, rate="")
         return self
 
-    def advance(self, n: int = 1, note: str = "") -> None:
-        """`n` more units are done; `note` (for example the loss) is shown beside the bar."""
+    def advance(self, n: int = 1) -> None:
+        """`n` more units are done."""
         self.done += n
         if self.bar is not None:
-            self.bar.update(self.task, completed=self.done, rate=self._rate_text(), note=note)
+            self.bar.update(self.task, completed=self.done, rate=self._rate_text())
         elif time.monotonic() - self.last_line >= self.interval:
             self.last_line = time.monotonic()
-            print(self.line(note), file=sys.stderr, flush=True)
+            print(self.line(), file=sys.stderr, flush=True)
 
     def rate(self) -> float:
         """Units a second, of this process only (not what a checkpoint brought)."""
@@ -51,14 +51,14 @@ class Progress(Generic[T]):
     def _rate_text(self) -> str:
         return f"{self.rate():.3g} {self.unit}/s" if self.rate() < 100 else f"{self.rate():.0f} {self.unit}/s"
 
-    def line(self, note: str = "") -> str:
+    def line(self) -> str:
         count = f"{self.done} {self.unit}"
         left = ""
         if self.total is not None:
             count = f"{self.done}/{self.total} {self.unit} ({100 * self.done / max(self.total, 1):.0f}%)"
             if self.rate() > 0:
                 left = f", {_clock((self.total - self.done) / self.rate())} left"
-        return f"{self.label}: {count}, {self._rate_text()}{left}" + (f", {note}" if note else "")
+        return f"{self.label}: {count}, {self._rate_text()}{left}"
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if self.bar is not None:

@@ -9,8 +9,9 @@
 
 A sum that is not published (for a hub: the commit) is recorded in the lock file on first use and checked from then on.
 The lock file is JSON and belongs into version control; deleting an entry accepts a changed file.
-Downloads live in a store outside the pipeline's outputs, so that a cut one goes on where it stopped and a complete one
-is not fetched again. Only verified files get their final name there; the store can be deleted at any time.
+Downloads live in a store outside the pipeline's outputs, so that a cut one goes on where it stopped (a wheel, which
+pip fetches, begins anew) and a complete one is not fetched again. Only verified files get their final name there; the
+store can be deleted at any time.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fisher_ld.params import Params
+from fisher_ld.params import Params, load_params
 from fisher_ld.runtime import Lock, UserError, read_json, work_root, write_json
 from fisher_ld.validation import flatten
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT, STAGE, PARENT = "fisher_ld.experiment", "fisher_ld.stage", "mlflow.parentRunId"
 COMPLETE = "fisher_ld.complete"  # tag of a parent that has its report
+COST = ("seconds", "peak_memory_mib")  # of a stage, which say nothing about an experiment
 FLUSH_SECONDS = 10.0  # writes are slow one by one
 METRICS_AT_ONCE, PARAMS_AT_ONCE = 1000, 100  # MLflow's limits of log_batch
 T = TypeVar("T")
@@ -235,7 +236,7 @@ class StageRun:
             points = [
                 Metric(f"{prefix}/{key}", point.value, point.timestamp, point.step)
                 for key in source.data.metrics
-                if not key.startswith("system/")
+                if not key.startswith("system/") and key not in COST
                 for point in self.client.get_metric_history(run_id, key)
             ]
             for chunk in _chunks(points, METRICS_AT_ONCE):
@@ -260,7 +261,7 @@ class StageRun:
         from mlflow.exceptions import MlflowException
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MiB
-        self.log_metrics({"seconds": time.time() - self.started, "peak_memory_mib": peak})
+        self.log_metrics(dict(zip(COST, (time.time() - self.started, peak), strict=True)))
         self.flush()
         if self.monitor is not None:
             self.monitor.finish()
@@ -284,3 +285,7 @@ def _log_artifact(client: MlflowClient, run_id: str, path: str | Path, folder: s
         raise UserError(
             f"{path}: no such file, it should have gone to MLflow; run the stage that writes it (dvc repro)"
         )
+
+
+if __name__ == "__main__":  # for `make ui`
+    print(store_uri(load_params("params.yaml").tracking.uri))

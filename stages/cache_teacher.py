@@ -54,7 +54,7 @@ def main(params, run):
     few = np.sort(np.random.default_rng(params.seed).permutation(len(users))[: params.evaluate.zero_shot_users])
     everyone = np.arange(len(families["popularity"]))
 
-    marks, inputs = signal_fingerprint(ADAPTED, PROCESSED), fingerprint([PROCESSED, BASE, ADAPTED])
+    marks, inputs = signal_fingerprint(ADAPTED, PROCESSED, train), fingerprint([PROCESSED, BASE, ADAPTED])
     settings = params.model_dump(mode="json")
     del settings["teacher"]["ignore_gate"]  # the gate: what it stopped can go on
     key = {"params": settings, "inputs": inputs, "marks": marks}

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
-from fisher_ld.params import Params, load_params
+from fisher_ld.params import Params, check_depth, load_params
 from fisher_ld.runtime import Lock, UserError, disk_full_message, is_disk_full, read_yaml, still_running, work_root
 from fisher_ld.tracking import StageRun
 from fisher_ld.validation import flatten, nearest
@@ -106,6 +106,8 @@ def _silence_bars() -> None:
 def _run(name: str, main: Callable[[Params, StageRun], None]) -> None:
     stage = name.split("@")[0]
     params = load_params("params.yaml")
+    if stage != "download":  # which may bring another teacher
+        check_depth(params, Path("data/teacher/base/config.json"))
     keys = declared_keys(stage)
     folder = hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:12]
     lock = Lock(work_root() / "work" / "locks" / f"{name}-{folder}.lock")

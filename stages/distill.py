@@ -45,13 +45,13 @@ def origin(method, params, cache):
     return Scorer.load(ADAPTED), params.student, cache.signals(some)[1].flatten(0, 1)
 
 
-def online_trace(lists, sequences, kind, compute):
+def online_trace(lists, sequences, kind, compute, checkpointing):
     """tr(F_l) (L_T,) of the adapted teacher on some examples, as `estimate_fisher` takes it."""
     prompt = functools.partial(saved_prompts(ADAPTED, PROCESSED).example, lists, sequences)
     model, labels = Scorer.load(ADAPTED).to(compute.device).model, lists.labels()
 
     def trace(examples):
-        table = estimate(model, prompt, labels, examples, "online", len(examples))
+        table = estimate(model, prompt, labels, examples, "online", len(examples), checkpointing=checkpointing)
         return torch.from_numpy(layer_traces(table, kind).trace)
 
     return trace
@@ -63,12 +63,12 @@ def main(params, run):
     compute = setup(params.cluster, params.seed)
     lists = held_back(read_lists(PROCESSED, "train"), params.cache.windows, params.seed)
     sequences = read_sequences(PROCESSED)
-    cache = TeacherCache.open(CACHE, signal_fingerprint(ADAPTED, PROCESSED), examples=int(lists.offsets[-1]))
+    cache = TeacherCache.open(CACHE, signal_fingerprint(ADAPTED, PROCESSED, lists))
     template = Prompt(**read_json(ADAPTED / "prompt.json"))
     weighting = read_json(WEIGHTS / f"{name}.json")
     teacher_trace = None
     if method.dynamic and params.fisher.update_from == "teacher":
-        teacher_trace = online_trace(lists, sequences, weighting["kind"], compute)
+        teacher_trace = online_trace(lists, sequences, weighting["kind"], compute, params.cluster.checkpointing)
     inputs = fingerprint([PROCESSED, ADAPTED, CACHE, WEIGHTS / f"{name}.json"])
     key = {"method": name, "params": params.model_dump(mode="json"), "inputs": inputs}
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fisher_ld.data.preprocess import preprocess
-from fisher_ld.data.report import plot_report, report_metrics
 from fisher_ld.params import Params
+from fisher_ld.preprocessing.preprocess import preprocess
+from fisher_ld.preprocessing.report import plot_report, report_metrics
 from fisher_ld.runtime import write_json
 from fisher_ld.tracking import StageRun
 from stages.common import stage

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from fisher_ld.data.prompts import Prompts
 from fisher_ld.models.scorer import Scorer, score_lists, unit_rms
 from fisher_ld.runtime import UserError
 
-MARKS = {"teacher": "aa", "tokenizer": "bb", "prompt": "cc", "data": "dd", "code": "ee"}
+MARKS = {"teacher": "aa", "tokenizer": "bb", "prompt": "cc", "data": "dd", "windows": "ff", "code": "ee"}
 SHAPE = {"examples": 10, "layers": 3, "width": 4, "shard_rows": 4}
 ALL = np.arange(10)
 
@@ -151,16 +152,19 @@ def test_each_file_changes_its_own_field(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_text(path.name)
     (processed / "val.parquet").write_text("no signal depends on it")
-    before = signal_fingerprint(teacher, processed)
+    lists = world()[1]
+    before = signal_fingerprint(teacher, processed, lists)
     assert set(before) == set(MARKS)
     for field, paths in names.items():
         for path in paths:
             path.write_text("changed")
-            after = signal_fingerprint(teacher, processed)
+            after = signal_fingerprint(teacher, processed, lists)
             assert [name for name in before if after[name] != before[name]] == [field]
             before = after
     (processed / "val.parquet").write_text("changed")
-    assert signal_fingerprint(teacher, processed) == before
+    assert signal_fingerprint(teacher, processed, lists) == before
+    other = signal_fingerprint(teacher, processed, replace(lists, user=lists.user[::-1]))
+    assert [name for name in before if other[name] != before[name]] == ["windows"]
 
 
 def world():

@@ -18,10 +18,10 @@ def test_progress_by_hand_counts_from_a_checkpoint(capsys, monkeypatch):
     monkeypatch.setattr(Progress, "interval", 0.0)
     with progress(10, "Training", "steps", done=8) as bar:
         bar.started -= 1.0
-        bar.advance(1, note="loss 0.5")
+        bar.advance(1)
         assert 0 < bar.rate() < 1.01  # one step in a second, not nine
     first = capsys.readouterr().err.splitlines()[0]
-    assert "9/10 steps (90%)" in first and first.endswith("0:01 left, loss 0.5")
+    assert "9/10 steps (90%)" in first and first.endswith("0:01 left")
 
 
 def test_progress_without_a_total_or_output(capsys):
@@ -34,5 +34,5 @@ def test_progress_without_a_total_or_output(capsys):
 def test_progress_draws_a_bar_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with progress(4, "Scoring", "lists") as bar:
-        bar.advance(4, note="ok")
+        bar.advance(4)
     assert "Scoring" in capsys.readouterr().err and bar.bar.tasks[0].completed == 4

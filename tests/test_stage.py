@@ -143,6 +143,16 @@ def test_bad_params_stop_before_any_work(project):
     assert project == []
 
 
+def test_params_deeper_than_the_teacher_stop_before_any_work(project):
+    config = Path("data/teacher/base/config.json")
+    config.parent.mkdir(parents=True)
+    config.write_text('{"num_hidden_layers": 5}')
+    text = failure("report", lambda params, run: pytest.fail("ran"))
+    assert "student.layers: expected at most the teacher's 5 layers, got 6" in text
+    assert "first_layers: expected less than the teacher's 5 layers, got 6; null" in text
+    assert project == []
+
+
 def test_full_disk_is_one_message(project):
     def direct(params, run):
         raise OSError(errno.ENOSPC, "No space left on device", "data/x.bin")

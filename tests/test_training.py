@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fisher_ld.runtime import Checkpoint
+from fisher_ld.runtime import Checkpoint, UserError
 from fisher_ld.training import Schedule, fit
 
 SCORES = [0.1, 0.1, 0.3, 0.2, 0.25, 0.4]  # of the validations: at the start, then one every two steps
@@ -39,6 +39,18 @@ def test_the_start_is_on_the_curve_and_no_candidate(tmp_path):
     assert (fitted.best_step, fitted.best_score) == (10, 0.4)
     assert fitted.table().select("step", "validation_ndcg_10").row(0) == (0, 0.5)
     assert fitted.table()["step"].to_list() == list(range(11))
+
+
+def test_a_loss_that_is_not_finite_stops(tmp_path):
+    module = nn.Linear(1, 1)
+
+    def loss(entry, step):
+        return module(torch.full((1, 1), torch.nan if step == 3 else 1.0)).sum(), {"bce": step}, 1
+
+    schedule = Schedule(0.1, 0.0, warmup=0.1, eval_every=2, patience=None, checkpoint_every=100)
+    checkpoint = Checkpoint("test", {}, tmp_path)
+    with pytest.raises(UserError, match=r"testing: the loss is nan at step 3: .*learning rate .*'bce': 3"):
+        fit(module, range(10), loss, lambda: 0.5, schedule, checkpoint, lambda values, step: None, "testing")
 
 
 def test_the_rate_warms_up_and_falls_to_zero():

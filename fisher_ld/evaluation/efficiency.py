@@ -80,13 +80,15 @@ def latency(
 
 def throughput(models: dict[str, Model], queries: Sequence[int], limit: int = 16) -> dict[str, dict[int, float]]:
     """Queries a second of each model by batch size 1, 2, 4, .. up to `limit` and the number of queries; a model stops
-    at the first size that gains nothing. The models take turns at each size."""
+    at the first size that gains nothing. The models take turns at each size, each after an untimed batch: a new shape
+    may need new kernels."""
     rates: dict[str, dict[int, float]] = {name: {} for name in models}
     going = list(models)
     size = 1
     while going and size <= min(limit, len(queries)):
         for name in progress(list(going), f"measuring throughput, batch {size}", unit="model"):
             batches = [queries[i : i + size] for i in range(0, len(queries), size)]
+            models[name](batches[0])
             began = time.perf_counter()
             for batch in batches:
                 models[name](batch)

@@ -61,7 +61,10 @@ def cover(model: PreTrainedModel) -> list[Covered]:
     for part in covered:
         for parameter in part.module.parameters(recurse=False):
             if id(parameter) in owner:
-                raise UserError(f"{owner[id(parameter)]} and {part.name} share a parameter: its layer is not defined")
+                raise UserError(
+                    f"{owner[id(parameter)]} and {part.name} share a parameter, so that its layer is not defined: give "
+                    "one of them a copy"
+                )
             owner[id(parameter)] = part.name
     gap = [name for name, parameter in model.named_parameters() if id(parameter) not in owner]
     if gap:
@@ -95,21 +98,30 @@ def _kind(module: nn.Module, name: str) -> Kind:
     weight = own.get("weight")
     refusal = UserError(
         f"{name} ({type(module).__name__} with the parameters {', '.join(own)}): no gradient norm is known for it, "
-        "so this model's Fisher traces would have a gap"
+        "so this model's Fisher traces would have a gap; use a teacher of linear layers, RMS or layer norms and "
+        "embeddings (Llama, Qwen, Mistral, Gemma, GPT-2)"
     )
     if weight is None or not weight.is_floating_point() or own.keys() - {"weight", "bias"}:
         raise refusal
-    if isinstance(module, nn.Linear) and weight.shape == (module.out_features, module.in_features):
+    if weight.ndim == 2 and type(module).forward in (nn.Linear.forward, Conv1D.forward):
         return "linear"
-    if isinstance(module, Conv1D) and weight.ndim == 2:
-        return "linear"
+    try:
+        kind = _probed(module, weight, own.get("bias", torch.zeros_like(weight)))
+    except Exception as error:  # whatever a module that is called otherwise than a norm says
+        raise refusal from error
+    if kind is None:
+        raise refusal
+    return kind
+
+
+def _probed(module: nn.Module, weight: torch.Tensor, bias: torch.Tensor) -> Kind | None:
     if isinstance(module, nn.Embedding):
         ids = torch.arange(min(2, len(weight)), device=weight.device)
         if torch.allclose(module(ids), weight[ids] * embedding_scale(module)):
             return "embedding"
     if weight.ndim == 1 and norm_epsilon(module) is not None:
         x = torch.linspace(-1, 3, 2 * len(weight), device=weight.device).sin().view(2, -1).to(weight.dtype)
-        probe, bias = x[0].cos(), own.get("bias", torch.zeros_like(weight))
+        probe = x[0].cos()
         output = functional_call(module, {"weight": probe}, (x,))
         tolerance = 1e-4 if weight.dtype in (torch.float32, torch.float64) else 0.05
         kinds: tuple[Kind, ...] = ("rms_norm", "layer_norm")
@@ -118,7 +130,7 @@ def _kind(module: nn.Module, name: str) -> Kind:
                 expected = normalised(module, kind, x) * (offset + probe) + bias
                 if torch.allclose(output, expected, tolerance, tolerance):
                     return kind
-    raise refusal
+    return None
 
 
 def embedding_scale(module: nn.Module) -> float:

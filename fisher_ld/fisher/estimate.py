@@ -7,6 +7,7 @@ weights follow, is decided where the table is read (`profile`, `weights`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -28,7 +29,7 @@ SCHEMA = pl.Schema(
         "state": pl.String,
         "example": pl.Int64,
         "label": pl.Int8,
-        "logit": pl.Float32,
+        "logit": pl.Float64,
         "layer": pl.Int16,  # 0 embedding, 1..L, L + 1 head
         "norm": pl.Float64,  # ||dz/dtheta_l||^2
         "norms_part": pl.Float64,  # what normalisation parameters hold of `norm`
@@ -57,20 +58,28 @@ def estimate(
     `prompt` gives the token ids of an example, `labels` is indexed by example id. With a tolerance, examples are taken
     in rounds until the standard error of every layer's weight (its share of the trace) is at most that, under the
     true and the empirical Fisher; tolerance 0 takes them all. Where torch.distributed is initialised each rank takes
-    its share of a round, and all get the whole table.
+    its share of a round, and all get the whole table, or the error of the first rank that has one.
     """
     if not len(examples):
-        raise UserError("no examples to estimate Fisher traces from: the train lists are empty")
+        raise UserError("no examples for Fisher traces: the train lists are empty; look at metrics/preprocess.json")
     columns = len(transformer_layers(model)) + 2
     of_each = {"layer": list(range(columns)), "parameters": parameter_counts(cover(model), columns)}
     size = ROUND if tolerance else len(examples)
     rounds = []
     for first in range(0, len(examples), size):
         chosen = examples[first : first + size]
-        rows = _gather(_norms(model, prompt, chosen, f"Fisher traces, {state}", batch_size, checkpointing))
+        label = f"Fisher traces, {state}"
+        rows = _gather(partial(_norms, model, prompt, chosen, label, batch_size, checkpointing))
         rounds.append(_table(rows, labels, state, of_each))
         if tolerance and largest_share_error(pl.concat(rounds)) <= tolerance:
             break
+    else:
+        if tolerance:
+            error = largest_share_error(pl.concat(rounds))
+            print(
+                f"{state}: the weights' largest standard error is {error:.2g} after all {len(examples)} examples, "
+                f"above fisher.tolerance {tolerance:g}; raise fisher.samples to reach it"
+            )
     return pl.concat(rounds)
 
 
@@ -118,9 +127,20 @@ def _table(rows: list[Row], labels: np.ndarray, state: str, of_each: dict[str, l
     return frame.with_columns(state=pl.lit(state), label=labels[frame["example"]]).select(*SCHEMA).cast(SCHEMA)
 
 
-def _gather(rows: list[Row]) -> list[Row]:
+def _gather(norms: Callable[[], list[Row]]) -> list[Row]:
+    """The rows of all ranks. An error of one is raised by all: the others would wait for it forever."""
     if not distributed.is_initialized():
-        return rows
-    parts: list[list[Row]] = [[] for _ in range(distributed.get_world_size())]
+        return norms()
+    rows: list[Row] | UserError
+    try:
+        rows = norms()
+    except UserError as error:
+        rows = error
+    parts: list[list[Row] | UserError] = [[] for _ in range(distributed.get_world_size())]
     distributed.all_gather_object(parts, rows)
-    return [row for part in parts for row in part]
+    gathered: list[Row] = []
+    for part in parts:
+        if isinstance(part, UserError):
+            raise part
+        gathered += part
+    return gathered

@@ -55,7 +55,7 @@ def layer_traces(table: pl.DataFrame, kind: Kind) -> LayerTraces:
         share=share,
         share_error=_standard_error(residual) / trace.sum(),
         per_parameter=trace / layers["parameters"].to_numpy().reshape(-1, count)[0],
-        norms_share=norms.mean(0) / trace,
+        norms_share=np.divide(norms.mean(0), trace, out=np.zeros_like(trace), where=trace > 0),
         samples=samples,
     )
 
@@ -127,6 +127,7 @@ def by_layer(traces: LayerTraces) -> pl.DataFrame:
             "per_parameter": traces.per_parameter,
             "share": traces.share,
             "share_standard_error": traces.share_error,
+            "share_without_last": [*traces.trace[:-1] / traces.trace[:-1].sum(), None],
             "norms_share": traces.norms_share,
         }
     )

@@ -17,7 +17,6 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from fisher_ld.fisher.coverage import Covered, cover, embedding_scale, normalised, rms_scale, transformer_layers
 from fisher_ld.fisher.gram import count_mirrored, gradient_norm, gram, gram_is_cheaper, gram_product, spans
@@ -50,7 +49,10 @@ class LayerNorms:
 
 
 def pad_prompts(prompts: Sequence[Sequence[int]], side: Literal["left", "right"] = "right") -> PromptBatch:
-    """Prompts that end with their decision token, padded with token 0 to the longest."""
+    """Prompts that end with their decision token, padded with token 0 to the longest. Raises ValueError where there is
+    no prompt, or an empty one."""
+    if not prompts or not all(prompts):
+        raise ValueError(f"expected one prompt or more, none of them empty, got lengths {[len(p) for p in prompts]}")
     longest = max(map(len, prompts))
     ids = torch.zeros(len(prompts), longest, dtype=torch.long)  # (N, T)
     mask = torch.zeros_like(ids)
@@ -68,7 +70,7 @@ def logits_of(model: PreTrainedModel, batch: PromptBatch) -> torch.Tensor:
     if not isinstance(head, nn.Module) or model.config.num_labels != 2:
         raise UserError(
             f"expected a sequence classification model with a head `score` of two labels (no, yes), got "
-            f"{type(model).__name__} with {model.config.num_labels} labels"
+            f"{type(model).__name__} with {model.config.num_labels} labels; Scorer.from_causal_lm makes one"
         )
     positions = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)  # (N, T)
     hidden = model.base_model(
@@ -92,12 +94,15 @@ def layer_norms(
     backward pass. branch: how linear layers are taken; the default takes the cheaper one by counted operations.
 
     Raises UserError for a model whose parameters are not all covered (see `coverage`), for a module that is used twice
-    or never on the way to z, and for norms that are not finite.
+    or never on the way to z or in another way than its norm is taken, and for norms that are not finite.
     """
     count = len(transformer_layers(model))
     wanted = list(layers) if layers is not None else list(range(1, count + 1))
     if not set(wanted) <= set(range(1, count + 1)):
         raise UserError(f"layers: expected numbers from 1 to {count}, got {wanted}")
+    rows = torch.arange(len(batch.decision), device=batch.decision.device)
+    if not batch.attention_mask[rows, batch.decision].all():
+        raise UserError("the decision token of an example is padding: expected attention_mask 1 at its column")
     covered = [c for c in cover(model) if c.column in {0, *wanted, count + 1}]
     size, device = len(batch.input_ids), batch.input_ids.device
     taps = _Taps(torch.zeros(2, size, count + 2, dtype=torch.float64, device=device), branch)
@@ -109,7 +114,11 @@ def layer_norms(
     taps.check(covered)
     total, norms = taps.norms  # (N, L + 2) each
     if not total.isfinite().all():
-        raise UserError("a gradient norm is not finite: look at the model's weights and at its attention mask")
+        row, column = (~total.isfinite()).nonzero()[0].tolist()
+        raise UserError(
+            f"the gradient norm of example {row} in layer {column} (0 embedding, {count + 1} head) is not finite: "
+            "look at the model's weights and at the attention mask"
+        )
     return LayerNorms(z.detach().double(), total[:, wanted], norms[:, wanted], total[:, 0], total[:, count + 1])
 
 
@@ -120,12 +129,15 @@ class _SharedInput:
     def __init__(self, source: torch.Tensor, branch: Branch):
         self.source: torch.Tensor | None = source
         self.inputs = _per_example(source)  # (N, T, d_in)
+        self.version = self.inputs._version
         self.outputs = 0
         self.branch = branch
         self.strips: list[torch.Tensor] | None = None
 
     def close(self) -> None:
         """Decides. The tensor is let go where its Gram matrix, usually far smaller, stands for it."""
+        if self.inputs._version != self.version:  # autograd, which does not keep it for a frozen layer, would not see
+            raise UserError("the input of a linear layer was changed in place after the call: its norm is not known")
         if self.source is None:
             return
         self.source = None
@@ -134,6 +146,7 @@ class _SharedInput:
         if cheaper or self.branch == "gram":
             self.strips = count_mirrored(gram(self.inputs))
             self.inputs = self.inputs.new_empty(0)
+            self.version = self.inputs._version
 
     def norm(self, gradient: torch.Tensor) -> torch.Tensor:
         """||G^T A||_F^2 for each example: (N, T, d_out) -> (N,)."""
@@ -174,7 +187,7 @@ class _Taps:
     def _linear(self, part: Covered, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor):
         if not torch.is_grad_enabled():  # the first, unrecorded pass of a checkpointed layer
             return
-        source = inputs[0]
+        source = _only(part, inputs)
         if self.shared is None or self.shared.source is not source:
             if self.shared is not None:
                 self.shared.close()
@@ -192,7 +205,7 @@ class _Taps:
     def _norm(self, part: Covered, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor):
         if not torch.is_grad_enabled():
             return
-        source = inputs[0].detach()  # (N, T, d), or (N, T, heads, d)
+        source = _only(part, inputs).detach()  # (N, T, d), or (N, T, heads, d)
 
         def norm(gradient: torch.Tensor) -> torch.Tensor:
             gradient, x = _per_example(gradient), _per_example(source)  # (N, T, d)
@@ -208,12 +221,12 @@ class _Taps:
     def _embedding(self, part: Covered, module: nn.Embedding, inputs: tuple[torch.Tensor, ...], output: torch.Tensor):
         """An embedding is a linear layer on one-hot inputs: their Gram matrix says which tokens are equal. Its output
         becomes the leaf at which the backward pass ends."""
-        ids = inputs[0]  # (N, T)
+        ids = _only(part, inputs)  # (N, T)
         leaf = output.detach().requires_grad_()
 
         def norm(gradient: torch.Tensor) -> torch.Tensor:
             gradient = _per_example(gradient) * embedding_scale(module)  # (N, T, d)
-            if module.padding_idx is not None:  # torch gives this row no gradient
+            if module.padding_idx is not None:  # torch gives this row no gradient, and so training does not move it
                 gradient = gradient * (ids != module.padding_idx)[..., None]
             equal = [(ids[:, i:j, None] == ids[:, None, i:]).to(gradient.dtype) for i, j in spans(ids.shape[1])]
             return gram_product(count_mirrored(equal), gradient)
@@ -223,6 +236,11 @@ class _Taps:
 
     def _tap(self, part: Covered, output: torch.Tensor, norm: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self.calls[part.name] = self.calls.get(part.name, 0) + 1
+        if len(output) != self.norms.shape[1]:
+            raise UserError(
+                f"{part.name}: expected one row an example, {self.norms.shape[1]} of them, got {tuple(output.shape)}; "
+                "the gradient norm of each example cannot be told from that"
+            )
 
         def read(gradient: torch.Tensor) -> None:
             self.gradients[part.name] = self.gradients.get(part.name, 0) + 1
@@ -232,6 +250,12 @@ class _Taps:
                 self.norms[1, :, part.column] += squares
 
         output.register_hook(read)
+
+
+def _only(part: Covered, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    if len(inputs) != 1:
+        raise UserError(f"{part.name}: expected to be called with one positional argument, got {len(inputs)}")
+    return inputs[0]
 
 
 def _per_example(x: torch.Tensor) -> torch.Tensor:
@@ -248,7 +272,7 @@ def _squares(gradient: torch.Tensor) -> torch.Tensor:
 @contextmanager
 def _frozen(model: PreTrainedModel) -> Iterator[None]:
     """No dropout, and no parameter that requires a gradient."""
-    training = model.training
+    training = [module for module in model.modules() if module.training]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval()
     for parameter in trainable:
@@ -256,28 +280,24 @@ def _frozen(model: PreTrainedModel) -> Iterator[None]:
     try:
         yield
     finally:
-        model.train(training)
+        for module in training:
+            module.training = True
         for parameter in trainable:
             parameter.requires_grad_(True)
 
 
 @contextmanager
 def _checkpointed(model: PreTrainedModel, active: bool) -> Iterator[None]:
-    """Re-entrant checkpoints of the layers. Only the layers themselves are set to training, where transformers looks
-    for it; the modules inside stay in evaluation, without dropout."""
+    """Re-entrant checkpoints of the layers, which recompute without dropout, as `_frozen` has them."""
+
+    def recomputed(forward: Callable, states: torch.Tensor, *others: object, **named: object) -> object:
+        return checkpoint(partial(forward, **named), states, *others, use_reentrant=True, preserve_rng_state=False)
+
     layers = transformer_layers(model) if active else []
-    for number, layer in enumerate(layers, start=1):
-        if not isinstance(layer, GradientCheckpointingLayer):
-            raise UserError(f"layer {number} ({type(layer).__name__}) has no gradient checkpointing in transformers")
-    keys = ("gradient_checkpointing", "_gradient_checkpointing_func", "training")
-    before = [{key: vars(layer)[key] for key in keys if key in vars(layer)} for layer in layers]
-    recompute = partial(checkpoint, use_reentrant=True, preserve_rng_state=False)
     for layer in layers:
-        vars(layer).update(zip(keys, (True, recompute, True), strict=True))
+        layer.forward = partial(recomputed, layer.forward)
     try:
         yield
     finally:
-        for layer, values in zip(layers, before, strict=True):
-            for key in keys:
-                vars(layer).pop(key, None)
-            vars(layer).update(values)
+        for layer in layers:
+            del layer.forward

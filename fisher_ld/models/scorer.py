@@ -18,7 +18,7 @@ from fisher_ld.data.packing import PackedBatch, longest_first, pack
 from fisher_ld.data.prompts import Prompts
 from fisher_ld.models.attention import GROUPED
 from fisher_ld.models.last_layer import only_at_decisions
-from fisher_ld.runtime import Compute, progress
+from fisher_ld.runtime import Compute, UserError, progress
 
 
 def unit_rms(states: torch.Tensor) -> torch.Tensor:
@@ -28,7 +28,8 @@ def unit_rms(states: torch.Tensor) -> torch.Tensor:
 
 class Scorer(nn.Module):
     """z = logit(yes) - logit(no) at the decision token, from a sequence-classification model of transformers with
-    the labels 0 = no, 1 = yes. Only these two rows of the output embedding are ever multiplied."""
+    the labels 0 = no, 1 = yes. Only these two rows of the output embedding are ever multiplied. Raises UserError for a
+    model whose layers or context it cannot name."""
 
     model: Any  # a PreTrainedModel; its attributes differ by architecture
 
@@ -36,6 +37,8 @@ class Scorer(nn.Module):
         super().__init__()
         self.model = model
         self.bf16, self.batch_users = False, 1
+        self._layers_name()
+        self.context()
 
     def on(self, compute: Compute) -> Scorer:
         """Itself, moved. The weights, the residual stream and the head stay in float32 at any precision, but
@@ -57,7 +60,10 @@ class Scorer(nn.Module):
         for name in ("layers", "h"):
             if isinstance(getattr(self.body, name, None), nn.ModuleList):
                 return name
-        raise TypeError(f"{type(self.body).__name__} has no list of transformer layers under `layers` or `h`")
+        raise UserError(
+            f"{type(self.body).__name__} has no list of transformer layers under `layers` or `h`: take a teacher of "
+            "another architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
+        )
 
     @contextmanager
     def cut(self, depth: int) -> Iterator[None]:
@@ -136,18 +142,34 @@ class Scorer(nn.Module):
 
     @classmethod
     def from_causal_lm(cls, folder: Path, yes: int, no: int) -> Scorer:
-        """A pretrained causal LM with its two answer rows as head (float32)."""
+        """A pretrained causal LM with its two answer rows as head (float32). Raises UserError where its logits are not
+        these rows times the last state alone (a bias, a scale, soft capping)."""
         causal: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         rows = causal.get_output_embeddings().weight.detach()[[no, yes]]  # (2, d)
         config = causal.config
         config.num_labels, config.tie_word_embeddings = 2, False
         config.id2label, config.label2id = {0: "no", 1: "yes"}, {"no": 0, "yes": 1}
-        with torch.device("meta"):
-            model = AutoModelForSequenceClassification.from_config(config)
+        try:
+            with torch.device("meta"):
+                model = AutoModelForSequenceClassification.from_config(config)
+        except ValueError as error:
+            raise UserError(
+                f"{folder}: transformers has no sequence classification model for {config.model_type}, which teacher "
+                "and students are: take a teacher of another architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
+            ) from error
         setattr(model, model.base_model_prefix, causal.base_model)
         model.score = nn.Linear(rows.shape[1], 2, bias=False)
         model.score.weight.data.copy_(rows)
-        return cls(model.eval())
+        probe = torch.tensor([[no, yes, no]])
+        with torch.inference_mode():
+            expected = causal.eval()(probe).logits[0, -1, [no, yes]]
+            answer = model.score(model.eval().base_model(probe).last_hidden_state[0, -1])
+        if not torch.allclose(answer, expected, 1e-3, 1e-3):
+            raise UserError(
+                f"{folder}: the yes and no rows of the head of {type(causal).__name__} give {answer.tolist()}, the "
+                f"model itself {expected.tolist()}: a head with a bias, a scale or soft capping is not supported"
+            )
+        return cls(model)
 
     @classmethod
     def load(cls, folder: Path) -> Scorer:
@@ -155,7 +177,13 @@ class Scorer(nn.Module):
 
     def context(self) -> int:
         """The longest prompt the model takes, in tokens."""
-        return self.model.config.max_position_embeddings
+        length = getattr(self.model.config, "max_position_embeddings", None)
+        if length is None:
+            raise UserError(
+                f"the config of {type(self.model).__name__} has no max_position_embeddings, so that prompts cannot be "
+                "checked against its context: take a teacher of another architecture"
+            )
+        return length
 
 
 def score_lists(

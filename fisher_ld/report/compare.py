@@ -34,6 +34,7 @@ def beside(results: Results) -> list[Beside]:
         _micro(),
         *_table_viii(results),
         *_table_x(results),
+        *(Beside(*row, "not measured", NEVER, "no such experiment here yet") for row in paper.ELSEWHERE),
     ]
 
 

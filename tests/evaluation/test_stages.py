@@ -17,6 +17,7 @@ from fisher_ld.evaluation.scores import write_scores
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.params import Cluster, Distill, Evaluate, Prompt
 from fisher_ld.runtime import UserError, read_json, write_json
+from stages import cache_teacher
 
 USERS, ITEMS, SEEDS = 60, 40, 2
 STRATEGIES = ("linear", "exponential", "fisher", "fisher-shuffled", "fisher-reversed")
@@ -179,6 +180,21 @@ def test_evaluate_without_students(world, monkeypatch, tmp_path):
     monkeypatch.setattr("stages.evaluate.STUDENTS", tmp_path)
     with pytest.raises(UserError, match=r"none: no students; run the stage distill@none"):
         run_stage("evaluate", world, monkeypatch)
+
+
+def test_the_gate_stops_a_teacher_that_beats_nothing(world, monkeypatch, capsys):
+    monkeypatch.chdir(world)
+    lists = read_lists(world / "data/processed", "test_popularity")
+    scores = [np.zeros(len(candidates)) for candidates in lists.candidates]
+
+    def check(ignore_gate):
+        teacher = SimpleNamespace(ignore_gate=ignore_gate)
+        cache_teacher.check_gate(scores, lists, SimpleNamespace(evaluate=Evaluate(), teacher=teacher, seed=0))
+
+    with pytest.raises(UserError, match=r"not worth distilling.*first_steps.*ignore_gate: true"):
+        check(ignore_gate=False)
+    check(ignore_gate=True)
+    assert "gate not passed" in capsys.readouterr().out
 
 
 def test_ablations(world, monkeypatch, tmp_path):

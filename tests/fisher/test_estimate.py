@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fisher_ld.fisher.estimate import SCHEMA, draw_examples, estimate, largest_share_error
+from fisher_ld.fisher.profile import layer_traces
 from fisher_ld.fisher.traces import layer_norms, pad_prompts
 from fisher_ld.runtime import UserError
 
@@ -39,7 +40,7 @@ def test_rows_are_the_norms_of_each_example(build_model):
     assert rows["parameters"].to_list() == [40 * 16, layer, layer, layer, 3 * 16]
 
 
-def test_examples_are_drawn_until_the_weights_are_known_well_enough(build_model):
+def test_examples_are_drawn_until_the_weights_are_known_well_enough(build_model, capsys):
     model, examples = build_model(dtype=torch.float32), draw_examples(400, 400, seed=1)
     every = estimate(model, prompt, LABELS, examples, "base", batch_size=16)
     assert every["example"].n_unique() == 400
@@ -50,8 +51,10 @@ def test_examples_are_drawn_until_the_weights_are_known_well_enough(build_model)
 
     stopped = estimate(model, prompt, LABELS, examples, "base", batch_size=16, tolerance=tolerance)
     assert set(stopped["example"]) == set(examples[:128])
+    assert "fisher.tolerance" not in capsys.readouterr().out
     unreached = estimate(model, prompt, LABELS, examples[:70], "base", batch_size=16, tolerance=1e-9)
     assert set(unreached["example"]) == set(examples[:70])
+    assert "after all 70 examples, above fisher.tolerance 1e-09" in capsys.readouterr().out
 
 
 def test_drawn_examples_differ_by_seed_and_never_repeat():
@@ -111,6 +114,19 @@ def test_two_ranks_equal_one(build_model, tmp_path, monkeypatch):
         assert table.select(keys).equals(alone.select(keys))
         for column in numbers:
             np.testing.assert_allclose(table[column], alone[column], rtol=1e-5)
+        np.testing.assert_allclose(layer_traces(table, "true").trace, layer_traces(alone, "true").trace, rtol=1e-6)
+
+
+def test_an_error_of_another_rank_is_raised(build_model, monkeypatch):
+    def gather(parts, mine):
+        parts[:] = [mine, UserError("no memory there")]
+
+    monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.get_rank", lambda: 0)
+    monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.all_gather_object", gather)
+    with pytest.raises(UserError, match="no memory there"):
+        estimate(build_model(), prompt, LABELS, np.arange(4), "base", batch_size=2)
 
 
 def test_a_rank_takes_its_share(build_model, monkeypatch):
@@ -118,6 +134,6 @@ def test_a_rank_takes_its_share(build_model, monkeypatch):
     monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.is_initialized", lambda: True)
     monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.get_rank", lambda: 1)
     monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.get_world_size", lambda: 3)
-    monkeypatch.setattr("fisher_ld.fisher.estimate._gather", lambda rows: seen.extend(rows) or rows)
+    monkeypatch.setattr("fisher_ld.fisher.estimate._gather", lambda norms: seen.extend(norms()) or seen)
     estimate(build_model(), lambda example: [3] * (example + 1), LABELS, np.arange(7), "base", batch_size=8)
     assert [example for example, *_ in seen] == [1, 4]

@@ -1,8 +1,10 @@
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from fisher_ld.fisher import gram
 from fisher_ld.fisher.traces import layer_norms, logits_of, pad_prompts
+from fisher_ld.models.scorer import Scorer
 from fisher_ld.runtime import UserError
 
 
@@ -17,11 +19,11 @@ def assert_equal(result, case, rtol):
 @pytest.mark.parametrize("branch", ["gram", "gradient", "cheaper"])
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_norms_are_those_of_the_naive_loop(case, prompts, side, branch):
-    assert_equal(layer_norms(case.model, pad_prompts(prompts, side), branch=branch), case, 1e-9)
+    assert_equal(layer_norms(case.model, pad_prompts(prompts, side), branch=branch), case, 1e-10)
 
 
 def test_checkpointing_changes_nothing(case, prompts):
-    assert_equal(layer_norms(case.model, pad_prompts(prompts), checkpointing=True), case, 1e-9)
+    assert_equal(layer_norms(case.model, pad_prompts(prompts), checkpointing=True), case, 1e-10)
 
 
 def test_short_prompts_take_the_gram_form_and_long_ones_the_gradient(build_model, prompts, monkeypatch):
@@ -43,8 +45,26 @@ def test_queries_keys_and_values_share_one_input_gram(build_model, prompts, monk
     assert len(inputs) == 3 * 4 + 2  # q/k/v, o, gate/up, down of every layer; the head and the embedding
 
 
-def test_float32_is_close(build_model, naive, prompts):
-    model = build_model(dtype=torch.float32)
+@pytest.mark.parametrize("architecture", ["llama", "llama-biases", "qwen3", "gemma", "gpt2"])
+def test_float32_is_close(build_model, naive, prompts, architecture):
+    model = build_model(architecture, dtype=torch.float32)
+    found, expected = layer_norms(model, pad_prompts(prompts)), naive(model, prompts)
+    assert_equal(found, expected, 1e-4)
+    torch.testing.assert_close(found.layers.mean(0), expected.total[:, 1:-1].mean(0), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_causal_lm_keeps_its_logit_with_a_tied_head_and_without(naive, prompts, tmp_path, tied):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=4,
+        max_position_embeddings=160, tie_word_embeddings=tied, initializer_range=0.5,
+    )  # fmt: skip
+    causal = LlamaForCausalLM(config).eval()
+    causal.save_pretrained(tmp_path)
+    model = Scorer.from_causal_lm(tmp_path, yes=5, no=6).model
+    no, yes = causal(torch.tensor(prompts[1:2])).logits[0, -1, [6, 5]]
+    torch.testing.assert_close(logits_of(model, pad_prompts(prompts[1:2]))[0], yes - no)
     assert_equal(layer_norms(model, pad_prompts(prompts)), naive(model, prompts), 1e-4)
 
 
@@ -104,10 +124,49 @@ def test_a_module_without_a_gradient_is_refused(build_model, prompts, called):
         layer_norms(model, pad_prompts(prompts))
 
 
+def test_an_input_changed_in_place_is_refused(build_model, prompts):
+    model = build_model()
+
+    def double(module, inputs, output):
+        inputs[0].mul_(2)
+
+    model.model.layers[1].self_attn.v_proj.register_forward_hook(double)
+    with pytest.raises(UserError, match="changed in place"):
+        layer_norms(model, pad_prompts(prompts[:1]))
+
+
+def test_a_call_by_keyword_is_refused(build_model, prompts):
+    model = build_model()
+    mlp = model.model.layers[2].mlp
+    mlp.forward = lambda x: mlp.down_proj(input=mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x))
+    with pytest.raises(UserError, match=r"layers\.2\.mlp\.down_proj: .*one positional argument, got 0"):
+        layer_norms(model, pad_prompts(prompts))
+
+
+def test_an_output_that_the_examples_share_is_refused(build_model, prompts):
+    model = build_model()
+    mlp = model.model.layers[2].mlp
+    mlp.register_module("table", torch.nn.Embedding(160, 16).double())
+    plain = mlp.forward
+    mlp.forward = lambda x: plain(x) + mlp.table(torch.arange(x.shape[1])[None])
+    with pytest.raises(UserError, match=r"layers\.2\.mlp\.table: expected one row an example, 4 of them, got \(1, 150"):
+        layer_norms(model, pad_prompts(prompts))
+
+
+def test_a_decision_at_padding_is_refused(build_model, prompts):
+    batch = pad_prompts(prompts)
+    batch.attention_mask[2] = 0
+    with pytest.raises(UserError, match="is padding"):
+        layer_norms(build_model(), batch)
+    for wrong in ([], [[1], []]):
+        with pytest.raises(ValueError, match="none of them empty"):
+            pad_prompts(wrong)
+
+
 def test_norms_that_are_not_finite_are_refused(build_model, prompts):
     model = build_model()
     model.model.layers[0].mlp.down_proj.weight.data[0, 0] = torch.nan
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match=r"of example 0 in layer .* is not finite"):
         layer_norms(model, pad_prompts(prompts))
 
 

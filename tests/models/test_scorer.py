@@ -1,10 +1,20 @@
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, BloomConfig, GraniteConfig, OPTConfig, PhiConfig
 
 from fisher_ld.data.packing import pack
 from fisher_ld.models.last_layer import only_at_decisions
-from fisher_ld.models.scorer import score_lists
+from fisher_ld.models.scorer import Scorer, score_lists
 from fisher_ld.runtime import Compute, UserError
+
+SHAPE = {
+    "vocab_size": 32,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
 
 
 def test_bf16_is_near_float32_and_leaves_stream_and_head_alone(tiny):
@@ -88,3 +98,22 @@ def test_weights_cast_once_score_as_those_cast_at_every_pass(tiny):
     for name, p in scorer.named_parameters():
         assert torch.equal(p, before[name]) and p.dtype == torch.float32
     assert len(score_lists(scorer, tiny.lists, tiny.sequences, tiny.prompts)) == len(tiny.lists)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (PhiConfig(**SHAPE), "a head with a bias"),
+        (GraniteConfig(**SHAPE), "no sequence classification model for granite"),
+        (OPTConfig(vocab_size=32, hidden_size=16, word_embed_proj_dim=16, ffn_dim=32, num_hidden_layers=2,
+                   num_attention_heads=2), "OPTModel has no list of transformer layers"),
+        (BloomConfig(vocab_size=32, hidden_size=16, n_layer=2, n_head=2), "no max_position_embeddings"),
+    ],
+)  # fmt: skip
+def test_a_causal_lm_that_is_not_covered_is_refused(tmp_path, config, message):
+    causal = AutoModelForCausalLM.from_config(config)
+    if causal.get_output_embeddings().bias is not None:
+        torch.nn.init.normal_(causal.get_output_embeddings().bias)
+    causal.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=message):
+        Scorer.from_causal_lm(tmp_path, yes=5, no=6)

@@ -1,6 +1,6 @@
 import pytest
 
-from fisher_ld.data.titles import article_first, categories, clean, fill, split_year
+from fisher_ld.preprocessing.titles import article_first, categories, clean, fill, split_year
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fisher_ld.data.rows import Row, delimited, find, json_lines, parquet
-from fisher_ld.data.titles import article_first, clean, split_year
 from fisher_ld.params import Columns, DataSource
+from fisher_ld.preprocessing.rows import Row, delimited, find, json_lines, parquet
+from fisher_ld.preprocessing.titles import article_first, clean, split_year
 from fisher_ld.runtime import UserError
 
 Record = Mapping[str, Any]

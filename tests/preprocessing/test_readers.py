@@ -4,8 +4,8 @@ import json
 import polars as pl
 import pytest
 
-from fisher_ld.data.readers import read_source
 from fisher_ld.params import Columns, DataSource
+from fisher_ld.preprocessing.readers import read_source
 from fisher_ld.runtime import UserError
 
 TABLE = {"kind": "table", "interactions": "anywhere", "items": "anywhere"}
@@ -255,7 +255,7 @@ def test_batches_do_not_matter(tmp_path, monkeypatch):
     expected, rejected = whole.interactions.collect(), whole.rejected
     (tmp_path / "work" / "interactions.parquet").unlink()
     (tmp_path / "work").rmdir()
-    monkeypatch.setattr("fisher_ld.data.readers.BATCH_ROWS", 3)
+    monkeypatch.setattr("fisher_ld.preprocessing.readers.BATCH_ROWS", 3)
     parts = read(tmp_path, source)
     assert parts.interactions.collect().equals(expected)
     assert parts.rejected.equals(rejected)

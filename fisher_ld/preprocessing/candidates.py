@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fisher_ld.data.filters import Positives
-from fisher_ld.data.negatives import available, sample_negatives
-from fisher_ld.data.splits import Split, block_starts, stream, train_positions
 from fisher_ld.params import Data
+from fisher_ld.preprocessing.filters import Positives
+from fisher_ld.preprocessing.negatives import available, sample_negatives
+from fisher_ld.preprocessing.splits import Split, block_starts, stream, train_positions
 from fisher_ld.runtime import UserError
 
 

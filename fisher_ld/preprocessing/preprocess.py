@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fisher_ld.data.candidates import write_lists
-from fisher_ld.data.filters import Positives, keep_positives
-from fisher_ld.data.readers import Raw, read_source
-from fisher_ld.data.report import data_report
-from fisher_ld.data.splits import Split, folds, global_time, leave_last_out, stream
-from fisher_ld.data.titles import fill
 from fisher_ld.params import Data
+from fisher_ld.preprocessing.candidates import write_lists
+from fisher_ld.preprocessing.filters import Positives, keep_positives
+from fisher_ld.preprocessing.readers import Raw, read_source
+from fisher_ld.preprocessing.report import data_report
+from fisher_ld.preprocessing.splits import Split, folds, global_time, leave_last_out, stream
+from fisher_ld.preprocessing.titles import fill
 from fisher_ld.runtime import UserError, atomic_path
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
-from fisher_ld.data.kinds import Interactions, Items, open_source
-from fisher_ld.data.rows import Row
-from fisher_ld.data.titles import categories, clean, text
 from fisher_ld.params import DataSource
+from fisher_ld.preprocessing.kinds import Interactions, Items, open_source
+from fisher_ld.preprocessing.rows import Row
+from fisher_ld.preprocessing.titles import categories, clean, text
 from fisher_ld.runtime import UserError
 
 BATCH_ROWS = 50_000

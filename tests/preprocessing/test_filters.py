@@ -2,8 +2,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fisher_ld.data.filters import first_pairs, k_core, keep_positives
 from fisher_ld.params import Data
+from fisher_ld.preprocessing.filters import first_pairs, k_core, keep_positives
 from fisher_ld.runtime import UserError
 
 

@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from fisher_ld.data import negatives
-from fisher_ld.data.negatives import available, is_touched, pair_keys, sample_negatives
+from fisher_ld.preprocessing import negatives
+from fisher_ld.preprocessing.negatives import available, is_touched, pair_keys, sample_negatives
 
 N_ITEMS = 6
 WEIGHTS = np.array([5.0, 3.0, 0.0, 2.0, 1.0, 1.0])

@@ -4,7 +4,7 @@ import gzip
 import polars as pl
 import pytest
 
-from fisher_ld.data.rows import delimited, find, json_lines, parquet
+from fisher_ld.preprocessing.rows import delimited, find, json_lines, parquet
 from fisher_ld.runtime import UserError
 
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from fisher_ld.data.splits import block_starts, folds, global_time, leave_last_out, stream, train_positions
+from fisher_ld.preprocessing.splits import block_starts, folds, global_time, leave_last_out, stream, train_positions
 
 
 def test_leave_last_out():

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from fisher_ld.data.lists import read_lists, read_sequences
-from fisher_ld.data.preprocess import preprocess
 from fisher_ld.params import Columns, Data, DataSource
+from fisher_ld.preprocessing.preprocess import preprocess
 from fisher_ld.runtime import UserError
 
 TABLE = DataSource(
@@ -228,7 +228,7 @@ def test_blocks_as_long_as_the_history(raw_dir, tmp_path):
 def test_the_same_seed_gives_the_same_files(raw_dir, processed, tmp_path):
     """In another process with another number of threads, too; another seed draws everything anew."""
     script = (
-        "import sys; from pathlib import Path; from fisher_ld.data.preprocess import preprocess; "
+        "import sys; from pathlib import Path; from fisher_ld.preprocessing.preprocess import preprocess; "
         "from fisher_ld.params import Data; raw, out, data = sys.argv[1:]; "
         "preprocess(Path(raw), Path(out), Data.model_validate_json(data), 0)"
     )

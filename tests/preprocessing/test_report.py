@@ -2,7 +2,7 @@ import polars as pl
 import pytest
 from matplotlib.image import imread
 
-from fisher_ld.data.report import data_report, plot_report, report_metrics
+from fisher_ld.preprocessing.report import data_report, plot_report, report_metrics
 
 STEPS = [
     {"step": "read", "users": 10, "items": 20, "interactions": 100},
