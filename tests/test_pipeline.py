@@ -44,7 +44,7 @@ def test_every_module_is_a_dependency(stage):
     own = ROOT / "stages" / f"{stage}.py"
     closure = {own, *imported(own)}
     needed = {f for f in closure if not (f.parent == ROOT / "fisher_ld" and f.stem in INFRASTRUCTURE)}
-    needed -= {ROOT / "stages" / "common.py"}
+    needed -= {ROOT / "stages" / "common.py", *ROOT.rglob("fisher_ld/*/__init__.py")}  # docstrings alone
     deps = depends(stage)
     missing = {f for f in needed if not any(f == d or d in f.parents for d in deps)}
     assert not missing, f"add to dvc.yaml, stage {stage}: {sorted(str(f.relative_to(ROOT)) for f in missing)}"
