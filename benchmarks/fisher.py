@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import functools
 import gc
 import re
 import statistics
@@ -41,7 +42,7 @@ from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTra
 from benchmarks import peers
 from fisher_ld.data.lists import read_lists, read_sequences
 from fisher_ld.data.prompts import saved_prompts
-from fisher_ld.fisher.coverage import transformer_layers
+from fisher_ld.fisher.coverage import cover, transformer_layers
 from fisher_ld.fisher.estimate import draw_examples
 from fisher_ld.fisher.traces import PromptBatch, layer_norms, logits_of, pad_prompts
 from fisher_ld.runtime import keep_freed_memory
@@ -118,12 +119,17 @@ def naive(model: PreTrainedModel, batch: PromptBatch) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.float64)  # (N, L)
 
 
+covered = functools.cache(cover)  # once a model, as `estimate` does
+
+
 OWN: dict[str, Contestant] = {
     "naive": naive,  # first: the others are compared with it
     "step": step,
     "floor": floor,
-    "ours": lambda model, batch: layer_norms(model, batch).layers,
-    "ours, checkpointing": lambda model, batch: layer_norms(model, batch, checkpointing=True).layers,
+    "ours": lambda model, batch: layer_norms(model, batch, covered=covered(model)).layers,
+    "ours, checkpointing": lambda model, batch: (
+        layer_norms(model, batch, checkpointing=True, covered=covered(model)).layers
+    ),
 }
 PEERS: dict[str, Contestant] = {
     "torch.func vmap": peers.torch_func,

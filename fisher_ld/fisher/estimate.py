@@ -15,7 +15,7 @@ import torch
 from torch import distributed
 from transformers import PreTrainedModel
 
-from fisher_ld.fisher.coverage import cover, parameter_counts, transformer_layers
+from fisher_ld.fisher.coverage import Covered, cover, parameter_counts, transformer_layers
 from fisher_ld.fisher.profile import KINDS, layer_traces
 from fisher_ld.fisher.traces import layer_norms, pad_prompts
 from fisher_ld.runtime import UserError, progress
@@ -63,13 +63,14 @@ def estimate(
     if not len(examples):
         raise UserError("no examples for Fisher traces: the train lists are empty; look at metrics/preprocess.json")
     columns = len(transformer_layers(model)) + 2
-    of_each = {"layer": list(range(columns)), "parameters": parameter_counts(cover(model), columns)}
+    covered = cover(model)
+    of_each = {"layer": list(range(columns)), "parameters": parameter_counts(covered, columns)}
     size = ROUND if tolerance else len(examples)
     rounds = []
     for first in range(0, len(examples), size):
         chosen = examples[first : first + size]
         label = f"Fisher traces, {state}"
-        rows = _gather(partial(_norms, model, prompt, chosen, label, batch_size, checkpointing))
+        rows = _gather(partial(_norms, model, prompt, chosen, label, batch_size, checkpointing, covered))
         rounds.append(_table(rows, labels, state, of_each))
         if tolerance and largest_share_error(pl.concat(rounds)) <= tolerance:
             break
@@ -95,6 +96,7 @@ def _norms(
     label: str,
     batch_size: int,
     checkpointing: bool,
+    covered: list[Covered],
 ) -> list[Row]:
     """This rank's share: example id, z, and the columns 0..L + 1 of all and of the normalisation parameters."""
     prompts = {int(example): prompt(int(example)) for example in examples}
@@ -111,7 +113,7 @@ def _norms(
     rows = []
     for batch in progress(batches, label, unit="batch"):
         padded = pad_prompts([prompts[example] for example in batch]).to(model.device)
-        result = layer_norms(model, padded, checkpointing=checkpointing)
+        result = layer_norms(model, padded, checkpointing=checkpointing, covered=covered)
         nothing = torch.zeros_like(result.embedding)[:, None]
         norm = torch.cat([result.embedding[:, None], result.layers, result.head[:, None]], 1)  # (N, L + 2)
         norms_part = torch.cat([nothing, result.norms, nothing], 1)  # (N, L + 2)
