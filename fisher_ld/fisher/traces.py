@@ -296,10 +296,13 @@ def _checkpointed(model: PreTrainedModel, active: bool) -> Iterator[None]:
         return checkpoint(partial(forward, **named), states, *others, use_reentrant=True, preserve_rng_state=False)
 
     layers = transformer_layers(model) if active else []
-    for layer in layers:
-        layer.forward = partial(recomputed, layer.forward)
+    own = [vars(layer).pop("forward", None) for layer in layers]  # for example accelerate's
+    for layer, forward in zip(layers, own, strict=True):
+        layer.forward = partial(recomputed, forward or layer.forward)
     try:
         yield
     finally:
-        for layer in layers:
+        for layer, forward in zip(layers, own, strict=True):
             del layer.forward
+            if forward is not None:
+                layer.forward = forward
