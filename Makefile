@@ -16,7 +16,7 @@ setup: .venv/ready
 
 repro: setup
 	@test -f profiles/$(PROFILE) || { echo "PROFILE=$(PROFILE): expected one of: $$(ls profiles)"; exit 1; }
-	@git diff --quiet params.yaml || { echo "params.yaml differs from the commit:"; git diff -U0 params.yaml | grep '^[+]'; }
+	@git diff --quiet params.yaml || { echo "params.yaml differs from the commit:"; git --no-pager diff -U0 params.yaml; }
 	@if [ -s profiles/$(PROFILE) ]; then \
 	  dvc exp run $$(sed 's/^/-S /' profiles/$(PROFILE)) && \
 	  echo "params.yaml now holds the $(PROFILE) profile; git restore params.yaml takes it back"; \
@@ -32,5 +32,5 @@ lint: setup
 	pyright
 
 ui: setup
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --host 127.0.0.1 \
-	  --backend-store-uri "$$(python -m fisher_ld.tracking)"
+	store=$$(python -m fisher_ld.tracking) && \
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --host 127.0.0.1 --backend-store-uri "$$store"

@@ -11,7 +11,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from fisher_ld.runtime import UserError, is_disk_full, progress
-from fisher_ld.transfer import need_space, show_bytes
+from fisher_ld.transfer import need_space, show_bytes, sizes
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -76,24 +76,15 @@ def _watched(folder: Path, total: int, label: str) -> Iterator[None]:
 
         def watch() -> None:
             while not stop.wait(0.2):
-                show_bytes(bar, _bytes(folder))
+                show_bytes(bar, sum(sizes(folder)))
 
-        Thread(target=watch, daemon=True).start()
+        watcher = Thread(target=watch, daemon=True)
+        watcher.start()
         try:
             yield
         finally:
             stop.set()
-
-
-def _bytes(folder: Path) -> int:
-    """On disk, of files that may be renamed meanwhile."""
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_blocks * 512
-        except FileNotFoundError:
-            continue
-    return total
+            watcher.join()
 
 
 def _check(name: str, path: Path, expected: RepoSibling) -> None:

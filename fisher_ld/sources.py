@@ -35,7 +35,7 @@ from typing import Any
 from fisher_ld.archives import check_whole
 from fisher_ld.hub import fetch_model
 from fisher_ld.runtime import Lock, UserError, disk_full_message, is_disk_full, progress, read_json, write_json
-from fisher_ld.transfer import download, need_space, show_bytes
+from fisher_ld.transfer import download, need_space, show_bytes, sizes
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _pip_download(name: str, version: str, size: int | None, part: Path, network
         ):
             while process.poll() is None:
                 time.sleep(0.1)
-                show_bytes(bar, max(_largest(scratch), bar.done * 1000))
+                show_bytes(bar, max(*sizes(scratch), bar.done * 1000))
         log.seek(0)
         said = log.read().strip()
         wheels = list(scratch.glob("*.whl"))
@@ -179,17 +179,6 @@ def _pip_download(name: str, version: str, size: int | None, part: Path, network
             )
         wheels[0].replace(part)
     shutil.rmtree(scratch)
-
-
-def _largest(folder: Path) -> int:
-    """Bytes of the largest file below a folder that another process writes to."""
-    sizes = [0]
-    for path in folder.rglob("*"):
-        try:
-            sizes.append(path.stat().st_size)
-        except FileNotFoundError:
-            continue
-    return max(sizes)
 
 
 def _sha256(path: Path) -> str:

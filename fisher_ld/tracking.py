@@ -288,4 +288,7 @@ def _log_artifact(client: MlflowClient, run_id: str, path: str | Path, folder: s
 
 
 if __name__ == "__main__":  # for `make ui`
-    print(store_uri(load_params("params.yaml").tracking.uri))
+    try:
+        print(store_uri(load_params("params.yaml").tracking.uri))
+    except UserError as error:
+        sys.exit(str(error))

@@ -48,6 +48,17 @@ def show_bytes(bar: Progress[None], done: int) -> None:
     bar.advance(done // 1000 - bar.done)
 
 
+def sizes(folder: Path) -> list[int]:
+    """Bytes of each file below a folder that something else writes to, after a 0."""
+    found = [0]
+    for path in folder.rglob("*"):
+        try:
+            found.append(path.stat().st_size)
+        except FileNotFoundError:
+            continue
+    return found
+
+
 def download(
     address: str, part: Path, size: int | None, resumable: bool, tries: int, wait: float, timeout: float
 ) -> None:

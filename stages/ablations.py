@@ -15,11 +15,12 @@ PROCESSED, STUDENTS = Path("data/processed"), Path("data/students")
 
 def main(params, run):
     strategies = [name for name in params.methods if METHODS[name].weighting != "none"]
+    seeds = {name: METHODS[name].seeds(params.distill.seeds) for name in strategies}
     categories = ev.read_categories(PROCESSED)
     result = {"quality": {}, "comparisons": {}}
     for family in ev.FAMILIES:
         lists = read_lists(PROCESSED, f"test_{family}")
-        models = ev.read_students(STUDENTS, strategies, f"test_{family}", lists)
+        models = ev.read_students(STUDENTS, seeds, f"test_{family}", lists)
         frames = ev.family_frames(lists, models, categories, "uniform")
         result["quality"][family] = ev.quality(frames, params.evaluate, params.seed)
         pairs = ev.ablation_pairs(strategies)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fisher_ld.data.lists import read_lists
+from fisher_ld.distillation.methods import METHODS
 from fisher_ld.evaluation import evaluate as ev
 from fisher_ld.evaluation import serving
 from fisher_ld.evaluation.scores import read_scores
@@ -18,6 +19,7 @@ TEACHER = Path("data/teacher/adapted")
 def main(params, run):
     compute = setup(params.cluster, params.seed)
     categories = ev.read_categories(PROCESSED)
+    seeds = {name: METHODS[name].seeds(params.distill.seeds) for name in params.methods}
 
     frames, result = {}, {"quality": {}, "seeds": {}, "comparisons": {}, "claims": {}, "retained": {}}
     for family in ev.FAMILIES:
@@ -27,7 +29,7 @@ def main(params, run):
         models["zero-shot"] = [read_scores(CACHE / f"zero_shot_{name}.parquet", lists)]
         baselines = ev.read_baselines(PROCESSED, lists, params.evaluate.neighbours)
         models |= {baseline: [scores] for baseline, scores in baselines.items()}
-        models |= ev.read_students(STUDENTS, params.methods, name, lists)
+        models |= ev.read_students(STUDENTS, seeds, name, lists)
         frames[family] = ev.family_frames(lists, models, categories, "teacher", partial=["zero-shot"])
         for part, value in ev.evaluate_family(frames[family], params.methods, params.evaluate, params.seed).items():
             result[part][family] = value

@@ -23,7 +23,7 @@ def main(params, run):
     trace = layer_traces(table, params.fisher.kind).trace
     for name, method in METHODS.items():
         beta, delta = params.fisher.beta, params.fisher.delta
-        seeds = range(1 if method.truncated else params.distill.seeds)
+        seeds = method.seeds(params.distill.seeds)
         by_seed = [layer_weights(method.weighting, trace, beta, delta, seed).tolist() for seed in seeds]
         kind = params.fisher.kind if method.weighting.startswith("fisher") else None
         write_json(WEIGHTS / f"{name}.json", {"strategy": method.weighting, "kind": kind, "weights": by_seed})

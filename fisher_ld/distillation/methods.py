@@ -12,6 +12,10 @@ class Method:
     dynamic: bool = False  # Eq. 9
     truncated: bool = False  # the first layers of the teacher as they are, their head fitted, no step of training
 
+    def seeds(self, asked: int) -> range:
+        """Its training seeds: one where nothing is trained."""
+        return range(1 if self.truncated else asked)
+
 
 METHODS = {
     "none": Method("none", output=False),

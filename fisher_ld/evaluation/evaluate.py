@@ -43,16 +43,10 @@ def read_baselines(processed: Path, lists: Lists, neighbours: int) -> dict[str, 
     return {name: Scores(np.arange(len(lists)), values) for name, values in scores.items()}
 
 
-def read_students(folder: Path, methods: Sequence[str], name: str, lists: Lists) -> dict[str, list[Scores]]:
-    """Scores of every method's students, one a training seed, on `lists`, those of the file `name`."""
-    result = {}
-    for method in methods:
-        seeds = sorted(int(path.name) for path in (folder / method).glob("[0-9]*"))
-        if not seeds:
-            raise UserError(f"{folder / method}: no students; run the stage distill@{method} (dvc repro)")
-        files = (folder / method / str(seed) / f"scores_{name}.parquet" for seed in seeds)
-        result[method] = [read_scores(file, lists) for file in files]
-    return result
+def read_students(folder: Path, seeds: Mapping[str, range], name: str, lists: Lists) -> dict[str, list[Scores]]:
+    """Scores of every method's students, one for each of its `seeds`, on `lists`, those of the file `name`."""
+    files = {m: [folder / m / str(seed) / f"scores_{name}.parquet" for seed in own] for m, own in seeds.items()}
+    return {method: [read_scores(file, lists) for file in own] for method, own in files.items()}
 
 
 # --- metrics

@@ -178,7 +178,7 @@ def test_a_served_model_scores_as_one_prompt_each(world):
 
 def test_evaluate_without_students(world, monkeypatch, tmp_path):
     monkeypatch.setattr("stages.evaluate.STUDENTS", tmp_path)
-    with pytest.raises(UserError, match=r"none: no students; run the stage distill@none"):
+    with pytest.raises(UserError, match=r"none/0/scores_test_popularity.parquet: no such file; run the stage"):
         run_stage("evaluate", world, monkeypatch)
 
 
