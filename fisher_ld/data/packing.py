@@ -14,8 +14,7 @@ import numpy as np
 import torch
 
 from fisher_ld.data.lists import Lists, take
-from fisher_ld.data.prompts import Prompts
-from fisher_ld.runtime import UserError
+from fisher_ld.data.prompts import Prompts, check_context
 
 MULTIPLE = 32  # of tokens in a row: matrix kernels are made anew for each length, and fast at even ones
 
@@ -76,12 +75,7 @@ def pack(
     """One row for each window (list numbers of one user with one history start; a window of one list is the usual
     one-sequence-per-list packing). Raises UserError where a prompt is longer than the teacher's `context`."""
     rows = [_pack_row(lists, window, sequences, prompts) for window in windows]
-    longest = max(max(row.positions) + 1 for row in rows)
-    if longest > context:
-        raise UserError(
-            f"a prompt has {longest} tokens, but the model's context ends at {context}: "
-            "lower data.history_length or shorten data.item_text or teacher.prompt"
-        )
+    check_context(max(max(row.positions) + 1 for row in rows), context)
     length = -(-max(len(row.ids) for row in rows) // MULTIPLE) * MULTIPLE
 
     def padded(values: list[list[int]], fill: int) -> torch.Tensor:

@@ -29,6 +29,14 @@ class Prompts:
         """Every token id of any prompt, and the 0 of padding, in order."""
         return sorted({0, *self.prefix, *chain(*self.history), *chain(*self.candidate)})
 
+    def longest(self, lists: Lists, sequences: list[np.ndarray]) -> int:
+        """Tokens of the longest prompt of any candidate of these lists."""
+        upto = [np.cumsum([0, *(len(self.history[item]) for item in items)]) for items in sequences]
+        candidate = np.array([len(piece) for piece in self.candidate])
+        places = zip(lists.user, lists.start, lists.position, lists.candidates, strict=True)
+        lengths = [upto[user][end] - upto[user][begin] + candidate[c].max() for user, begin, end, c in places]
+        return len(self.prefix) + int(max(lengths, default=0))
+
     def example(self, lists: Lists, sequences: list[np.ndarray], example: int) -> list[int]:
         """Token ids of one candidate of one list, as a prompt of its own."""
         index = int(np.searchsorted(lists.offsets, example, side="right")) - 1
@@ -39,6 +47,15 @@ class Prompts:
             *(token for item in history for token in self.history[item]),
             *self.candidate[lists.candidates[index][place]],
         ]
+
+
+def check_context(tokens: int, context: int) -> None:
+    """Raises UserError where a prompt of so many `tokens` is longer than what the model takes."""
+    if tokens > context:
+        raise UserError(
+            f"a prompt has {tokens} tokens, but the model's context ends at {context}: "
+            "lower data.history_length or shorten data.item_text or teacher.prompt"
+        )
 
 
 def single_token(tokenizer: PreTrainedTokenizerBase, word: str, key: str) -> int:

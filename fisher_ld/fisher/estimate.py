@@ -15,6 +15,7 @@ import torch
 from torch import distributed
 from transformers import PreTrainedModel
 
+from fisher_ld.data.prompts import check_context
 from fisher_ld.fisher.coverage import Covered, cover, parameter_counts, transformer_layers
 from fisher_ld.fisher.profile import KINDS, layer_traces
 from fisher_ld.fisher.traces import layer_norms, pad_prompts
@@ -100,12 +101,7 @@ def _norms(
 ) -> list[Row]:
     """This rank's share: example id, z, and the columns 0..L + 1 of all and of the normalisation parameters."""
     prompts = {int(example): prompt(int(example)) for example in examples}
-    longest, context = max(map(len, prompts.values())), model.config.max_position_embeddings
-    if longest > context:
-        raise UserError(
-            f"a prompt has {longest} tokens, but the model's context ends at {context}: "
-            "lower data.history_length or shorten data.item_text or teacher.prompt"
-        )
+    check_context(max(map(len, prompts.values())), model.config.max_position_embeddings)
     by_length = sorted(prompts, key=lambda example: (len(prompts[example]), example))
     if distributed.is_initialized():
         by_length = by_length[distributed.get_rank() :: distributed.get_world_size()]

@@ -7,7 +7,7 @@ requires a gradient: the backward of sum(z) computes the gradients of activation
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from fisher_ld.fisher.coverage import Covered, cover, embedding_scale, normalised, rms_scale, transformer_layers
 from fisher_ld.fisher.gram import count_mirrored, gradient_norm, gram, gram_is_cheaper, gram_product, spans
+from fisher_ld.models.last_layer import only_at_decisions
 from fisher_ld.runtime import UserError
 
 Branch = Literal["cheaper", "gram", "gradient"]
@@ -98,7 +99,8 @@ def layer_norms(
     Raises UserError for a model whose parameters are not all covered (see `coverage`), for a module that is used twice
     or never on the way to z or in another way than its norm is taken, and for norms that are not finite.
     """
-    count = len(transformer_layers(model))
+    stack = transformer_layers(model)
+    count = len(stack)
     wanted = list(layers) if layers is not None else list(range(1, count + 1))
     if not set(wanted) <= set(range(1, count + 1)):
         raise UserError(f"layers: expected numbers from 1 to {count}, got {wanted}")
@@ -109,11 +111,13 @@ def layer_norms(
     size, device = len(batch.input_ids), batch.input_ids.device
     taps = _Taps(torch.zeros(2, size, count + 2, dtype=torch.float64, device=device), branch)
 
-    with _frozen(model), _checkpointed(model, checkpointing), taps.on(covered), torch.enable_grad():
+    decision = torch.stack([rows, batch.decision], 1)
+    recomputed = _checkpointed(stack[:-1] if checkpointing else [])
+    with _frozen(model), recomputed, only_at_decisions(stack[-1], decision), taps.on(covered), torch.enable_grad():
         z = logits_of(model, batch)
         z.sum().backward()
 
-    taps.check(covered)
+    taps.finish(covered)
     total, norms = taps.norms  # (N, L + 2) each
     if not total.isfinite().all():
         row, column = (~total.isfinite()).nonzero()[0].tolist()
@@ -164,7 +168,8 @@ class _Taps:
         self.branch: Branch = branch
         self.shared: _SharedInput | None = None
         self.calls: dict[str, int] = {}
-        self.gradients: dict[str, int] = {}
+        self.features: dict[str, torch.Tensor] = {}  # which outputs of a linear layer or embedding got a gradient
+        self.of_norms: dict[str, torch.Tensor] = {}  # (N, parameters), the gradient of a norm, added up over its calls
 
     @contextmanager
     def on(self, covered: list[Covered]) -> Iterator[None]:
@@ -177,14 +182,12 @@ class _Taps:
             for handle in handles:
                 handle.remove()
 
-    def check(self, covered: list[Covered]) -> None:
+    def finish(self, covered: list[Covered]) -> None:
         for part in covered:
-            calls, gradients = self.calls.get(part.name, 0), self.gradients.get(part.name, 0)
-            if (calls, gradients) != (1, 1):
-                raise UserError(
-                    f"{part.name}: expected to be used once on the way to the logit, but was called {calls} and got "
-                    f"a gradient {gradients} times; its gradient norm cannot be told from its calls"
-                )
+            if part.name in self.of_norms:
+                self.norms[:, :, part.column] += self.of_norms[part.name].double().square().sum(-1)
+            elif part.name not in self.features:
+                raise _unknown(part, f"got no gradient in {self.calls.get(part.name, 0)} calls")
 
     def _linear(self, part: Covered, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor):
         if not torch.is_grad_enabled():  # the first, unrecorded pass of a checkpointed layer
@@ -197,28 +200,31 @@ class _Taps:
         shared = self.shared
         shared.outputs += output.shape[-1]
 
-        def norm(gradient: torch.Tensor) -> torch.Tensor:
-            gradient = _per_example(gradient)  # (N, T, d_out)
+        def read(gradient: torch.Tensor) -> None:
             squares = shared.norm(gradient)  # (N,)
-            return squares if module.bias is None else squares + _squares(gradient.sum(1))
+            if module.bias is not None:
+                squares += gradient.sum(1).double().square().sum(-1)
+            self.norms[0, :, part.column] += squares
 
-        self._tap(part, output, norm)
+        self._tap(part, output, read)
 
     def _norm(self, part: Covered, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor):
         if not torch.is_grad_enabled():
             return
         source = _only(part, inputs).detach()  # (N, T, d), or (N, T, heads, d)
 
-        def norm(gradient: torch.Tensor) -> torch.Tensor:
-            gradient, x = _per_example(gradient), _per_example(source)  # (N, T, d)
+        def read(gradient: torch.Tensor) -> None:
+            x = _per_example(source)  # (N, T, d)
             if part.kind == "rms_norm":  # one pass over the activations less than by the normalised input
                 of_weight = torch.bmm(rms_scale(module, x).mT, gradient * x).squeeze(1)  # (N, d)
             else:
                 of_weight = (gradient * normalised(module, part.kind, x)).sum(1)  # (N, d)
-            squares = _squares(of_weight)
-            return squares if getattr(module, "bias", None) is None else squares + _squares(gradient.sum(1))
+            if getattr(module, "bias", None) is not None:
+                of_weight = torch.cat([of_weight, gradient.sum(1)], 1)
+            before = self.of_norms.get(part.name)
+            self.of_norms[part.name] = of_weight if before is None else before + of_weight
 
-        self._tap(part, output, norm)
+        self._tap(part, output, read)
 
     def _embedding(self, part: Covered, module: nn.Embedding, inputs: tuple[torch.Tensor, ...], output: torch.Tensor):
         """An embedding is a linear layer on one-hot inputs: their Gram matrix says which tokens are equal. Its output
@@ -226,17 +232,17 @@ class _Taps:
         ids = _only(part, inputs)  # (N, T)
         leaf = output.detach().requires_grad_()
 
-        def norm(gradient: torch.Tensor) -> torch.Tensor:
-            gradient = _per_example(gradient) * embedding_scale(module)  # (N, T, d)
+        def read(gradient: torch.Tensor) -> None:
+            gradient = gradient * embedding_scale(module)  # (N, T, d)
             if module.padding_idx is not None:  # torch gives this row no gradient, and so training does not move it
                 gradient = gradient * (ids != module.padding_idx)[..., None]
             equal = [(ids[:, i:j, None] == ids[:, None, i:]).to(gradient.dtype) for i, j in spans(ids.shape[1])]
-            return gram_product(count_mirrored(equal), gradient)
+            self.norms[0, :, part.column] += gram_product(count_mirrored(equal), gradient)
 
-        self._tap(part, leaf, norm)
+        self._tap(part, leaf, read)
         return leaf
 
-    def _tap(self, part: Covered, output: torch.Tensor, norm: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def _tap(self, part: Covered, output: torch.Tensor, read: Callable[[torch.Tensor], None]) -> None:
         self.calls[part.name] = self.calls.get(part.name, 0) + 1
         if len(output) != self.norms.shape[1]:
             raise UserError(
@@ -244,14 +250,30 @@ class _Taps:
                 "the gradient norm of each example cannot be told from that"
             )
 
-        def read(gradient: torch.Tensor) -> None:
-            self.gradients[part.name] = self.gradients.get(part.name, 0) + 1
-            squares = norm(gradient.detach())  # (N,)
-            self.norms[0, :, part.column] += squares
-            if part.kind in ("layer_norm", "rms_norm"):
-                self.norms[1, :, part.column] += squares
+        def of_examples(gradient: torch.Tensor) -> None:
+            gradient = _per_example(gradient)  # (N, T, d_out)
+            if part.kind in ("linear", "embedding"):
+                self._disjoint(part, gradient)
+            read(gradient)
 
-        output.register_hook(read)
+        output.register_hook(of_examples)
+
+    def _disjoint(self, part: Covered, gradient: torch.Tensor) -> None:
+        """Squared norms of a module's calls add up where no output feature got a gradient in two of them: of queries,
+        keys and values that one module computes, the model's last layer reads a part in each call."""
+        once = self.calls[part.name] == 1
+        features = gradient.new_ones(1, dtype=torch.bool) if once else gradient.any(dim=1).any(dim=0)  # (d_out,)
+        before = self.features.get(part.name)
+        if before is not None and (before & features).any():
+            raise _unknown(part, "got a gradient in several calls")
+        self.features[part.name] = features if before is None else before | features
+
+
+def _unknown(part: Covered, found: str) -> UserError:
+    return UserError(
+        f"{part.name}: expected to be used once on the way to the logit, but {found}; its gradient norm cannot be told "
+        "from its calls"
+    )
 
 
 def _only(part: Covered, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -264,11 +286,6 @@ def _per_example(x: torch.Tensor) -> torch.Tensor:
     """(N, d), (N, T, d) or (N, T, heads, d) -> (N, tokens, d), detached, at least float32."""
     x = x.detach().reshape(len(x), -1, x.shape[-1])
     return x if x.dtype == torch.float64 else x.float()
-
-
-def _squares(gradient: torch.Tensor) -> torch.Tensor:
-    """(N, d) -> (N,) float64."""
-    return gradient.double().square().sum(-1)
 
 
 @contextmanager
@@ -289,13 +306,12 @@ def _frozen(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def _checkpointed(model: PreTrainedModel, active: bool) -> Iterator[None]:
+def _checkpointed(layers: Iterable[nn.Module]) -> Iterator[None]:
     """Re-entrant checkpoints of the layers, which recompute without dropout, as `_frozen` has them."""
 
     def recomputed(forward: Callable, states: torch.Tensor, *others: object, **named: object) -> object:
         return checkpoint(partial(forward, **named), states, *others, use_reentrant=True, preserve_rng_state=False)
 
-    layers = transformer_layers(model) if active else []
     own = [vars(layer).pop("forward", None) for layer in layers]  # for example accelerate's
     for layer, forward in zip(layers, own, strict=True):
         layer.forward = partial(recomputed, forward or layer.forward)

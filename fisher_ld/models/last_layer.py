@@ -65,7 +65,9 @@ def only_at_decisions(layer: nn.Module, decision: torch.Tensor) -> Iterator[None
         hidden = given["hidden_states"]
         shape.append(hidden.shape)
         given["hidden_states"] = hidden[rows, columns]  # (B, n, d)
-        given["attention_mask"] = given["attention_mask"][rows, 0, columns][:, None]  # (B, 1, n, T)
+        mask = given["attention_mask"]  # (B, 1, T, T), or None where attention is plainly causal
+        causal = torch.arange(hidden.shape[1], device=row.device) <= columns[..., None]  # (B, n, T)
+        given["attention_mask"] = (causal if mask is None else mask[rows, 0, columns])[:, None]  # (B, 1, n, T)
         if given.get("position_ids") is not None:
             given["position_ids"] = given["position_ids"][rows, columns]  # (B, n)
         if given.get("position_embeddings") is not None:  # rotary cosines and sines

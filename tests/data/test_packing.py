@@ -123,6 +123,12 @@ def test_prompt_beyond_the_context_is_refused():
         pack(lists, lists.windows(), sequences, prompts, 5)
 
 
+def test_the_longest_prompt_is_known_before_any_is_packed():
+    lists, sequences, prompts = world(CANDIDATES["ragged"])
+    lengths = [len(prompts.example(lists, sequences, example)) for example in range(lists.offsets[-1])]
+    assert prompts.longest(lists, sequences) == max(lengths) > min(lengths)
+
+
 def test_batches_hold_every_window_once():
     lists, *_ = world(CANDIDATES["ragged"])
     plan = by_length(lists.windows(), np.array([5, 1, 3]), 2, seed=3)
