@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -46,7 +46,7 @@ NonNegative = Annotated[Number, Field(ge=0)]
 Rate = Annotated[Number, Field(gt=0)]
 Date = Annotated[str, BeforeValidator(_date)]
 Method = Literal[
-    "none", "truncated", "uniform", "linear", "exponential", "fisher-reversed", "fisher-shuffled", "fisher", "fisher-ld"
+    "truncated", "none", "uniform", "linear", "exponential", "fisher", "fisher-shuffled", "fisher-reversed", "fisher-ld"
 ]
 
 
@@ -167,9 +167,9 @@ class Prompt(Section):
 
 class Adapt(Section):
     method: Literal["lora", "full"] = "full"
-    first_layers: Positive | None = 6  # adapted first, without those above; None: all at once
-    first_steps: Positive = 3400  # optimiser steps of that
-    first_learning_rate: Rate = 1.6e-4
+    first_layers: Positive | None = 4  # adapted first, without those above; None: all at once
+    first_steps: Positive = 3900  # optimiser steps of that
+    first_learning_rate: Rate = 2e-4
     lora_rank: Positive = 16
     learning_rate: Rate = 1e-4
     weight_decay: NonNegative = 0.01
@@ -177,7 +177,7 @@ class Adapt(Section):
     steps: Positive = 120  # of the layers above them, or of all
     batch_users: Positive = 2  # packed rows a step
     warmup: Fraction = 0.1
-    eval_every: Positive = 1700  # optimiser steps of a part; and at its start and end
+    eval_every: Positive = 1950  # optimiser steps of a part; and at its start and end
     val_users: Positive = 200
     patience: Positive | None = None  # None: never stop early
     checkpoint_every: Positive = 100
@@ -212,7 +212,7 @@ class Student(Section):
     the width differs; `random`. Width fields left at None are the teacher's."""
 
     init: Literal["first", "spaced", "random"] = "first"
-    layers: Positive = 6
+    layers: Positive = 4
     hidden_size: Positive | None = None
     intermediate_size: Positive | None = None
     heads: Positive | None = None
@@ -245,7 +245,7 @@ class Distill(Section):
     batch_users: Positive = 2
     warmup: Fraction = 0.1
     eval_every: Positive = 100
-    val_users: Positive = 200
+    val_users: Positive = 100
     checkpoint_every: Positive = 100
 
     def contradictions(self) -> Iterator[str]:
@@ -285,7 +285,7 @@ Methods = Annotated[list[Method], AfterValidator(_compared)]
 
 class Params(Section):
     seed: Annotated[Whole, Field(ge=0)] = 0
-    methods: Methods = ["truncated", "none", "uniform", "fisher-shuffled", "fisher-ld"]
+    methods: Methods = list(get_args(Method))
     data: Data = Data()
     teacher: Teacher = Teacher()
     cache: Cache = Cache()

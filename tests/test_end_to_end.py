@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
+    "methods": ["truncated", "none", "uniform", "fisher-shuffled", "fisher-ld"],
     "data": {"max_users": 24, "train_positives": 2},
     "teacher": {
         "adapt": {
