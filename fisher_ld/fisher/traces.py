@@ -96,8 +96,12 @@ def layer_norms(
     backward pass. branch: how linear layers are taken; the default takes the cheaper one by counted operations.
     covered: `cover(model)`, where it was taken before: its probes cost some 2% of a batch.
 
-    Raises UserError for a model whose parameters are not all covered (see `coverage`), for a module that is used twice
-    or never on the way to z or in another way than its norm is taken, and for norms that are not finite.
+    The last layer computes only its keys and values at all tokens, the rest at the decision tokens: elsewhere its
+    gradient is zero.
+
+    Raises UserError for a model whose parameters are not all covered (see `coverage`), for a module that is never used
+    on the way to z or in another way than its norm is taken, for a linear layer that is used twice, for a last layer
+    that does not take transformers' cache, and for norms that are not finite.
     """
     stack = transformer_layers(model)
     count = len(stack)

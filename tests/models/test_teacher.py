@@ -108,3 +108,39 @@ def test_the_first_layers_are_adapted_before_those_above(tiny, tmp_path, method)
 def test_more_first_layers_than_there_are(trained):
     with pytest.raises(UserError, match=r"first_layers: expected less than the teacher's 2 layers, got 2"):
         trained(first_layers=2)
+
+
+@pytest.mark.parametrize(("validations", "next_step"), [(1, 3), (4, 9)], ids=["first part", "second part"])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_an_interrupted_adaptation_goes_on(tiny, tmp_path, method, validations, next_step):
+    params = Adapt(
+        method=method, steps=4, first_layers=2, first_steps=6, eval_every=3, checkpoint_every=1, batch_users=4,
+        learning_rate=1e-2, first_learning_rate=1e-2,
+    )  # fmt: skip
+
+    def run(folder, until=None):
+        scorer, left, logged = tiny.scorer(layers=3), until, []
+
+        def validate():
+            nonlocal left
+            if left == 0:
+                raise KeyboardInterrupt
+            left = left and left - 1
+            return float(-next(iter(scorer.parameters())).detach().sum())
+
+        checkpoints = [Checkpoint("adapt_teacher", {"part": part}, folder) for part in (1, 2)]
+        result = adapt(
+            scorer, tiny.lists, tiny.sequences, tiny.prompts, params, validate, checkpoints,
+            lambda values, step: logged.append(step), 0,
+        )  # fmt: skip
+        return scorer, result, logged
+
+    whole, expected, _ = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", until=validations)
+    resumed, result, logged = run(tmp_path / "cut")
+    assert logged[0] == next_step
+    for name, parameter in resumed.named_parameters():
+        torch.testing.assert_close(parameter, whole.get_parameter(name))
+    assert [row["step"] for row in result.curve] == [row["step"] for row in expected.curve]
+    assert (result.best_step, result.best_score) == (expected.best_step, pytest.approx(expected.best_score))
