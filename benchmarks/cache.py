@@ -83,7 +83,7 @@ def drop(paths: list[Path]) -> None:
 
 def reading(folder: Path, lists: Lists, plain: Path) -> None:
     cache, batches = TeacherCache.open(folder), orders(lists)
-    row = cache.layers * (2 * cache.width + 4) + 4  # hidden states, rms, logit
+    row = cache.layers * 2 * cache.width + 4  # hidden states, logit
     sizes = [len(batch) * row for batch in batches]
     total, chunk = sum(sizes), os.urandom(1 << 20)
     with open(plain, "wb") as stream:

@@ -105,6 +105,8 @@ class DataSource(Section):
     def contradictions(self) -> Iterator[str]:
         if self.kind == "table" and not (self.interactions and self.items):
             yield "kind: table needs `interactions` and `items`, each a path or an https address"
+        if self.kind == "table" and self.columns.timestamp is None and self.columns.order is None:
+            yield "kind: table needs `columns.timestamp` (seconds since 1970) or `columns.order` (places in a history)"
         if self.kind != "table" and (self.interactions or self.items):
             yield f"`interactions` and `items` are for kind: table only, kind is {self.kind}"
         amazon = self.kind.startswith("amazon")
@@ -138,6 +140,8 @@ class Data(Section):
             yield f"history_block ({self.history_block}) must not exceed history_length ({self.history_length})"
         if (self.split == "global_time") != (self.test_from is not None):
             yield "split: global_time and `test_from` (an ISO date) go together"
+        if self.split == "global_time" and self.source.kind == "table" and self.source.columns.timestamp is None:
+            yield "split: global_time needs timestamps, and `source.columns.timestamp` names none"
 
 
 class TeacherSource(Section):
@@ -168,7 +172,7 @@ class Prompt(Section):
 class Adapt(Section):
     method: Literal["lora", "full"] = "full"
     first_layers: Positive | None = 4  # adapted first, without those above; None: all at once
-    first_steps: Positive = 3700  # optimiser steps of that
+    first_steps: Positive = 3500  # optimiser steps of that
     first_learning_rate: Rate = 3e-4
     lora_rank: Positive = 16
     learning_rate: Rate = 1e-4
@@ -177,7 +181,7 @@ class Adapt(Section):
     steps: Positive = 100  # of the layers above them, or of all
     batch_users: Positive = 2  # packed rows a step
     warmup: Fraction = 0.1
-    eval_every: Positive = 1850  # optimiser steps of a part; and at its start and end
+    eval_every: Positive = 1750  # optimiser steps of a part; and at its start and end
     val_users: Positive = 200
     patience: Positive | None = None  # None: never stop early
     checkpoint_every: Positive = 100
@@ -191,7 +195,7 @@ class Teacher(Section):
 
 
 class Cache(Section):
-    windows: Positive | None = 200
+    windows: Positive | None = 150
     shard_rows: Positive = 8192
 
 
@@ -241,10 +245,10 @@ class Distill(Section):
     temperature: Rate = 4.0
     layer_map: Literal["all", "spaced", "last", "fisher"] = "all"
     learning_rate: Rate = 3e-5
-    steps: Positive = 100
+    steps: Positive = 75
     batch_users: Positive = 2
     warmup: Fraction = 0.1
-    eval_every: Positive = 100
+    eval_every: Positive = 75
     val_users: Positive = 100
     checkpoint_every: Positive = 100
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
+from functools import cache
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -23,14 +24,13 @@ class Progress(Generic[T]):
     def __enter__(self) -> Progress[T]:
         self.started = self.last_line = time.monotonic()
         if sys.stderr.isatty():
-            from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
             rate = TextColumn("{task.fields[rate]}")
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate)
             times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-            self.bar = Bar(*columns, *times, console=Console(stderr=True))
+            self.bar = Bar(*columns, *times, console=_console())
             self.bar.start()
             self.task = self.bar.add_task(self.label, total=self.total, completed=self.done, rate="")
         return self
@@ -74,6 +74,14 @@ class Progress(Generic[T]):
             for item in self.items:
                 yield item
                 self.advance()
+
+
+@cache
+def _console() -> Any:
+    """One for all bars, so that a bar within another (validation within training) stands below it."""
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 def _clock(seconds: float) -> str:

@@ -65,7 +65,7 @@ def fit(
 
     `loss(entry, step)` gives the loss, its parts for the log, and the tokens it read. The order of the data is
     `plan` alone, so that a run resumed from `checkpoint` goes on exactly where it was. Raises UserError on a loss
-    that is not finite.
+    or gradient that is not finite.
     """
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     decayed = [p for p in trained.values() if p.ndim > 1]
@@ -115,13 +115,14 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             total, parts, tokens = loss(plan[step], step)
-            if not torch.isfinite(total):
-                raise UserError(
-                    f"{label}: the loss is {total.item()} at step {step}: expected a finite number. "
-                    f"Lower the learning rate (now {schedule.learning_rate}) or look at the parts: {parts}"
-                )
             total.backward()
             norm = nn.utils.clip_grad_norm_(trained.values(), schedule.clip)
+            if not (torch.isfinite(total) and torch.isfinite(norm)):
+                raise UserError(
+                    f"{label}: the loss is {total.item()} and its gradient's norm {norm.item()} at step {step}: "
+                    f"expected finite numbers. Lower the learning rate (now {schedule.learning_rate}) or look at the "
+                    f"parts: {parts}"
+                )
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step += 1

@@ -8,6 +8,7 @@ from transformers import AutoTokenizer
 
 from fisher_ld.data.lists import read_lists, read_sequences
 from fisher_ld.data.prompts import build_prompts, check_context
+from fisher_ld.fisher.coverage import cover
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.student import save
 from fisher_ld.models.teacher import adapt
@@ -25,8 +26,10 @@ def main(params, run):
     prompts = build_prompts(tokenizer, PROCESSED, params.teacher.prompt)
     scorer = Scorer.from_causal_lm(BASE, prompts.yes, prompts.no).on(compute)
     lists, sequences = read_lists(PROCESSED, "train"), read_sequences(PROCESSED)
+    # what would stop a later stage stops here, before the longest one
     for part in (lists, *(read_lists(PROCESSED, name) for name in ("val", "test_popularity", "test_uniform"))):
-        check_context(prompts.longest(part, sequences), scorer.context())  # before any work, not when its turn comes
+        check_context(prompts.longest(part, sequences), scorer.context())
+    cover(scorer.model)
     validate = validator(scorer, PROCESSED, sequences, prompts, settings.val_users, params.seed)
 
     key = {"params": params.model_dump(mode="json"), "inputs": fingerprint([PROCESSED, BASE])}

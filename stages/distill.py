@@ -37,10 +37,13 @@ STATES = 1000  # examples whose states span the projection of a narrower student
 
 
 def origin(method, params, cache):
-    """What a student starts from: the teacher, the student's shape, and states of the teacher (n, d_T)."""
+    """What a student starts from: the teacher, the student's shape, and states of the teacher (n, d_T) for one that is
+    narrower, else None."""
     if method.truncated:
         shape = Student(init="first", layers=params.student.layers, vocabulary=params.student.vocabulary)
         return Scorer.load(ADAPTED), shape, None
+    if params.student.hidden_size is None:
+        return Scorer.load(ADAPTED), params.student, None
     some = np.random.default_rng(params.seed).permutation(cache.examples)[:STATES]
     return Scorer.load(ADAPTED), params.student, cache.signals(some)[1].flatten(0, 1)
 
@@ -101,7 +104,7 @@ def main(params, run):
 
         fit, trajectory = distill(
             student, cache, method, weights, lists, sequences, prompts, params.distill, params.fisher, validate,
-            checkpoint, log, seed, f"{name}, seed {seed}", teacher_trace,
+            checkpoint, log, seed, f"{name}, seed {seed}", teacher_trace, weighting["mass"],
         )  # fmt: skip
         students.append((student, tokenizer, prompts))
         schema = {"step": pl.Int64, "layer": pl.Int64, "weight": pl.Float64}

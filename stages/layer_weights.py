@@ -20,13 +20,15 @@ def main(params, run):
     if not TRACES.is_file():
         raise UserError(f"{TRACES}: no such file; run the stage estimate_fisher (dvc repro)")
     table = pl.read_parquet(TRACES).filter(pl.col("state") == "adapted")
-    trace = layer_traces(table, params.fisher.kind).trace
+    traces = layer_traces(table, params.fisher.kind)
+    mass = traces.share.tolist() if params.distill.layer_map == "fisher" else None  # else no student depends on it
     for name, method in METHODS.items():
         beta, delta = params.fisher.beta, params.fisher.delta
         seeds = method.seeds(params.distill.seeds)
-        by_seed = [layer_weights(method.weighting, trace, beta, delta, seed).tolist() for seed in seeds]
+        by_seed = [layer_weights(method.weighting, traces.trace, beta, delta, seed).tolist() for seed in seeds]
         kind = params.fisher.kind if method.weighting.startswith("fisher") else None
-        write_json(WEIGHTS / f"{name}.json", {"strategy": method.weighting, "kind": kind, "weights": by_seed})
+        result = {"strategy": method.weighting, "kind": kind, "weights": by_seed, "mass": mass}
+        write_json(WEIGHTS / f"{name}.json", result)
         for layer, weight in enumerate(by_seed[0], start=1):
             run.log_metrics({f"weight/{name}": weight}, step=layer)
 

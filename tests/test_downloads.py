@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from fisher_ld.downloads import DATA, TEACHERS, Part, fetch_data, fetch_teacher
-from fisher_ld.params import DataSource, TeacherSource
+from fisher_ld.params import Columns, DataSource, TeacherSource
 from fisher_ld.runtime import UserError
 from fisher_ld.sources import Network, Source
 
+COLUMNS = Columns(order="place")
 LLAMA = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -87,7 +88,10 @@ def test_tables_keep_their_format(data, tmp_path):
     (tmp_path / "My likes.CSV").write_text("likes")
     (tmp_path / "things.jsonl.gz").write_text("things")
     source = DataSource(
-        kind="table", interactions=str(tmp_path / "My likes.CSV"), items=(tmp_path / "things.jsonl.gz").as_uri()
+        kind="table",
+        columns=COLUMNS,
+        interactions=str(tmp_path / "My likes.CSV"),
+        items=(tmp_path / "things.jsonl.gz").as_uri(),
     )
     assert data(source) == {"interactions.csv": b"likes", "items.jsonl.gz": b"things"}
     (tmp_path / "raw" / "interactions.csv").write_text("changed")
@@ -96,7 +100,7 @@ def test_tables_keep_their_format(data, tmp_path):
 
 def test_failure_leaves_what_was_there(data, tmp_path):
     (tmp_path / "a.csv").write_text("a")
-    data(DataSource(kind="table", interactions=str(tmp_path / "a.csv"), items=str(tmp_path / "a.csv")))
+    data(DataSource(kind="table", columns=COLUMNS, interactions=str(tmp_path / "a.csv"), items=str(tmp_path / "a.csv")))
     (tmp_path / "folder.csv").mkdir()
     for items, text in (
         ("b.csv", "no such file"),
@@ -104,7 +108,11 @@ def test_failure_leaves_what_was_there(data, tmp_path):
         ("folder.csv", "expected a file, got a folder"),
     ):
         with pytest.raises(UserError, match=text):
-            data(DataSource(kind="table", interactions=str(tmp_path / "a.csv"), items=str(tmp_path / items)))
+            data(
+                DataSource(
+                    kind="table", columns=COLUMNS, interactions=str(tmp_path / "a.csv"), items=str(tmp_path / items)
+                )
+            )
         assert sorted(p.name for p in tmp_path.iterdir()) == ["a.csv", "folder.csv", "raw"]
         assert sorted(p.name for p in (tmp_path / "raw").iterdir()) == ["interactions.csv", "items.csv"]
 

@@ -70,7 +70,24 @@ def test_all_errors_at_once():
         ({"data": {"history_block": 30}}, "data: history_block (30) must not exceed history_length (10)"),
         ({"data": {"item_text": "a film"}}, "data: item_text: 'a film' must hold {title}"),
         ({"data": {"item_text": "{title"}}, "'{title' is not a template"),
-        ({"data": {"source": {"kind": "table"}}}, "data.source: kind: table needs `interactions` and `items`"),
+        (
+            {"data": {"source": {"kind": "table", "columns": {"order": "place"}}}},
+            "data.source: kind: table needs `interactions` and `items`",
+        ),
+        (
+            {"data": {"source": {"kind": "table", "interactions": "a", "items": "b"}}},
+            "table needs `columns.timestamp` (seconds since 1970) or `columns.order`",
+        ),
+        (
+            {
+                "data": {
+                    "source": {"kind": "table", "interactions": "a", "items": "b", "columns": {"order": "place"}},
+                    "split": "global_time",
+                    "test_from": "2020-01-01",
+                }
+            },
+            "global_time needs timestamps, and `source.columns.timestamp` names none",
+        ),
         ({"data": {"source": {"kind": "amazon-2023"}}}, "data.source: kind: amazon-2023 needs `category`"),
         ({"data": {"source": {"category": "Books"}}}, "data.source: `category` is for the Amazon kinds only"),
         ({"data": {"source": {"items": "i.csv"}}}, "data.source: `interactions` and `items` are for kind: table"),

@@ -41,16 +41,21 @@ def test_the_start_is_on_the_curve_and_no_candidate(tmp_path):
     assert fitted.table()["step"].to_list() == list(range(11))
 
 
-def test_a_loss_that_is_not_finite_stops(tmp_path):
+@pytest.mark.parametrize("value, found", [(torch.nan, "nan and"), (0.0, "0.0 and its gradient's norm inf")])
+def test_what_is_not_finite_stops_before_the_weights_change(tmp_path, value, found):
     module = nn.Linear(1, 1)
 
     def loss(entry, step):
-        return module(torch.full((1, 1), torch.nan if step == 3 else 1.0)).sum(), {"bce": step}, 1
+        seen.append(module.weight.item())
+        output = module(torch.ones(1, 1))
+        return ((output - output.detach() + value).sqrt() if step == 3 else output).sum(), {"bce": step}, 1
 
+    seen = []
     schedule = Schedule(0.1, 0.0, warmup=0.1, eval_every=2, patience=None, checkpoint_every=100)
     checkpoint = Checkpoint("test", {}, tmp_path)
-    with pytest.raises(UserError, match=r"testing: the loss is nan at step 3: .*learning rate .*'bce': 3"):
+    with pytest.raises(UserError, match=rf"testing: the loss is {found}.* at step 3: .*learning rate .*'bce': 3"):
         fit(module, range(10), loss, lambda: 0.5, schedule, checkpoint, lambda values, step: None, "testing")
+    assert module.weight.item() == seen[-1]
 
 
 def test_the_rate_warms_up_and_falls_to_zero():

@@ -7,12 +7,14 @@ import math
 from fisher_ld.runtime import UserError
 
 
-def layer_map(kind: str, teacher_layers: int, student_layers: int, weights: list[float]) -> list[tuple[int, int]]:
+def layer_map(
+    kind: str, teacher_layers: int, student_layers: int, mass: list[float] | None = None
+) -> list[tuple[int, int]]:
     """Pairs (teacher layer l, student layer m), both counted from 1, ordered by l.
 
     all: every teacher layer, m(l) = ceil(l * L_S / L_T). The others take one teacher layer a student layer: spaced
-    and last from l = ceil(m * L_T / L_S) and L_T - L_S + m; fisher the layer of the highest weight within each block
-    of `all`. Raises UserError where the student is deeper than the teacher.
+    and last from l = ceil(m * L_T / L_S) and L_T - L_S + m; fisher the layer of the highest `mass` (tr(F_l) or its
+    share, (L_T,)) within each block of `all`. Raises UserError where the student is deeper than the teacher.
     """
     if student_layers > teacher_layers:
         raise UserError(
@@ -27,5 +29,7 @@ def layer_map(kind: str, teacher_layers: int, student_layers: int, weights: list
         return [(math.ceil(m * teacher_layers / student_layers), m) for m in students]
     if kind == "last":
         return [(teacher_layers - student_layers + m, m) for m in students]
+    if mass is None:
+        raise ValueError(f"layer_map {kind}: expected the Fisher mass of {teacher_layers} layers, got none")
     blocks = [[layer for layer, m in every if m == student] for student in students]
-    return [(max(block, key=lambda layer: weights[layer - 1]), m) for m, block in enumerate(blocks, 1)]
+    return [(max(block, key=lambda layer: mass[layer - 1]), m) for m, block in enumerate(blocks, 1)]

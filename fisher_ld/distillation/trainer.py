@@ -88,10 +88,12 @@ def distill(
     seed: int,
     label: str,
     teacher_trace: Callable[[np.ndarray], torch.Tensor] | None = None,
+    mass: list[float] | None = None,
 ) -> tuple[Fit, list[dict[str, float]]]:
     """Trains `student` in place. `weights`: w_l of every teacher layer (none for the method without a layer loss).
-    `teacher_trace`: tr(F_l) (L_T,) on some examples, for Eq. 9 from the teacher. Returns the fit, and the layer
-    weights at the start and whenever Eq. 9 changed them (step, layer, weight)."""
+    `teacher_trace`: tr(F_l) (L_T,) on some examples, for Eq. 9 from the teacher. `mass`: each layer's share of the
+    Fisher trace (L_T,), by which `layer_map: fisher` chooses, whatever the method's weights. Returns the fit, and the
+    layer weights at the start and whenever Eq. 9 changed them (step, layer, weight)."""
     torch.manual_seed(seed)
     student.requires_grad_(True)
     module = nn.ModuleDict({"student": student})
@@ -103,7 +105,7 @@ def distill(
             trajectory.append({"step": step, "layer": layer + 1, "weight": weight})
 
     if method.weighting != "none":
-        pairs = layer_map(params.layer_map, teacher.layers, len(student.layers), weights)
+        pairs = layer_map(params.layer_map, teacher.layers, len(student.layers), mass)
         width = student.model.config.hidden_size
         matcher = LayerMatcher(pairs, weights, width, teacher.width).to(student.model.device)
         module["matcher"] = matcher

@@ -129,16 +129,16 @@ def _gather(norms: Callable[[], list[Row]]) -> list[Row]:
     """The rows of all ranks. An error of one is raised by all: the others would wait for it forever."""
     if not distributed.is_initialized():
         return norms()
-    rows: list[Row] | UserError
+    rows: list[Row] | Exception
     try:
         rows = norms()
-    except UserError as error:
+    except Exception as error:
         rows = error
-    parts: list[list[Row] | UserError] = [[] for _ in range(distributed.get_world_size())]
+    parts: list[list[Row] | Exception] = [[] for _ in range(distributed.get_world_size())]
     distributed.all_gather_object(parts, rows)
     gathered: list[Row] = []
     for part in parts:
-        if isinstance(part, UserError):
+        if isinstance(part, Exception):
             raise part
         gathered += part
     return gathered

@@ -176,14 +176,14 @@ class Scorer(nn.Module):
         return cls(AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval())
 
     def context(self) -> int:
-        """The longest prompt the model takes, in tokens."""
+        """The longest prompt the model takes, in tokens: beyond a sliding window, packed rows would see too much."""
         length = getattr(self.model.config, "max_position_embeddings", None)
         if length is None:
             raise UserError(
                 f"the config of {type(self.model).__name__} has no max_position_embeddings, so that prompts cannot be "
                 "checked against its context: take a teacher of another architecture"
             )
-        return length
+        return min(length, getattr(self.model.config, "sliding_window", None) or length)
 
 
 def score_lists(

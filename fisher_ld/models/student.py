@@ -31,7 +31,7 @@ def layers_taken(init: str, teacher_layers: int, student_layers: int) -> list[in
     if student_layers > teacher_layers:
         raise UserError(
             f"student.layers: expected at most the teacher's {teacher_layers} layers for init: {init}, got "
-            f"{student_layers}; lower it, or set student.init: random"
+            f"{student_layers}"
         )
     if init == "first":
         return list(range(student_layers))

@@ -11,7 +11,6 @@ from typing import Any
 from fisher_ld.params import Columns, DataSource
 from fisher_ld.preprocessing.rows import Row, delimited, find, json_lines, parquet
 from fisher_ld.preprocessing.titles import article_first, clean, split_year
-from fisher_ld.runtime import UserError
 
 Record = Mapping[str, Any]
 TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet", ".csv.gz", ".jsonl.gz")
@@ -137,11 +136,6 @@ def _amazon_2023_5core(raw: Path) -> tuple[Interactions, Items]:
 
 
 def _table(raw: Path, columns: Columns) -> tuple[Interactions, Items]:
-    if columns.timestamp is None and columns.order is None:
-        raise UserError(
-            "data.source.columns: a table needs `timestamp` (seconds since 1970) or `order` (the place in the user's "
-            "history), got neither; name the column that holds one of them"
-        )
     path, items = find(raw, "interactions", TABLE_SUFFIXES), find(raw, "items", TABLE_SUFFIXES)
     names = [columns.user, columns.item, columns.rating, columns.timestamp, columns.order]
     used = [name for name in names if name is not None]

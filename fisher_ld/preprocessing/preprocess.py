@@ -25,11 +25,6 @@ def preprocess(raw_dir: Path, out_dir: Path, data: Data, seed: int) -> dict[str,
     """Writes the folder `out_dir`, all or nothing, and returns the data report. The same files, params and seed give
     the same values. Raises UserError for a missing or empty file, too many unreadable rows (they are then kept in
     `out_dir`.rejected.parquet), no users left, or lists that cannot be drawn."""
-    if data.split == "global_time" and data.source.kind == "table" and data.source.columns.timestamp is None:
-        raise UserError(
-            "data.split: global_time needs timestamps, and data.source.columns.timestamp names none; name the column "
-            "that holds them, or set data.split: leave_last_out"
-        )
     fields = sorted({name for _, name, _, _ in Formatter().parse(data.item_text) if name})
     kept_aside = out_dir.with_name(f"{out_dir.name}.rejected.parquet")
     kept_aside.unlink(missing_ok=True)

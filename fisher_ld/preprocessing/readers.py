@@ -127,7 +127,8 @@ def _check(frame: pl.DataFrame, source: Interactions) -> pl.DataFrame:
         reason += reasons("rating", "rating", rating.is_finite() & rating.is_between(*source.ratings))
     if source.timestamp is not None:
         seconds = number("timestamp") / (1000 if source.milliseconds else 1)
-        reason += reasons("timestamp", "time", (seconds > 0) & (seconds < YEAR_2100))
+        unit = "milliseconds" if source.milliseconds else "seconds"
+        reason += reasons("timestamp", f"time in {unit} since 1970", (seconds > 0) & (seconds < YEAR_2100))
         timestamp = seconds.floor().cast(pl.Int64, strict=False)
     if source.order is not None:
         order = number("order").cast(pl.Int64, strict=False)

@@ -35,13 +35,14 @@ def test_l2_sums_all_squares():
 
 
 def test_layer_maps():
-    weights = [0.1, 0.5, 0.1, 0.1, 0.1, 0.1]
-    assert layer_map("all", 6, 2, weights) == [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 2)]
-    assert layer_map("spaced", 6, 2, weights) == [(3, 1), (6, 2)]
-    assert layer_map("last", 6, 2, weights) == [(5, 1), (6, 2)]
-    assert layer_map("fisher", 6, 2, weights) == [(2, 1), (4, 2)]
+    assert layer_map("all", 6, 2) == [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 2)]
+    assert layer_map("spaced", 6, 2) == [(3, 1), (6, 2)]
+    assert layer_map("last", 6, 2) == [(5, 1), (6, 2)]
+    assert layer_map("fisher", 6, 2, [0.1, 0.5, 0.1, 0.1, 0.1, 0.1]) == [(2, 1), (4, 2)]
+    with pytest.raises(ValueError, match="expected the Fisher mass of 6 layers"):
+        layer_map("fisher", 6, 2)
     with pytest.raises(UserError, match="at most the teacher's 6 layers, got 7"):
-        layer_map("all", 6, 7, weights)
+        layer_map("all", 6, 7)
 
 
 def test_eq_9_moves_the_weights_toward_the_recent_gradients():

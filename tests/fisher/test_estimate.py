@@ -117,15 +117,16 @@ def test_two_ranks_equal_one(build_model, tmp_path, monkeypatch):
         np.testing.assert_allclose(layer_traces(table, "true").trace, layer_traces(alone, "true").trace, rtol=1e-6)
 
 
-def test_an_error_of_another_rank_is_raised(build_model, monkeypatch):
+@pytest.mark.parametrize("kind", [UserError, torch.OutOfMemoryError])
+def test_an_error_of_another_rank_is_raised(build_model, monkeypatch, kind):
     def gather(parts, mine):
-        parts[:] = [mine, UserError("no memory there")]
+        parts[:] = [mine, kind("no memory there")]
 
     monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.is_initialized", lambda: True)
     monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.get_rank", lambda: 0)
     monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.get_world_size", lambda: 2)
     monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.all_gather_object", gather)
-    with pytest.raises(UserError, match="no memory there"):
+    with pytest.raises(kind, match="no memory there"):
         estimate(build_model(), prompt, LABELS, np.arange(4), "base", batch_size=2)
 
 

@@ -1,6 +1,14 @@
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BloomConfig, GraniteConfig, OPTConfig, PhiConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BloomConfig,
+    GraniteConfig,
+    MistralConfig,
+    OPTConfig,
+    PhiConfig,
+)
 
 from fisher_ld.data.packing import pack
 from fisher_ld.models.last_layer import only_at_decisions
@@ -117,3 +125,11 @@ def test_a_causal_lm_that_is_not_covered_is_refused(tmp_path, config, message):
     causal.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=message):
         Scorer.from_causal_lm(tmp_path, yes=5, no=6)
+
+
+def test_a_sliding_window_bounds_the_context():
+    def scorer(window):
+        config = MistralConfig(**SHAPE, num_key_value_heads=1, num_labels=2, sliding_window=window)
+        return Scorer(AutoModelForSequenceClassification.from_config(config))
+
+    assert (scorer(None).context(), scorer(8).context(), scorer(4096).context()) == (64, 8, 64)

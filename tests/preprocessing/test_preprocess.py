@@ -271,9 +271,6 @@ def test_a_source_without_timestamps(tmp_path):
     data = Data(source=source, user_core=1, item_core=1, train_negatives=1, eval_negatives=1)
     with pytest.raises(UserError, match=r"no train lists"):  # three positives: val, test, and one without a history
         preprocess(tmp_path, tmp_path / "out", data, 0)
-    data = data.model_copy(update={"split": "global_time", "test_from": "2020-01-01"})
-    with pytest.raises(UserError, match=r"global_time needs timestamps"):
-        preprocess(tmp_path, tmp_path / "out", data, 0)
     assert not (tmp_path / "out").exists()
 
 

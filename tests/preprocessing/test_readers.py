@@ -179,19 +179,14 @@ def test_a_table_with_order_only(tmp_path):
     assert raw.interactions.collect().rows() == [("a", "x", None, None, 2, 2), ("a", "y", None, None, 1, 3)]
 
 
-def test_a_table_without_any_order_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"needs `timestamp`.* or `order`"):
-        read(tmp_path, DataSource(**TABLE))
-
-
 def test_every_reason(tmp_path):
     bad = {
         "missing user id": ",x,5,10,1",
         "missing item id": "a, ,5,10,1",
         "missing rating": "a,x,,10,1",
         "impossible rating": "a,x,good,10,1",
-        "missing time": "a,x,5,,1",
-        "impossible time": "a,x,5,1588687728923,1",  # milliseconds
+        "missing time in seconds since 1970": "a,x,5,,1",
+        "impossible time in seconds since 1970": "a,x,5,1588687728923,1",  # milliseconds
         "missing order": "a,x,5,10,",
         "impossible order": "a,x,5,10,nan",
         "wrong number of fields": "a,x",
@@ -226,7 +221,7 @@ def test_impossible_ratings_of_a_known_scale(tmp_path, rating):
 def test_impossible_times(tmp_path, time):
     write(tmp_path, {"reviews.jsonl.gz": [review("a", "x", time=time)], "meta.jsonl.gz": [{"asin": "x", "title": "X"}]})
     raw = read(tmp_path, DataSource(kind="amazon-2018", category="Any"))
-    assert raw.rejected["reason"].to_list() == ["impossible time"]
+    assert raw.rejected["reason"].to_list() == ["impossible time in seconds since 1970"]
     assert rows(raw) == []
 
 

@@ -20,7 +20,14 @@ def test_lays_down_data_and_teacher(tmp_path, monkeypatch):
     (tmp_path / "mine" / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     params = Params.model_validate(
         {
-            "data": {"source": {"kind": "table", "interactions": "likes.csv", "items": "likes.csv"}},
+            "data": {
+                "source": {
+                    "kind": "table",
+                    "interactions": "likes.csv",
+                    "items": "likes.csv",
+                    "columns": {"order": "place"},
+                }
+            },
             "teacher": {"source": {"kind": "local", "name": "mine"}},
         }
     )

@@ -117,6 +117,11 @@ def test_traces_and_weights_of_a_tiny_teacher(tmp_path, monkeypatch):
     assert {s: read_json(f"data/fisher/weights/{s}.json") for s in unchanged} == unchanged
     assert read_json("data/fisher/weights/fisher.json") != weights["fisher"]
 
+    layer_weights.main(Params(fisher=Fisher(beta=2.0), distill=Distill(layer_map="fisher")), Run())
+    mass = {m: read_json(f"data/fisher/weights/{m}.json")["mass"] for m in METHODS}
+    assert all(value == pytest.approx(share) for value in mass.values())  # without the depth bias, in its own order
+    assert all(entry["mass"] is None for entry in weights.values())
+
 
 def test_weights_without_traces_name_the_stage(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
