@@ -145,8 +145,8 @@ class CacheWriter:
         self.done.flush()
 
     def finish(self, folder: Path) -> None:
-        """Moves the cache, and what else is in the work folder, to `folder` in one step; a kill before it leaves the
-        work folder whole. Raises UserError where examples are missing."""
+        """Moves the cache, and what else is in the work folder (the teacher's scores), to `folder` in one step; a
+        kill before it leaves the work folder whole. Raises UserError where examples are missing."""
         if not self.done.all():
             raise UserError(f"{self.folder}: {(~self.done).sum()} of {len(self.done)} examples are not cached yet")
         with atomic_path(folder) as temporary:

@@ -1,5 +1,5 @@
-"""The adapted teacher -> its scores of the stored test lists, and its signals on the held-back training windows; stops
-the pipeline in between if it is not worth distilling."""
+"""The adapted teacher -> its scores of the stored test lists, those before adaptation, and its signals on training
+windows; stops the pipeline in between if it is not worth distilling."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stages.common import stage
 from stages.scoring import score_test_lists
 
 PROCESSED, BASE, ADAPTED = Path("data/processed"), Path("data/teacher/base"), Path("data/teacher/adapted")
-CACHE = Path("data/cache")
+CACHE, ZERO_SHOT = Path("data/cache"), Path("data/zero_shot")
 
 
 def check_gate(teacher, lists, params):
@@ -61,21 +61,20 @@ def main(params, run):
     checkpoint = Checkpoint("cache_teacher", key)
     work = checkpoint.folder / "cache"
 
-    def score(model: str, scorer: Scorer, numbers: dict[str, np.ndarray]) -> None:
-        files = {family: work / f"{model}_test_{family}.parquet" for family in families}
-        if all(file.is_file() for file in files.values()):
-            return
-        score_test_lists(scorer, families, numbers, sequences, prompts, f"{model} on the test lists", files)
-
     scorer = Scorer.load(ADAPTED).on(compute)
-    score("teacher", scorer, {"popularity": everyone, "uniform": users})
-    teacher = read_scores(work / "teacher_test_popularity.parquet", families["popularity"])
+    files = {family: work / f"teacher_test_{family}.parquet" for family in families}
+    if not all(file.is_file() for file in files.values()):
+        numbers = {"popularity": everyone, "uniform": users}
+        score_test_lists(scorer, families, numbers, sequences, prompts, "teacher on the test lists", files)
+    teacher = read_scores(files["popularity"], families["popularity"])
     check_gate(teacher.values, families["popularity"], params)
     layers, width = len(scorer.layers), scorer.model.config.hidden_size
     writer = CacheWriter(work, int(train.offsets[-1]), layers, width, params.cache.shard_rows, marks)
     fill(writer, scorer, train, sequences, prompts)
     base = Scorer.from_causal_lm(BASE, prompts.yes, prompts.no).on(compute)
-    score("zero_shot", base, {"popularity": users[few], "uniform": users[few]})
+    numbers = dict.fromkeys(families, users[few])
+    files = {family: ZERO_SHOT / f"test_{family}.parquet" for family in families}
+    score_test_lists(base, families, numbers, sequences, prompts, "the teacher before adaptation", files)
     writer.finish(CACHE)
     checkpoint.done()
 

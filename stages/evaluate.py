@@ -13,7 +13,7 @@ from fisher_ld.runtime import atomic_path, setup, write_csv, write_json
 from stages.common import stage
 
 PROCESSED, CACHE, STUDENTS = Path("data/processed"), Path("data/cache"), Path("data/students")
-TEACHER = Path("data/teacher/adapted")
+TEACHER, ZERO_SHOT = Path("data/teacher/adapted"), Path("data/zero_shot")
 
 
 def main(params, run):
@@ -26,7 +26,7 @@ def main(params, run):
         name = f"test_{family}"
         lists = read_lists(PROCESSED, name)
         models = {"teacher": [read_scores(CACHE / f"teacher_{name}.parquet", lists)]}
-        models["zero-shot"] = [read_scores(CACHE / f"zero_shot_{name}.parquet", lists)]
+        models["zero-shot"] = [read_scores(ZERO_SHOT / f"{name}.parquet", lists)]
         baselines = ev.read_baselines(PROCESSED, lists, params.evaluate.neighbours)
         models |= {baseline: [scores] for baseline, scores in baselines.items()}
         models |= ev.read_students(STUDENTS, seeds, name, lists)

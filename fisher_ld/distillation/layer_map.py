@@ -32,4 +32,5 @@ def layer_map(
     if mass is None:
         raise ValueError(f"layer_map {kind}: expected the Fisher mass of {teacher_layers} layers, got none")
     blocks = [[layer for layer, m in every if m == student] for student in students]
-    return [(max(block, key=lambda layer: mass[layer - 1]), m) for m, block in enumerate(blocks, 1)]
+    of_layer = dict(enumerate(mass, 1))
+    return [(max(block, key=of_layer.__getitem__), m) for m, block in enumerate(blocks, 1)]

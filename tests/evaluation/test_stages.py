@@ -84,7 +84,7 @@ def world(tmp_path_factory):
         lists = read_lists(root / "data/processed", name)
         scored = range(40) if family == "uniform" else None
         write_skilled(root / f"data/cache/teacher_{name}.parquet", lists, 3.0, 1, scored)
-        write_skilled(root / f"data/cache/zero_shot_{name}.parquet", lists, 0.0, 2, range(0, 60, 3))
+        write_skilled(root / f"data/zero_shot/{name}.parquet", lists, 0.0, 2, range(0, 60, 3))
         for number, (student, skill) in enumerate(students.items()):
             for seed in range(SEEDS):
                 path = root / f"data/students/{student}/{seed}/scores_{name}.parquet"
