@@ -172,7 +172,7 @@ class Prompt(Section):
 class Adapt(Section):
     method: Literal["lora", "full"] = "full"
     first_layers: Positive | None = 4  # adapted first, without those above; None: all at once
-    first_steps: Positive = 3500  # optimiser steps of that
+    first_steps: Positive = 3300  # optimiser steps of that
     first_learning_rate: Rate = 3e-4
     lora_rank: Positive = 16
     learning_rate: Rate = 1e-4
@@ -181,8 +181,8 @@ class Adapt(Section):
     steps: Positive = 100  # of the layers above them, or of all
     batch_users: Positive = 2  # packed rows a step
     warmup: Fraction = 0.1
-    eval_every: Positive = 1750  # optimiser steps of a part; and at its start and end
-    val_users: Positive = 200
+    eval_every: Positive = 1650  # optimiser steps of a part; and at its start and end
+    val_users: Positive = 100
     patience: Positive | None = None  # None: never stop early
     checkpoint_every: Positive = 100
 
@@ -195,7 +195,7 @@ class Teacher(Section):
 
 
 class Cache(Section):
-    windows: Positive | None = 150
+    windows: Positive | None = 120
     shard_rows: Positive = 8192
 
 
@@ -245,10 +245,10 @@ class Distill(Section):
     temperature: Rate = 4.0
     layer_map: Literal["all", "spaced", "last", "fisher"] = "all"
     learning_rate: Rate = 3e-5
-    steps: Positive = 75
+    steps: Positive = 60
     batch_users: Positive = 2
     warmup: Fraction = 0.1
-    eval_every: Positive = 75
+    eval_every: Positive = 60
     val_users: Positive = 100
     checkpoint_every: Positive = 100
 

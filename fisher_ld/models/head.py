@@ -28,13 +28,15 @@ def fit_head(
     `WINDOWS` of `windows`: one Newton step of logistic regression from the constant answer. A head that comes from
     another depth reads states that it was not trained on, and training then spends its first hundreds of steps on
     that alone. `ridge` is relative to the mean square of a feature."""
+    size = scorer.batch_users
+    groups = [windows[i : i + size] for i in range(0, min(len(windows), WINDOWS), size)]
     inputs: list[torch.Tensor] = []
     labels: list[torch.Tensor] = []
     hook = scorer.model.score.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
     try:
         with scorer.inference():
-            for window in progress(windows[:WINDOWS], "fitting the head", unit="window"):
-                batch = scorer.pack(lists, [window], sequences, prompts)
+            for group in progress(groups, "fitting the head", unit="batch"):
+                batch = scorer.pack(lists, group, sequences, prompts)
                 scorer(batch)
                 labels.append(batch.labels)
     finally:
