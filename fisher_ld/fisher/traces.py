@@ -172,12 +172,19 @@ class _Taps:
         self.branch: Branch = branch
         self.shared: _SharedInput | None = None
         self.calls: dict[str, int] = {}
-        self.features: dict[str, torch.Tensor] = {}  # which outputs of a linear layer or embedding got a gradient
+        self.features: dict[str, torch.Tensor] = {}  # which outputs of a module got a gradient
+        self.every = torch.ones(1, dtype=torch.bool, device=norms.device)
         self.of_norms: dict[str, torch.Tensor] = {}  # (N, parameters), the gradient of a norm, added up over its calls
 
     @contextmanager
     def on(self, covered: list[Covered]) -> Iterator[None]:
         kinds = {"linear": self._linear, "embedding": self._embedding}
+        for part in covered:  # before the passes: small tensors that stay would lie between large ones that go
+            if part.kind in ("layer_norm", "rms_norm"):
+                own = list(part.module.parameters(recurse=False))
+                dtype = torch.promote_types(own[0].dtype, torch.float32)
+                shape = self.norms.shape[1], sum(p.numel() for p in own)
+                self.of_norms[part.name] = torch.zeros(shape, dtype=dtype, device=self.norms.device)
         handles = [c.module.register_forward_hook(partial(kinds.get(c.kind, self._norm), c)) for c in covered]
         try:
             yield
@@ -188,10 +195,10 @@ class _Taps:
 
     def finish(self, covered: list[Covered]) -> None:
         for part in covered:
+            if part.name not in self.features:
+                raise _unknown(part, f"got no gradient in {self.calls.get(part.name, 0)} calls")
             if part.name in self.of_norms:
                 self.norms[:, :, part.column] += self.of_norms[part.name].double().square().sum(-1)
-            elif part.name not in self.features:
-                raise _unknown(part, f"got no gradient in {self.calls.get(part.name, 0)} calls")
 
     def _linear(self, part: Covered, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor):
         if not torch.is_grad_enabled():  # the first, unrecorded pass of a checkpointed layer
@@ -225,8 +232,7 @@ class _Taps:
                 of_weight = (gradient * normalised(module, part.kind, x)).sum(1)  # (N, d)
             if getattr(module, "bias", None) is not None:
                 of_weight = torch.cat([of_weight, gradient.sum(1)], 1)
-            before = self.of_norms.get(part.name)
-            self.of_norms[part.name] = of_weight if before is None else before + of_weight
+            self.of_norms[part.name] += of_weight
 
         self._tap(part, output, read)
 
@@ -256,7 +262,9 @@ class _Taps:
 
         def of_examples(gradient: torch.Tensor) -> None:
             gradient = _per_example(gradient)  # (N, T, d_out)
-            if part.kind in ("linear", "embedding"):
+            if part.name in self.of_norms:  # its calls are added up before they are squared
+                self.features[part.name] = self.every
+            else:
                 self._disjoint(part, gradient)
             read(gradient)
 
@@ -265,8 +273,7 @@ class _Taps:
     def _disjoint(self, part: Covered, gradient: torch.Tensor) -> None:
         """Squared norms of a module's calls add up where no output feature got a gradient in two of them: of queries,
         keys and values that one module computes, the model's last layer reads a part in each call."""
-        once = self.calls[part.name] == 1
-        features = gradient.new_ones(1, dtype=torch.bool) if once else gradient.any(dim=1).any(dim=0)  # (d_out,)
+        features = self.every if self.calls[part.name] == 1 else gradient.any(dim=1).any(dim=0)  # (d_out,)
         before = self.features.get(part.name)
         if before is not None and (before & features).any():
             raise _unknown(part, "got a gradient in several calls")
