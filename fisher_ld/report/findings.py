@@ -106,6 +106,8 @@ def headline(results: Results, found: Mapping[str, Finding]) -> list[str]:
         second = f"It should not replace the teacher on these numbers: {what}."
     else:
         second = "On these lists it can replace the teacher: every target is met, and it beats both simple baselines."
+    if found["start"].answer == VERDICTS["shown below"]:
+        second += " But the teacher's own first layers, of the same size and not trained further, are shown above it."
     return [first, second, _reason(found["uniform"], found["shuffled"])]
 
 

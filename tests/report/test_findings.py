@@ -108,6 +108,11 @@ def test_a_loss_is_said_in_the_summary(changed):
     assert headline(results, found)[2].endswith("Fisher-LD is below its own shuffle.")
 
 
+def test_a_better_start_is_said_in_the_summary(changed):
+    results = changed("evaluate.json", set_pair("fisher-ld", "truncated", -0.012, -0.018, -0.006, "shown below"))
+    assert "first layers, of the same size and not trained further, are" in headline(results, findings(results))[1]
+
+
 def test_shuffle_that_was_not_run_is_not_measured(changed):
     def drop(content):
         for family, rows in content["comparisons"].items():
