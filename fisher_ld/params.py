@@ -244,7 +244,7 @@ class Distill(Section):
     explicit_l2: StrictBool = False
     temperature: Rate = 4.0
     layer_map: Literal["all", "spaced", "last", "fisher"] = "all"
-    learning_rate: Rate = 3e-5
+    learning_rate: Rate = 1e-5
     steps: Positive = 60
     batch_users: Positive = 2
     warmup: Fraction = 0.1
