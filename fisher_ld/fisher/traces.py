@@ -180,7 +180,7 @@ class _Taps:
     def on(self, covered: list[Covered]) -> Iterator[None]:
         kinds = {"linear": self._linear, "embedding": self._embedding}
         for part in covered:  # before the passes: small tensors that stay would lie between large ones that go
-            if part.kind in ("layer_norm", "rms_norm"):
+            if part.kind not in kinds:
                 own = list(part.module.parameters(recurse=False))
                 dtype = torch.promote_types(own[0].dtype, torch.float32)
                 shape = self.norms.shape[1], sum(p.numel() for p in own)
@@ -198,7 +198,7 @@ class _Taps:
             if part.name not in self.features:
                 raise _unknown(part, f"got no gradient in {self.calls.get(part.name, 0)} calls")
             if part.name in self.of_norms:
-                self.norms[:, :, part.column] += self.of_norms[part.name].double().square().sum(-1)
+                self.norms[:, :, part.column] += _squares(self.of_norms[part.name])
 
     def _linear(self, part: Covered, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor):
         if not torch.is_grad_enabled():  # the first, unrecorded pass of a checkpointed layer
@@ -214,7 +214,7 @@ class _Taps:
         def read(gradient: torch.Tensor) -> None:
             squares = shared.norm(gradient)  # (N,)
             if module.bias is not None:
-                squares += gradient.sum(1).double().square().sum(-1)
+                squares += _squares(gradient.sum(1))
             self.norms[0, :, part.column] += squares
 
         self._tap(part, output, read)
@@ -297,6 +297,11 @@ def _per_example(x: torch.Tensor) -> torch.Tensor:
     """(N, d), (N, T, d) or (N, T, heads, d) -> (N, tokens, d), detached, at least float32."""
     x = x.detach().reshape(len(x), -1, x.shape[-1])
     return x if x.dtype == torch.float64 else x.float()
+
+
+def _squares(gradient: torch.Tensor) -> torch.Tensor:
+    """(N, d) -> (N,) float64."""
+    return gradient.double().square().sum(-1)
 
 
 @contextmanager
