@@ -22,6 +22,8 @@ from fisher_ld.params import Adapt
 from fisher_ld.runtime import Checkpoint, UserError
 from fisher_ld.training import Fit, Schedule, fit
 
+QUIET = 0.1  # of what a layer above the first ones adds to the residual stream, where its training starts
+
 
 def ranking_loss(z: torch.Tensor, labels: torch.Tensor, lists: int, list_weight: float):
     """Binary cross-entropy (Eq. 2), and the softmax cross-entropy of the positive within its list, mixed by
@@ -44,16 +46,20 @@ def adapt(
 ) -> Fit:
     """Trains `scorer` in place. With `params.first_layers` in two parts, each with a checkpoint of its own: the lowest
     layers alone, which read several times as many windows in the same time, then those above on top of them, on the
-    windows that come next; what the first have learned by then is left alone. Each part starts with the head fitted to
-    the depth that it stands at. Steps are numbered as planned, so that a first part that stops early leaves a gap.
+    windows that come next; what the first have learned by then is left alone. The layers above were pretrained on
+    other states than they now read: each starts with a tenth of what it adds to the residual stream, so that the model
+    starts where the first ones ended (LLaMA Pro, arXiv:2401.02415, starts its new layers at zero). Each part starts
+    with the head fitted to the depth that it stands at. Steps are numbered as planned, so that a first part that stops
+    early leaves a gap.
 
-    Raises UserError if there are no layers left for the second part."""
+    Raises UserError if no layers are left for the second part, or if what they add to the stream cannot be named."""
     depth, first = len(scorer.layers), params.first_layers
     if first is not None and first >= depth:
         raise UserError(
             f"teacher.adapt.first_layers: expected less than the teacher's {depth} layers, got {first}; null adapts "
             "all layers at once"
         )
+    above = [] if first is None else [matrix for layer in scorer.layers[first:] for matrix in _writers(layer)]
     begin = 0 if first is None else params.first_steps
     plan = step_plan(lists, sequences, prompts, params.batch_users, begin + params.steps, seed)
 
@@ -84,9 +90,23 @@ def adapt(
     curve = []
     if first is not None:
         curve = train(range(first), range(begin), params.first_learning_rate, checkpoints[0]).curve
+        for weight in chain(*(matrix.parameters() for matrix in above)):
+            weight.data.mul_(QUIET)
     last = train(range(first or 0, depth), range(begin, begin + params.steps), params.learning_rate, checkpoints[1])
     scorer.requires_grad_(False)
     return replace(last, curve=curve + last.curve)
+
+
+def _writers(layer: torch.nn.Module) -> list[torch.nn.Module]:
+    """The two matrices of a layer whose outputs are added to the residual stream as they are."""
+    names = ("o_proj", "down_proj", "c_proj")
+    matrices = [module for name, module in layer.named_modules() if name.endswith(names)]
+    if len(matrices) != 2 or hasattr(layer, "post_feedforward_layernorm"):  # norms there undo any scale
+        raise UserError(
+            f"teacher.adapt.first_layers: {type(layer).__name__} does not add two matrices' outputs to its input as "
+            "they are, so that layers above the first cannot start quietly; null adapts all layers at once"
+        )
+    return matrices
 
 
 def _trainable(scorer: Scorer, layers: range, params: Adapt, seed: int) -> LoraModel | None:

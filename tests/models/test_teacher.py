@@ -3,7 +3,7 @@ import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from fisher_ld.models.scorer import Scorer
-from fisher_ld.models.teacher import adapt
+from fisher_ld.models.teacher import QUIET, adapt
 from fisher_ld.params import Adapt
 from fisher_ld.runtime import Checkpoint, UserError
 
@@ -70,8 +70,9 @@ def test_the_first_layers_are_adapted_before_those_above(tiny, tmp_path, method)
     whole = scorer.layers
 
     def weights():
-        names = ("layers.0.mlp.up_proj", "layers.2.mlp.up_proj", "norm", "embed_tokens")
         body = dict(scorer.body.named_modules()) | {f"layers.{i}.mlp.up_proj": whole[i].mlp.up_proj for i in (0, 2)}
+        body |= {"added by attention": whole[2].self_attn.o_proj, "added by MLP": whole[2].mlp.down_proj}
+        names = ("layers.0.mlp.up_proj", "layers.2.mlp.up_proj", *list(body)[-2:], "norm", "embed_tokens")
         return {name: body[name].weight.detach().clone() for name in names}
 
     def validate():
@@ -91,7 +92,11 @@ def test_the_first_layers_are_adapted_before_those_above(tiny, tmp_path, method)
         return {name for name in a if a[name].shape == b[name].shape and torch.equal(a[name], b[name])}
 
     assert [depth for depth, _ in seen] == [2, 2, 2, 3, 3, 3]
-    assert "layers.2.mlp.up_proj" in same(start, seen[2][1])
+    assert {"layers.2.mlp.up_proj", "added by attention", "added by MLP"} <= same(start, seen[2][1])
+    if method == "full":  # LoRA has its matrices elsewhere while it trains
+        assert "layers.2.mlp.up_proj" in same(start, seen[3][1])
+        for name in ("added by attention", "added by MLP"):
+            torch.testing.assert_close(seen[3][1][name], QUIET * start[name])
     below = {"layers.0.mlp.up_proj", "embed_tokens"}
     assert same(seen[4][1], seen[5][1]) & below == below
     assert "layers.0.mlp.up_proj" in same(seen[3][1], end) and "layers.0.mlp.up_proj" not in same(start, end)
@@ -103,6 +108,16 @@ def test_the_first_layers_are_adapted_before_those_above(tiny, tmp_path, method)
     assert sorted(set(logged)) == list(range(11))
     assert [row["depth"] for row in result.curve if "bce" in row] == [2] * 6 + [3] * 4
     assert (result.steps, result.best_step) == (10, 10)
+
+
+def test_layers_whose_addition_is_normalised_cannot_start_quietly(tiny, tmp_path):
+    scorer = tiny.scorer(layers=3)
+    scorer.layers[2].post_feedforward_layernorm = torch.nn.Identity()
+    with pytest.raises(UserError, match=r"first_layers: LlamaDecoderLayer does not add two matrices' outputs"):
+        adapt(
+            scorer, tiny.lists, tiny.sequences, tiny.prompts, Adapt(first_layers=2), lambda: 0.1, [],
+            lambda values, step: None, 0,
+        )  # fmt: skip
 
 
 def test_more_first_layers_than_there_are(trained):
