@@ -7,7 +7,7 @@ import pytest
 from fisher_ld.report.compare import beside
 from fisher_ld.report.findings import at_least, findings, headline
 from fisher_ld.report.inputs import read_results
-from fisher_ld.report.paper import TABLE_I, chance_ndcg_5, impossible
+from fisher_ld.report.paper import TABLE_I, TABLES_ELSEWHERE, chance_ndcg_5, impossible
 
 
 @pytest.fixture
@@ -164,6 +164,16 @@ def test_impossible_numbers_say_why(sample):
             assert found.verdict == "cannot be compared" and found.reason.startswith("impossible with one positive")
     assert "chance is 0.590" in row(results, "Micro").reason
     assert "768M does not follow" in row(results, "fewer parameters").reason
+
+
+def test_every_table_of_the_paper_has_its_place(sample):
+    rows = beside(read_results(sample))
+    tables = {r.where for r in rows if r.where.startswith("Table ")}
+    assert tables == {f"Table {n}" for n in ["I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X"]}
+    rival = next(r for r in rows if r.what.startswith("TinyBERT: NDCG@5, NDCG@10"))
+    assert rival.paper == "0.739, 0.716, 0.705, 0.571, 395, 4.4, 768, 152" and rival.ours == "not measured"
+    for table, columns, numbers in TABLES_ELSEWHERE:
+        assert {len(row.split()) for row in numbers.values()} == {len(columns.split(", "))}, table
 
 
 def test_impossible_spares_what_can_be():
