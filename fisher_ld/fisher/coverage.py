@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -29,6 +29,7 @@ class Covered:
     module: nn.Module
     kind: Kind
     column: int
+    offset: int = 0  # what an RMS norm adds to its weight: Gemma's multiply by 1 + weight
 
 
 def transformer_layers(model: PreTrainedModel) -> nn.ModuleList:
@@ -83,17 +84,17 @@ def parameter_counts(covered: list[Covered], columns: int) -> list[int]:
 def _walk(module: nn.Module, name: str, column: int | None, column_of: dict[nn.Module, int]) -> Iterator[Covered]:
     column = column_of.get(module, column)
     if any(True for _ in module.parameters(recurse=False)):
-        kind = _kind(module, name)
+        kind, offset = _kind(module, name)
         outside = 0 if kind == "embedding" else len(column_of) + 1
-        yield Covered(name, module, kind, outside if column is None else column)
+        yield Covered(name, module, kind, outside if column is None else column, offset)
     for child_name, child in module.named_children():
         yield from _walk(child, f"{name}.{child_name}".lstrip("."), column, column_of)
 
 
 @torch.no_grad()
-def _kind(module: nn.Module, name: str) -> Kind:
-    """How a module's gradient norm is taken. Norms and embeddings are known by what they compute, not by their class:
-    a small probe must come out as the formula says."""
+def _kind(module: nn.Module, name: str) -> tuple[Kind, int]:
+    """How a module's gradient norm is taken, and the offset of a norm's weight. Norms and embeddings are known by what
+    they compute, not by their class: a small probe must come out as the formula says."""
     own = dict(module.named_parameters(recurse=False))
     weight = own.get("weight")
     refusal = UserError(
@@ -104,32 +105,33 @@ def _kind(module: nn.Module, name: str) -> Kind:
     if weight is None or not weight.is_floating_point() or own.keys() - {"weight", "bias"}:
         raise refusal
     if weight.ndim == 2 and type(module).forward in (nn.Linear.forward, Conv1D.forward):
-        return "linear"
+        return "linear", 0
     try:
-        kind = _probed(module, weight, own.get("bias", torch.zeros_like(weight)))
+        found = _probed(module, weight, own.get("bias"))
     except Exception as error:  # whatever a module that is called otherwise than a norm says
         raise refusal from error
-    if kind is None:
+    if found is None:
         raise refusal
-    return kind
+    return found
 
 
-def _probed(module: nn.Module, weight: torch.Tensor, bias: torch.Tensor) -> Kind | None:
+def _probed(module: nn.Module, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[Kind, int] | None:
     if isinstance(module, nn.Embedding):
         ids = torch.arange(min(2, len(weight)), device=weight.device)
         if torch.allclose(module(ids), weight[ids] * embedding_scale(module)):
-            return "embedding"
-    if weight.ndim == 1 and norm_epsilon(module) is not None:
+            return "embedding", 0
+    if weight.ndim == 1:
         x = torch.linspace(-1, 3, 2 * len(weight), device=weight.device).sin().view(2, -1).to(weight.dtype)
         probe = x[0].cos()
         output = functional_call(module, {"weight": probe}, (x,))
         tolerance = 1e-4 if weight.dtype in (torch.float32, torch.float64) else 0.05
-        kinds: tuple[Kind, ...] = ("rms_norm", "layer_norm")
-        for kind in kinds:
-            for offset in (0, 1):  # Gemma multiplies by 1 + weight
-                expected = normalised(module, kind, x) * (offset + probe) + bias
-                if torch.allclose(output, expected, tolerance, tolerance):
-                    return kind
+        epsilon = norm_epsilon(module)
+        layer_normed = nn.functional.layer_norm(x, x.shape[-1:], probe, bias, epsilon)
+        if torch.allclose(output, layer_normed, tolerance, tolerance):
+            return "layer_norm", 0
+        for offset in (0, 1) if bias is None else ():
+            if torch.allclose(output, x * rms_scale(x, epsilon) * (offset + probe), tolerance, tolerance):
+                return "rms_norm", offset
     return None
 
 
@@ -138,18 +140,12 @@ def embedding_scale(module: nn.Module) -> float:
     return float(getattr(module, "embed_scale", 1.0))
 
 
-def norm_epsilon(module: nn.Module) -> float | None:
-    return getattr(module, "variance_epsilon", getattr(module, "eps", None))
+def norm_epsilon(norm: Any) -> float:
+    """Raises AttributeError for a module without one."""
+    return norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
 
 
-def normalised(module: nn.Module, kind: Kind, x: torch.Tensor) -> torch.Tensor:
-    """x as the norm normalises it, before its weight: (..., d), the derivative of the output by the weight."""
-    if kind == "layer_norm":
-        return nn.functional.layer_norm(x, x.shape[-1:], eps=norm_epsilon(module) or 0.0)
-    return x * rms_scale(module, x)
-
-
-def rms_scale(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def rms_scale(x: torch.Tensor, epsilon: float) -> torch.Tensor:
     """1 / sqrt(mean(x^2) + epsilon): (..., d) -> (..., 1)."""
     mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]
-    return torch.rsqrt(mean_square + norm_epsilon(module))
+    return torch.rsqrt(mean_square + epsilon)

@@ -7,7 +7,7 @@ requires a gradient: the backward of sum(z) computes the gradients of activation
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from fisher_ld.fisher.coverage import Covered, cover, embedding_scale, normalised, rms_scale, transformer_layers
+from fisher_ld.fisher.coverage import Covered, cover, embedding_scale, norm_epsilon, rms_scale, transformer_layers
 from fisher_ld.fisher.gram import count_mirrored, gradient_norm, gram, gram_is_cheaper, gram_product, spans
 from fisher_ld.models.last_layer import only_at_decisions
 from fisher_ld.runtime import UserError
@@ -116,7 +116,7 @@ def layer_norms(
     taps = _Taps(torch.zeros(2, size, count + 2, dtype=torch.float64, device=device), branch)
 
     decision = torch.stack([rows, batch.decision], 1)
-    recomputed = _checkpointed(stack[:-1] if checkpointing else [])
+    recomputed = _forwards({layer: _recomputed for layer in stack[:-1]} if checkpointing else {})
     with _frozen(model), recomputed, only_at_decisions(stack[-1], decision), taps.on(covered), torch.enable_grad():
         z = logits_of(model, batch)
         z.sum().backward()
@@ -164,6 +164,27 @@ class _SharedInput:
         return gradient_norm(self.inputs, gradient) if self.strips is None else gram_product(self.strips, gradient)
 
 
+class _RmsNorm(torch.autograd.Function):
+    """x / rms(x) * weight, with a backward pass that reads x half as often as autograd's and hands each example's
+    gradient of the weight, (N, d), to `read`."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, epsilon: float, read: Callable[[torch.Tensor], None]):
+        scale = rms_scale(x, epsilon)  # (N, T, 1), or (N, T, heads, 1)
+        ctx.save_for_backward(x, weight, scale)
+        ctx.read = read
+        return x * scale * weight
+
+    @staticmethod
+    def backward(ctx, *gradients: torch.Tensor):
+        x, weight, scale = ctx.saved_tensors
+        (gradient,) = gradients
+        product = gradient * x
+        ctx.read(torch.bmm(_per_example(scale).mT, _per_example(product)).squeeze(1))
+        along = (product @ weight)[..., None] * scale**3 / x.shape[-1]
+        return (gradient * weight).mul_(scale).addcmul_(x, along, value=-1), None, None, None
+
+
 class _Taps:
     """Hooks that read inputs in the forward and output gradients in the backward pass, and add up squared norms."""
 
@@ -178,16 +199,20 @@ class _Taps:
 
     @contextmanager
     def on(self, covered: list[Covered]) -> Iterator[None]:
-        kinds = {"linear": self._linear, "embedding": self._embedding}
         for part in covered:  # before the passes: small tensors that stay would lie between large ones that go
-            if part.kind not in kinds:
+            if part.kind.endswith("norm"):
                 own = list(part.module.parameters(recurse=False))
                 dtype = torch.promote_types(own[0].dtype, torch.float32)
                 shape = self.norms.shape[1], sum(p.numel() for p in own)
                 self.of_norms[part.name] = torch.zeros(shape, dtype=dtype, device=self.norms.device)
-        handles = [c.module.register_forward_hook(partial(kinds.get(c.kind, self._norm), c)) for c in covered]
+        hooks = {"linear": self._linear, "embedding": self._embedding, "layer_norm": self._layer_norm}
+        handles = [c.module.register_forward_hook(partial(hooks[c.kind], c)) for c in covered if c.kind in hooks]
+        rms_norms = {
+            c.module: lambda forward, part=c: partial(self._rms_norm, part) for c in covered if c.kind == "rms_norm"
+        }
         try:
-            yield
+            with _forwards(rms_norms):
+                yield
         finally:
             self.shared = None
             for handle in handles:
@@ -219,20 +244,29 @@ class _Taps:
 
         self._tap(part, output, read)
 
-    def _norm(self, part: Covered, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor):
+    def _rms_norm(self, part: Covered, x: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            self._called(part, x)
+
+        def read(gradient: torch.Tensor) -> None:
+            self.features[part.name] = self.every
+            self.of_norms[part.name] += gradient
+
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        weight = part.offset + part.module.get_parameter("weight").to(dtype)
+        return _RmsNorm.apply(x.to(dtype), weight, norm_epsilon(part.module), read).to(x.dtype)
+
+    def _layer_norm(self, part: Covered, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor):
         if not torch.is_grad_enabled():
             return
         source = _only(part, inputs).detach()  # (N, T, d), or (N, T, heads, d)
 
         def read(gradient: torch.Tensor) -> None:
             x = _per_example(source)  # (N, T, d)
-            if part.kind == "rms_norm":  # one pass over the activations less than by the normalised input
-                of_weight = torch.bmm(rms_scale(module, x).mT, gradient * x).squeeze(1)  # (N, d)
-            else:
-                of_weight = (gradient * normalised(module, part.kind, x)).sum(1)  # (N, d)
-            if getattr(module, "bias", None) is not None:
-                of_weight = torch.cat([of_weight, gradient.sum(1)], 1)
-            self.of_norms[part.name] += of_weight
+            normalised = nn.functional.layer_norm(x, x.shape[-1:], eps=norm_epsilon(module))
+            of_weight = (gradient * normalised).sum(1)  # (N, d)
+            of_bias = [gradient.sum(1)] if module.bias is not None else []
+            self.of_norms[part.name] += torch.cat([of_weight, *of_bias], 1)
 
         self._tap(part, output, read)
 
@@ -252,13 +286,16 @@ class _Taps:
         self._tap(part, leaf, read)
         return leaf
 
-    def _tap(self, part: Covered, output: torch.Tensor, read: Callable[[torch.Tensor], None]) -> None:
+    def _called(self, part: Covered, output: torch.Tensor) -> None:
         self.calls[part.name] = self.calls.get(part.name, 0) + 1
         if len(output) != self.norms.shape[1]:
             raise UserError(
                 f"{part.name}: expected one row an example, {self.norms.shape[1]} of them, got {tuple(output.shape)}; "
                 "the gradient norm of each example cannot be told from that"
             )
+
+    def _tap(self, part: Covered, output: torch.Tensor, read: Callable[[torch.Tensor], None]) -> None:
+        self._called(part, output)
 
         def of_examples(gradient: torch.Tensor) -> None:
             gradient = _per_example(gradient)  # (N, T, d_out)
@@ -322,19 +359,24 @@ def _frozen(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def _checkpointed(layers: Iterable[nn.Module]) -> Iterator[None]:
-    """Re-entrant checkpoints of the layers, which recompute without dropout, as `_frozen` has them."""
-
-    def recomputed(forward: Callable, states: torch.Tensor, *others: object, **named: object) -> object:
-        return checkpoint(partial(forward, **named), states, *others, use_reentrant=True, preserve_rng_state=False)
-
-    own = [vars(layer).pop("forward", None) for layer in layers]  # for example accelerate's
-    for layer, forward in zip(layers, own, strict=True):
-        layer.forward = partial(recomputed, forward or layer.forward)
+def _forwards(wraps: dict[nn.Module, Callable[[Callable], Callable]]) -> Iterator[None]:
+    """Modules whose forward is another one, made from their own."""
+    own = {module: vars(module).pop("forward", None) for module in wraps}  # for example accelerate's
+    for module, wrap in wraps.items():
+        module.forward = wrap(own[module] or module.forward)
     try:
         yield
     finally:
-        for layer, forward in zip(layers, own, strict=True):
-            del layer.forward
+        for module, forward in own.items():
+            del module.forward
             if forward is not None:
-                layer.forward = forward
+                module.forward = forward
+
+
+def _recomputed(forward: Callable) -> Callable:
+    """A re-entrant checkpoint, which recomputes without dropout, as `_frozen` has it."""
+
+    def checkpointed(states: torch.Tensor, *others: object, **named: object) -> object:
+        return checkpoint(partial(forward, **named), states, *others, use_reentrant=True, preserve_rng_state=False)
+
+    return checkpointed
