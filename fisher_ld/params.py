@@ -172,16 +172,16 @@ class Prompt(Section):
 class Adapt(Section):
     method: Literal["lora", "full"] = "full"
     first_layers: Positive | None = 4  # adapted first, without those above; None: all at once
-    first_steps: Positive = 3300  # optimiser steps of that
-    first_learning_rate: Rate = 3e-4
+    first_steps: Positive = 3800  # optimiser steps of that
+    first_learning_rate: Rate = 2e-4
     lora_rank: Positive = 16
     learning_rate: Rate = 1e-4
     weight_decay: NonNegative = 0.01
     list_weight: Fraction = 0.5  # share of the softmax-over-the-list loss beside BCE
-    steps: Positive = 100  # of the layers above them, or of all
+    steps: Positive = 60  # of the layers above them, or of all
     batch_users: Positive = 2  # packed rows a step
     warmup: Fraction = 0.1
-    eval_every: Positive = 1650  # optimiser steps of a part; and at its start and end
+    eval_every: Positive = 1900  # optimiser steps of a part; and at its start and end
     val_users: Positive = 100
     patience: Positive | None = None  # None: never stop early
     checkpoint_every: Positive = 100
