@@ -59,7 +59,7 @@ def adapt(
             f"teacher.adapt.first_layers: expected less than the teacher's {depth} layers, got {first}; null adapts "
             "all layers at once"
         )
-    above = [] if first is None else [matrix for layer in scorer.layers[first:] for matrix in _writers(layer)]
+    above = [] if first is None else [matrix for layer in scorer.layers[first:] for matrix in writers(layer)]
     begin = 0 if first is None else params.first_steps
     plan = step_plan(lists, sequences, prompts, params.batch_users, begin + params.steps, seed)
 
@@ -97,7 +97,7 @@ def adapt(
     return replace(last, curve=curve + last.curve)
 
 
-def _writers(layer: torch.nn.Module) -> list[torch.nn.Module]:
+def writers(layer: torch.nn.Module) -> list[torch.nn.Module]:
     """The two matrices of a layer whose outputs are added to the residual stream as they are."""
     names = ("o_proj", "down_proj", "c_proj")
     matrices = [module for name, module in layer.named_modules() if name.endswith(names)]

@@ -1,9 +1,11 @@
+from itertools import chain
+
 import pytest
 import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from fisher_ld.models.scorer import Scorer
-from fisher_ld.models.teacher import QUIET, adapt
+from fisher_ld.models.teacher import QUIET, adapt, writers
 from fisher_ld.params import Adapt
 from fisher_ld.runtime import Checkpoint, UserError
 
@@ -47,10 +49,14 @@ def test_lora_leaves_a_plain_model_with_changed_matrices(trained):
     assert changed == {f"layers.{i}.{m}.weight" for i in range(2) for m in matrices} | {"score.weight"}
 
 
-def test_lora_reaches_the_matrices_of_gpt2(tiny, tmp_path):
+def gpt2():
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=32, n_positions=64, n_embd=32, n_layer=2, n_head=2, num_labels=2, pad_token_id=0)
-    scorer = Scorer(GPT2ForSequenceClassification(config).eval())
+    return Scorer(GPT2ForSequenceClassification(config).eval())
+
+
+def test_lora_reaches_the_matrices_of_gpt2(tiny, tmp_path):
+    scorer = gpt2()
     before = {name: p.detach().clone() for name, p in scorer.named_parameters()}
     params = Adapt(method="lora", first_layers=None, steps=2, eval_every=2, batch_users=4)
     checkpoints = [Checkpoint("adapt_teacher", {"part": part}, tmp_path) for part in (1, 2)]
@@ -108,6 +114,17 @@ def test_the_first_layers_are_adapted_before_those_above(tiny, tmp_path, method)
     assert sorted(set(logged)) == list(range(11))
     assert [row["depth"] for row in result.curve if "bce" in row] == [2] * 6 + [3] * 4
     assert (result.steps, result.best_step) == (10, 10)
+
+
+@pytest.mark.parametrize("llama", [True, False])
+def test_a_layer_adds_what_two_of_its_matrices_give(tiny, llama):
+    scorer = tiny.scorer() if llama else gpt2()
+    for parameter in chain(*(matrix.parameters() for matrix in writers(scorer.layers[1]))):
+        parameter.data.zero_()
+    states = scorer.body(torch.tensor([[5, 6, 7]]), output_hidden_states=True).hidden_states
+    with scorer.cut(1):
+        torch.testing.assert_close(scorer.body(torch.tensor([[5, 6, 7]])).last_hidden_state, states[-1])
+    assert not torch.equal(states[0], states[1])
 
 
 def test_layers_whose_addition_is_normalised_cannot_start_quietly(tiny, tmp_path):
