@@ -38,7 +38,7 @@ def random_lists() -> Lists:
     start = place // LISTS * 10
     candidates = [np.arange(CANDIDATES)] * count
     offsets = np.arange(count + 1) * CANDIDATES
-    return Lists(user, start, start + 10 + place % LISTS, np.zeros(count, int), candidates, offsets)
+    return Lists(user, start, start + 10 + place % LISTS, np.zeros(count, int), candidates, offsets, [])
 
 
 def random_cache(folder: Path, examples: int) -> Path:

@@ -21,7 +21,7 @@ import torch
 from transformers import AutoTokenizer
 
 from fisher_ld.cache import TeacherCache
-from fisher_ld.data.lists import Lists, read_lists, read_sequences, take
+from fisher_ld.data.lists import Lists, read_lists, take
 from fisher_ld.data.packing import held_back
 from fisher_ld.data.prompts import Prompts, build_prompts, saved_prompts
 from fisher_ld.distillation.methods import METHODS
@@ -41,7 +41,6 @@ class OnlineTeacher:
 
     scorer: Scorer
     lists: Lists
-    sequences: list[np.ndarray]
     prompts: Prompts
     layers: int
     width: int
@@ -50,7 +49,7 @@ class OnlineTeacher:
     def signals(self, examples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         numbers = np.unique(np.searchsorted(self.lists.offsets, examples, side="right") - 1)
         windows = [numbers[window] for window in take(self.lists, numbers).windows()]
-        batch = self.scorer.pack(self.lists, windows, self.sequences, self.prompts)
+        batch = self.scorer.pack(self.lists, windows, self.prompts)
         z, states = self.scorer(batch, with_hidden_states=True)
         order = batch.examples.argsort()[torch.from_numpy(examples).argsort().argsort()]
         return z[order], unit_rms(states[order])
@@ -70,7 +69,6 @@ def main() -> None:
 
     template = Prompt(**read_json(ADAPTED / "prompt.json"))
     lists = held_back(read_lists(PROCESSED, "train"), params.cache.windows, params.seed)
-    sequences = read_sequences(PROCESSED)
     scorer, tokenizer = Scorer.load(ADAPTED).on(compute), AutoTokenizer.from_pretrained(ADAPTED)
     prompts = saved_prompts(ADAPTED, PROCESSED)
     cache = TeacherCache.open(CACHE)
@@ -79,7 +77,7 @@ def main() -> None:
         for module in online_scorer.body.modules():
             if isinstance(module, torch.nn.Linear):
                 module.to(torch.bfloat16)
-    online = OnlineTeacher(online_scorer, lists, sequences, prompts, cache.layers, cache.width)
+    online = OnlineTeacher(online_scorer, lists, prompts, cache.layers, cache.width)
     texts = prompt_texts(pl.read_parquet(PROCESSED / "items.parquet")["text"].to_list(), template)
     weights = read_json(WEIGHTS)["weights"][0]
 
@@ -90,7 +88,7 @@ def main() -> None:
         student_prompts = build_prompts(own, PROCESSED, template)
         began = time.perf_counter()
         distill(
-            student.on(compute), teacher, METHODS["fisher-ld"], weights, lists, sequences, student_prompts, settings,
+            student.on(compute), teacher, METHODS["fisher-ld"], weights, lists, student_prompts, settings,
             params.fisher, lambda: 0.0, checkpoint, lambda values, step: None, params.seed, "distilling",
         )  # fmt: skip
         return time.perf_counter() - began

@@ -40,7 +40,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTrainedModel
 
 from benchmarks import peers
-from fisher_ld.data.lists import read_lists, read_sequences
+from fisher_ld.data.lists import read_lists
 from fisher_ld.data.prompts import saved_prompts
 from fisher_ld.fisher.coverage import cover, transformer_layers
 from fisher_ld.fisher.estimate import draw_examples
@@ -79,9 +79,9 @@ def random_batch(model: PreTrainedModel, examples: int, tokens: int) -> PromptBa
 
 def real_batches(teacher: Path) -> list[PromptBatch]:
     prompts = saved_prompts(teacher, PROCESSED)
-    lists, sequences = read_lists(PROCESSED, "train"), read_sequences(PROCESSED)
+    lists = read_lists(PROCESSED, "train")
     drawn = draw_examples(len(lists.labels()), REAL_PROMPTS, SEED).tolist()
-    by_length = sorted((prompts.example(lists, sequences, example) for example in drawn), key=len)
+    by_length = sorted((prompts.example(lists, example) for example in drawn), key=len)
     return [pad_prompts(by_length[i : i + REAL_BATCH]) for i in range(0, len(by_length), REAL_BATCH)]
 
 

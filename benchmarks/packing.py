@@ -16,30 +16,26 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fisher_ld.data.lists import Lists, read_lists, read_sequences
+from fisher_ld.data.lists import Lists, read_lists
 from fisher_ld.data.prompts import Prompts, saved_prompts
 from fisher_ld.fisher.traces import pad_prompts
 from fisher_ld.models.scorer import Scorer
 
 
-def packed(
-    scorer: Scorer, lists: Lists, windows: list[np.ndarray], sequences: list[np.ndarray], prompts: Prompts
-) -> tuple[float, int]:
+def packed(scorer: Scorer, lists: Lists, windows: list[np.ndarray], prompts: Prompts) -> tuple[float, int]:
     """Seconds and examples of one pass over `windows`, one packed row each."""
     began, examples = time.perf_counter(), 0
     for window in windows:
-        batch = scorer.pack(lists, [window], sequences, prompts)
+        batch = scorer.pack(lists, [window], prompts)
         scorer(batch)[0].sum().backward()
         examples += len(batch.labels)
     return time.perf_counter() - began, examples
 
 
-def plain(
-    scorer: Scorer, lists: Lists, windows: list[np.ndarray], sequences: list[np.ndarray], prompts: Prompts, size: int
-) -> float:
+def plain(scorer: Scorer, lists: Lists, windows: list[np.ndarray], prompts: Prompts, size: int) -> float:
     """Seconds of the same examples as prompts of their own, `size` in a batch."""
     examples = lists.examples(np.concatenate(windows))
-    rows = sorted((prompts.example(lists, sequences, int(example)) for example in examples), key=len)
+    rows = sorted((prompts.example(lists, int(example)) for example in examples), key=len)
     began = time.perf_counter()
     for begin in range(0, len(rows), size):
         batch = pad_prompts(rows[begin : begin + size], "right")
@@ -57,7 +53,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
 
-    scorer, sequences = Scorer.load(options.teacher), read_sequences(options.processed)
+    scorer = Scorer.load(options.teacher)
     prompts = saved_prompts(options.teacher, options.processed)
     for name, title in (("test_popularity", "one list a sequence"), ("train", "one user a sequence")):
         lists = read_lists(options.processed, name)
@@ -65,8 +61,8 @@ def main() -> None:
         windows = windows[: options.users]
         ours, theirs, examples = 0.0, 0.0, 0
         for repeat in range(options.repeats + 1):
-            seconds, count = packed(scorer, lists, windows, sequences, prompts)
-            other = plain(scorer, lists, windows, sequences, prompts, size=20)
+            seconds, count = packed(scorer, lists, windows, prompts)
+            other = plain(scorer, lists, windows, prompts, size=20)
             if repeat:  # the first pass warms up
                 ours, theirs, examples = ours + seconds, theirs + other, examples + count
         print(f"{title} ({name}): {examples} examples, packed is {theirs / ours:.1f} times as fast as plain batches")

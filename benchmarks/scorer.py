@@ -19,7 +19,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from fisher_ld.data.lists import Lists, read_lists, read_sequences, take
+from fisher_ld.data.lists import Lists, read_lists, take
 from fisher_ld.data.prompts import saved_prompts
 from fisher_ld.models import scorer as scorer_module
 from fisher_ld.models.scorer import Scorer, score_lists
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
     compute = setup(load_params("params.yaml").cluster, seed=0)
-    prompts, sequences = saved_prompts(options.teacher, options.processed), read_sequences(options.processed)
+    prompts = saved_prompts(options.teacher, options.processed)
     scorer = Scorer.load(options.teacher)
     scorer.on(compute).requires_grad_(False)
 
@@ -63,13 +63,13 @@ def main() -> None:
         with scorer.only_rows(prompts):
             optimizer = torch.optim.AdamW(scorer.parameters(), lr=0.0, fused=True)
             for window in train.windows():
-                scorer(scorer.pack(train, [window], sequences, prompts))[0].sum().backward()
+                scorer(scorer.pack(train, [window], prompts))[0].sum().backward()
                 optimizer.step()
                 optimizer.zero_grad()
         scorer.requires_grad_(False)
 
     def scoring(seed: int) -> None:
-        score_lists(scorer, some("test_popularity", seed), sequences, prompts)
+        score_lists(scorer, some("test_popularity", seed), prompts)
 
     for task, other in ((training, CAST), (scoring, ROWS)):
         ways = {name: way for name, way in WITHOUT.items() if name != other}

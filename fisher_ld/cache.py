@@ -159,7 +159,6 @@ def fill(
     writer: CacheWriter,
     scorer: Scorer,
     lists: Lists,
-    sequences: list[np.ndarray],
     prompts: Prompts,
 ) -> None:
     """Caches every example of `lists` that `writer` does not have yet."""
@@ -168,11 +167,11 @@ def fill(
         return bool(writer.missing(lists.examples(window)).any())
 
     # grouped before the done ones are left out: a resumed run has the batches of an uninterrupted one
-    groups = longest_first(lists, sequences, prompts, scorer.batch_users)
+    groups = longest_first(lists, prompts, scorer.batch_users)
     groups = [group for group in groups if any(is_open(window) for window in group)]
     with scorer.inference():
         for group in progress(groups, "caching the teacher", unit="batch"):
-            batch = scorer.pack(lists, group, sequences, prompts)
+            batch = scorer.pack(lists, group, prompts)
             logits, states = scorer(batch, with_hidden_states=True)
             writer.write(batch.examples.cpu().numpy(), logits, states)
 

@@ -175,7 +175,7 @@ class Adapt(Section):
     first_steps: Positive = 3800  # optimiser steps of that
     first_learning_rate: Rate = 2e-4
     lora_rank: Positive = 16
-    learning_rate: Rate = 1e-4
+    learning_rate: Rate = 2e-5  # of the layers above them, or of all
     weight_decay: NonNegative = 0.01
     list_weight: Fraction = 0.5  # share of the softmax-over-the-list loss beside BCE
     steps: Positive = 60  # of the layers above them, or of all

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from fisher_ld.data.lists import read_lists, read_sequences
+from fisher_ld.data.lists import read_lists
 from fisher_ld.data.prompts import build_prompts, check_context
 from fisher_ld.fisher.coverage import cover
 from fisher_ld.models.scorer import Scorer
@@ -25,16 +25,16 @@ def main(params, run):
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     prompts = build_prompts(tokenizer, PROCESSED, params.teacher.prompt)
     scorer = Scorer.from_causal_lm(BASE, prompts.yes, prompts.no).on(compute)
-    lists, sequences = read_lists(PROCESSED, "train"), read_sequences(PROCESSED)
+    lists = read_lists(PROCESSED, "train")
     # what would stop a later stage stops here, before the longest one
     for part in (lists, *(read_lists(PROCESSED, name) for name in ("val", "test_popularity", "test_uniform"))):
-        check_context(prompts.longest(part, sequences), scorer.context())
+        check_context(prompts.longest(part), scorer.context())
     cover(scorer.model)
-    validate = validator(scorer, PROCESSED, sequences, prompts, settings.val_users, params.seed)
+    validate = validator(scorer, PROCESSED, prompts, settings.val_users, params.seed)
 
     key = {"params": params.model_dump(mode="json"), "inputs": fingerprint([PROCESSED, BASE])}
     checkpoints = [Checkpoint("adapt_teacher", key | {"part": part}) for part in (1, 2)]
-    result = adapt(scorer, lists, sequences, prompts, settings, validate, checkpoints, run.log_metrics, params.seed)
+    result = adapt(scorer, lists, prompts, settings, validate, checkpoints, run.log_metrics, params.seed)
     save(scorer, tokenizer, params.teacher.prompt, ADAPTED)
     write_csv("metrics/plots/training/teacher.csv", result.table())
     best = {"steps": result.steps, "best_step": result.best_step, "validation_ndcg_10": result.best_score}

@@ -9,7 +9,7 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from fisher_ld.cache import CacheWriter, fill, signal_fingerprint
-from fisher_ld.data.lists import read_lists, read_sequences
+from fisher_ld.data.lists import read_lists
 from fisher_ld.data.packing import held_back
 from fisher_ld.data.prompts import build_prompts
 from fisher_ld.evaluation import evaluate as ev
@@ -45,7 +45,6 @@ def check_gate(teacher, lists, params):
 
 def main(params, run):
     compute = setup(params.cluster, params.seed)
-    sequences = read_sequences(PROCESSED)
     train = held_back(read_lists(PROCESSED, "train"), params.cache.windows, params.seed)
     families = {name: read_lists(PROCESSED, f"test_{name}") for name in ev.FAMILIES}
     prompts = build_prompts(AutoTokenizer.from_pretrained(ADAPTED), PROCESSED, params.teacher.prompt)
@@ -65,16 +64,16 @@ def main(params, run):
     files = {family: work / f"teacher_test_{family}.parquet" for family in families}
     if not all(file.is_file() for file in files.values()):
         numbers = {"popularity": everyone, "uniform": users}
-        score_test_lists(scorer, families, numbers, sequences, prompts, "teacher on the test lists", files)
+        score_test_lists(scorer, families, numbers, prompts, "teacher on the test lists", files)
     teacher = read_scores(files["popularity"], families["popularity"])
     check_gate(teacher.values, families["popularity"], params)
     layers, width = len(scorer.layers), scorer.model.config.hidden_size
     writer = CacheWriter(work, int(train.offsets[-1]), layers, width, params.cache.shard_rows, marks)
-    fill(writer, scorer, train, sequences, prompts)
+    fill(writer, scorer, train, prompts)
     base = Scorer.from_causal_lm(BASE, prompts.yes, prompts.no).on(compute)
     numbers = dict.fromkeys(families, users[few])
     files = {family: ZERO_SHOT / f"test_{family}.parquet" for family in families}
-    score_test_lists(base, families, numbers, sequences, prompts, "the teacher before adaptation", files)
+    score_test_lists(base, families, numbers, prompts, "the teacher before adaptation", files)
     writer.finish(CACHE)
     checkpoint.done()
 

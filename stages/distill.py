@@ -14,7 +14,7 @@ import torch
 from transformers import AutoTokenizer
 
 from fisher_ld.cache import TeacherCache, signal_fingerprint
-from fisher_ld.data.lists import read_lists, read_sequences
+from fisher_ld.data.lists import read_lists
 from fisher_ld.data.packing import held_back
 from fisher_ld.data.prompts import build_prompts, saved_prompts
 from fisher_ld.distillation.methods import METHODS
@@ -48,9 +48,9 @@ def origin(method, params, cache):
     return Scorer.load(ADAPTED), params.student, cache.signals(some)[1].flatten(0, 1)
 
 
-def online_trace(lists, sequences, kind, compute, checkpointing):
+def online_trace(lists, kind, compute, checkpointing):
     """tr(F_l) (L_T,) of the adapted teacher on some examples, as `estimate_fisher` takes it."""
-    prompt = functools.partial(saved_prompts(ADAPTED, PROCESSED).example, lists, sequences)
+    prompt = functools.partial(saved_prompts(ADAPTED, PROCESSED).example, lists)
     model, labels = Scorer.load(ADAPTED).to(compute.device).model, lists.labels()
 
     def trace(examples):
@@ -65,13 +65,12 @@ def main(params, run):
     method, folder = METHODS[name], Path("data/students") / name
     compute = setup(params.cluster, params.seed)
     lists = held_back(read_lists(PROCESSED, "train"), params.cache.windows, params.seed)
-    sequences = read_sequences(PROCESSED)
     cache = TeacherCache.open(CACHE, signal_fingerprint(ADAPTED, PROCESSED, lists))
     template = Prompt(**read_json(ADAPTED / "prompt.json"))
     weighting = read_json(WEIGHTS / f"{name}.json")
     teacher_trace = None
     if method.dynamic and params.fisher.update_from == "teacher":
-        teacher_trace = online_trace(lists, sequences, weighting["kind"], compute, params.cluster.checkpointing)
+        teacher_trace = online_trace(lists, weighting["kind"], compute, params.cluster.checkpointing)
     inputs = fingerprint([PROCESSED, ADAPTED, CACHE, WEIGHTS / f"{name}.json"])
     key = {"method": name, "params": params.model_dump(mode="json"), "inputs": inputs}
 
@@ -89,21 +88,21 @@ def main(params, run):
         whole = AutoTokenizer.from_pretrained(ADAPTED)
         student, tokenizer = build_student(teacher, shape, whole, texts, seed, states)
         prompts = build_prompts(tokenizer, PROCESSED, template)
-        fit_head(student.on(compute), lists, shuffled, sequences, prompts)
+        fit_head(student.on(compute), lists, shuffled, prompts)
         return student, tokenizer, prompts
 
     students, curves, trajectories, fits, checkpoints = [], [], [], [], []
     for seed, weights in enumerate(weighting["weights"]):
         fresh, tokenizer, prompts = start(seed if shape.init == "random" else 0)  # else the same for every seed
         student = copy.deepcopy(fresh)
-        validate = validator(student, PROCESSED, sequences, prompts, params.distill.val_users, params.seed)
+        validate = validator(student, PROCESSED, prompts, params.distill.val_users, params.seed)
         checkpoint = Checkpoint("distill", key | {"student_seed": seed})
 
         def log(values, step, seed=seed):
             run.log_metrics({f"{metric}/seed_{seed}": value for metric, value in values.items()}, step)
 
         fit, trajectory = distill(
-            student, cache, method, weights, lists, sequences, prompts, params.distill, params.fisher, validate,
+            student, cache, method, weights, lists, prompts, params.distill, params.fisher, validate,
             checkpoint, log, seed, f"{name}, seed {seed}", teacher_trace, weighting["mass"],
         )  # fmt: skip
         students.append((student, tokenizer, prompts))
@@ -117,7 +116,7 @@ def main(params, run):
         for seed, (student, tokenizer, prompts) in enumerate(students):
             save(student, tokenizer, template, temporary / str(seed))
             files = {family: temporary / str(seed) / f"scores_{family}.parquet" for family in families}
-            score_test_lists(student, families, numbers, sequences, prompts, "scoring the test lists", files)
+            score_test_lists(student, families, numbers, prompts, "scoring the test lists", files)
     write_csv(f"metrics/plots/training/{name}.csv", pl.concat(curves))
     write_csv(f"metrics/plots/weights/{name}.csv", pl.concat(trajectories))
     for row in trajectories[0].iter_rows(named=True):

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 from transformers import AutoTokenizer
 
-from fisher_ld.data.lists import read_lists, read_sequences
+from fisher_ld.data.lists import read_lists
 from fisher_ld.data.prompts import build_prompts
 from fisher_ld.fisher import profile
 from fisher_ld.fisher.estimate import draw_examples, estimate
@@ -23,10 +23,10 @@ def main(params, run):
     exact = params.cluster.model_copy(update={"precision": "fp32"})
     compute = setup(exact, params.seed)
     prompts = build_prompts(AutoTokenizer.from_pretrained(ADAPTED), PROCESSED, params.teacher.prompt)
-    lists, sequences = read_lists(PROCESSED, "train"), read_sequences(PROCESSED)
+    lists = read_lists(PROCESSED, "train")
     labels = lists.labels()
     examples = draw_examples(len(labels), params.fisher.samples, params.seed)
-    prompt = partial(prompts.example, lists, sequences)
+    prompt = partial(prompts.example, lists)
     tables = []
     for state in ("adapted", "base"):
         scorer = Scorer.load(ADAPTED) if state == "adapted" else Scorer.from_causal_lm(BASE, prompts.yes, prompts.no)

@@ -17,14 +17,13 @@ def score_test_lists(
     scorer: Scorer,
     families: Mapping[str, Lists],
     numbers: Mapping[str, np.ndarray],
-    sequences: list[np.ndarray],
     prompts: Prompts,
     label: str,
     files: Mapping[str, Path],
 ) -> None:
     """Scores the lists `numbers` of both families, packed together, and writes one file a family."""
     parts = {family: take(lists, numbers[family]) for family, lists in families.items()}
-    scores = score_lists(scorer, concat(*parts.values()), sequences, prompts, label)
+    scores = score_lists(scorer, concat(*parts.values()), prompts, label)
     for family, part in parts.items():
         write_scores(files[family], numbers[family], scores[: len(part)])
         scores = scores[len(part) :]

@@ -16,7 +16,6 @@ from fisher_ld.models.scorer import Scorer, score_lists
 def validator(
     scorer: Scorer,
     processed: Path,
-    sequences: list[np.ndarray],
     prompts: Prompts,
     users: int,
     seed: int,
@@ -25,7 +24,7 @@ def validator(
     lists = take(lists, np.sort(np.random.default_rng(seed).permutation(len(lists))[:users]))
 
     def validate() -> float:
-        scores = score_lists(scorer, lists, sequences, prompts, "validating")
+        scores = score_lists(scorer, lists, prompts, "validating")
         return float(ranking_metrics(scores, lists.positive)["ndcg_10"].mean())
 
     return validate

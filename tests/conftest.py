@@ -15,7 +15,6 @@ from fisher_ld.models.scorer import Scorer
 @dataclass
 class Tiny:
     lists: Lists
-    sequences: list[np.ndarray]
     prompts: Prompts
 
     def scorer(self, layers: int = 2, seed: int = 0) -> Scorer:
@@ -33,5 +32,6 @@ def tiny() -> Tiny:
     users, three = np.arange(4), np.full(4, 3)
     pieces = [[5 + item, 3] for item in range(8)]
     candidates = [np.array([(u + 5) % 8, u + 3, (u + 6) % 8]) for u in users]
-    lists = Lists(users, np.zeros(4, int), three, np.ones(4, int), candidates, np.arange(0, 13, 3))
-    return Tiny(lists, [np.arange(u, u + 4) for u in users], Prompts([1, 2], pieces, pieces, 3, 4))
+    sequences = [np.arange(u, u + 4) for u in users]
+    lists = Lists(users, np.zeros(4, int), three, np.ones(4, int), candidates, np.arange(0, 13, 3), sequences)
+    return Tiny(lists, Prompts([1, 2], pieces, pieces, 3, 4))

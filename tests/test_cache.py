@@ -175,10 +175,9 @@ def world():
     scorer = Scorer(AutoModelForSequenceClassification.from_config(config).eval())
     candidates = [np.array(c) for c in ([1, 2, 3], [5, 0], [4, 1, 2, 0], [3], [2, 5])]
     columns = (np.array(c) for c in ([0, 1, 0, 2, 0], [0, 0, 0, 1, 2], [2, 3, 4, 4, 5], [0, 1, 3, 0, 0]))
-    lists = Lists(*columns, candidates, np.array([0, 3, 5, 9, 10, 12]))
-    sequences = [np.array([0, 1, 2, 3, 4, 5])] * 3
+    lists = Lists(*columns, candidates, np.array([0, 3, 5, 9, 10, 12]), [np.arange(6)] * 3)
     pieces = [[10 + item, 20 + item][: 1 + item % 2] for item in range(6)]
-    return scorer, lists, sequences, Prompts([7, 8], pieces, [[30 + p[0], 9] for p in pieces], yes=1, no=2)
+    return scorer, lists, Prompts([7, 8], pieces, [[30 + p[0], 9] for p in pieces], yes=1, no=2)
 
 
 def cache_world(work, target):
@@ -191,11 +190,11 @@ def cache_world(work, target):
 
 def test_fill_caches_what_the_teacher_says(tmp_path):
     cache_world(tmp_path / "work", tmp_path / "cache")
-    scorer, lists, sequences, prompts = world()
+    scorer, lists, prompts = world()
     logits, hidden = TeacherCache.open(tmp_path / "cache").read(np.arange(12))
-    scores = score_lists(scorer, lists, sequences, prompts)
+    scores = score_lists(scorer, lists, prompts)
     np.testing.assert_allclose(logits, np.concatenate(scores), rtol=0, atol=1e-6)
-    batch = pack(lists, lists.windows(), sequences, prompts, scorer.context())
+    batch = pack(lists, lists.windows(), prompts, scorer.context())
     with torch.inference_mode():
         _, states = scorer(batch, with_hidden_states=True)
     np.testing.assert_allclose(hidden[batch.examples], unit_rms(states), rtol=2e-3, atol=1e-4)

@@ -14,7 +14,7 @@ from fisher_ld.runtime import UserError
 
 @dataclass(frozen=True)
 class Lists:
-    """n candidate lists. The history of list i is `sequences[user[i]][start[i]:position[i]]`."""
+    """n candidate lists, each after a part of what its user liked: its history."""
 
     user: np.ndarray  # (n,) int
     start: np.ndarray  # (n,) int
@@ -22,9 +22,14 @@ class Lists:
     positive: np.ndarray  # (n,) int, the positive's place in `candidates`
     candidates: list[np.ndarray]  # n arrays of item numbers
     offsets: np.ndarray  # (n + 1,) int; candidate j of list i is example `offsets[i] + j`
+    sequences: list[np.ndarray]  # the positives of every user, oldest first; index = user number
 
     def __len__(self) -> int:
         return len(self.user)
+
+    def history(self, number: int) -> np.ndarray:
+        """Item numbers that a prompt of this list holds before the candidate, oldest first."""
+        return self.sequences[self.user[number]][self.start[number] : self.position[number]]
 
     def examples(self, numbers: Iterable[int]) -> np.ndarray:
         """Example ids of the lists with these numbers, one list after the other."""
@@ -46,9 +51,10 @@ class Lists:
 COLUMNS = ("user", "start", "position", "positive")
 
 
-def _lists(columns: Mapping[str, np.ndarray], candidates: list[np.ndarray]) -> Lists:
+def _lists(columns: Mapping[str, np.ndarray], candidates: list[np.ndarray], sequences: list[np.ndarray]) -> Lists:
     offsets = np.concatenate([[0], np.cumsum([len(c) for c in candidates])]).astype(np.int64)
-    return Lists(**{name: columns[name] for name in COLUMNS}, candidates=candidates, offsets=offsets)
+    own = {name: columns[name] for name in COLUMNS}
+    return Lists(**own, candidates=candidates, offsets=offsets, sequences=sequences)
 
 
 def _table(path: Path) -> pl.DataFrame:
@@ -61,19 +67,19 @@ def read_lists(processed: Path, name: str) -> Lists:
     """`name`: train, val, test_popularity or test_uniform. Raises UserError where preprocess has not written it."""
     table = _table(processed / f"{name}.parquet").sort("list")
     columns = {column: table[column].to_numpy().astype(np.int64) for column in COLUMNS}
-    return _lists(columns, [np.asarray(c) for c in table["candidates"]])
+    return _lists(columns, [np.asarray(c) for c in table["candidates"]], read_sequences(processed))
 
 
 def take(lists: Lists, numbers: np.ndarray) -> Lists:
     """The lists with these numbers, renumbered from 0."""
     columns = {name: getattr(lists, name)[numbers] for name in COLUMNS}
-    return _lists(columns, [lists.candidates[i] for i in numbers])
+    return _lists(columns, [lists.candidates[i] for i in numbers], lists.sequences)
 
 
 def concat(a: Lists, b: Lists) -> Lists:
-    """The lists of `a`, then those of `b`."""
+    """The lists of `a`, then those of `b`, over the same users."""
     columns = {name: np.concatenate([getattr(a, name), getattr(b, name)]) for name in COLUMNS}
-    return _lists(columns, a.candidates + b.candidates)
+    return _lists(columns, a.candidates + b.candidates, a.sequences)
 
 
 def read_sequences(processed: Path) -> list[np.ndarray]:

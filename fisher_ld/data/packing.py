@@ -45,13 +45,16 @@ class _Row:
     decision: list[int]
 
 
-def _pack_row(lists: Lists, window: np.ndarray, sequences: list[np.ndarray], prompts: Prompts) -> _Row:
-    first = window[0]
-    start, end = int(lists.start[first]), int(lists.position[window].max())
+def _longest_history(window: np.ndarray, lists: Lists) -> np.ndarray:
+    return lists.history(window[lists.position[window].argmax()])
+
+
+def _pack_row(lists: Lists, window: np.ndarray, prompts: Prompts) -> _Row:
+    start = int(lists.start[window[0]])
     trunk = list(prompts.prefix)
     trunk_length = {start: len(trunk)}
-    for place in range(start, end):
-        trunk += prompts.history[sequences[lists.user[first]][place]]
+    for place, item in enumerate(_longest_history(window, lists), start):
+        trunk += prompts.history[item]
         trunk_length[place + 1] = len(trunk)
 
     row = _Row(trunk, list(range(len(trunk))), [0] * len(trunk), list(range(1, len(trunk) + 1)), [])
@@ -69,12 +72,10 @@ def _pack_row(lists: Lists, window: np.ndarray, sequences: list[np.ndarray], pro
     return row
 
 
-def pack(
-    lists: Lists, windows: list[np.ndarray], sequences: list[np.ndarray], prompts: Prompts, context: int
-) -> PackedBatch:
+def pack(lists: Lists, windows: list[np.ndarray], prompts: Prompts, context: int) -> PackedBatch:
     """One row for each window (list numbers of one user with one history start; a window of one list is the usual
     one-sequence-per-list packing). Raises UserError where a prompt is longer than the teacher's `context`."""
-    rows = [_pack_row(lists, window, sequences, prompts) for window in windows]
+    rows = [_pack_row(lists, window, prompts) for window in windows]
     check_context(max(max(row.positions) + 1 for row in rows), context)
     length = -(-max(len(row.ids) for row in rows) // MULTIPLE) * MULTIPLE
 
@@ -99,26 +100,24 @@ def pack(
     )
 
 
-def row_tokens(window: np.ndarray, lists: Lists, sequences: list[np.ndarray], prompts: Prompts) -> int:
+def row_tokens(window: np.ndarray, lists: Lists, prompts: Prompts) -> int:
     """Tokens of a window's packed row, but for the prefix."""
-    history = sequences[lists.user[window[0]]][lists.start[window[0]] : lists.position[window].max()]
+    history = _longest_history(window, lists)
     candidates = np.concatenate([lists.candidates[i] for i in window])
     return sum(len(prompts.history[i]) for i in history) + sum(len(prompts.candidate[i]) for i in candidates)
 
 
-def longest_first(lists: Lists, sequences: list[np.ndarray], prompts: Prompts, size: int) -> list[list[np.ndarray]]:
+def longest_first(lists: Lists, prompts: Prompts, size: int) -> list[list[np.ndarray]]:
     """All windows in groups of `size` of like length, for little padding."""
-    windows = sorted(lists.windows(), key=lambda window: -row_tokens(window, lists, sequences, prompts))
+    windows = sorted(lists.windows(), key=lambda window: -row_tokens(window, lists, prompts))
     return [windows[i : i + size] for i in range(0, len(windows), size)]
 
 
-def step_plan(
-    lists: Lists, sequences: list[np.ndarray], prompts: Prompts, size: int, steps: int, seed: int
-) -> list[list[np.ndarray]]:
+def step_plan(lists: Lists, prompts: Prompts, size: int, steps: int, seed: int) -> list[list[np.ndarray]]:
     """The windows of each of `steps` optimiser steps: as many epochs as that takes, each shuffled anew."""
     plan: list[list[np.ndarray]] = []
     windows = lists.windows()
-    length = np.array([row_tokens(window, lists, sequences, prompts) for window in windows])
+    length = np.array([row_tokens(window, lists, prompts) for window in windows])
     while len(plan) < steps:
         plan += by_length(windows, length, size, seed + len(plan))
     return plan[:steps]

@@ -29,22 +29,21 @@ class Prompts:
         """Every token id of any prompt, and the 0 of padding, in order."""
         return sorted({0, *self.prefix, *chain(*self.history), *chain(*self.candidate)})
 
-    def longest(self, lists: Lists, sequences: list[np.ndarray]) -> int:
+    def longest(self, lists: Lists) -> int:
         """Tokens of the longest prompt of any candidate of these lists."""
-        upto = [np.cumsum([0, *(len(self.history[item]) for item in items)]) for items in sequences]
+        upto = [np.cumsum([0, *(len(self.history[item]) for item in items)]) for items in lists.sequences]
         candidate = np.array([len(piece) for piece in self.candidate])
         places = zip(lists.user, lists.start, lists.position, lists.candidates, strict=True)
         lengths = [upto[user][end] - upto[user][begin] + candidate[c].max() for user, begin, end, c in places]
         return len(self.prefix) + int(max(lengths, default=0))
 
-    def example(self, lists: Lists, sequences: list[np.ndarray], example: int) -> list[int]:
+    def example(self, lists: Lists, example: int) -> list[int]:
         """Token ids of one candidate of one list, as a prompt of its own."""
         index = int(np.searchsorted(lists.offsets, example, side="right")) - 1
         place = example - int(lists.offsets[index])
-        history = sequences[lists.user[index]][lists.start[index] : lists.position[index]]
         return [
             *self.prefix,
-            *(token for item in history for token in self.history[item]),
+            *(token for item in lists.history(index) for token in self.history[item]),
             *self.candidate[lists.candidates[index][place]],
         ]
 

@@ -78,7 +78,6 @@ def distill(
     method: Method,
     weights: list[float],
     lists: Lists,
-    sequences: list[np.ndarray],
     prompts: Prompts,
     params: Distill,
     fisher: Fisher,
@@ -111,7 +110,7 @@ def distill(
         module["matcher"] = matcher
         keep_weights(matcher, 0)
 
-    plan = step_plan(lists, sequences, prompts, params.batch_users, 0 if method.truncated else params.steps, seed)
+    plan = step_plan(lists, prompts, params.batch_users, 0 if method.truncated else params.steps, seed)
 
     def recent_examples(step: int) -> np.ndarray:
         """A seeded few of those read since the last update."""
@@ -120,7 +119,7 @@ def distill(
         return np.random.default_rng((seed, step)).permutation(examples)[:RECENT_EXAMPLES]
 
     def loss(windows: list[np.ndarray], step: int):
-        batch = student.pack(lists, windows, sequences, prompts)
+        batch = student.pack(lists, windows, prompts)
         z, states = student(batch, with_hidden_states=matcher is not None)
         labels, parts = ranking_loss(z, batch.labels, sum(map(len, windows)), params.list_weight)
         total = params.alpha * labels

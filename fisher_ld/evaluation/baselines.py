@@ -33,7 +33,7 @@ class Popularity:
     def fit(cls, matrix: sp.csr_array) -> Popularity:
         return cls(np.asarray(matrix.sum(axis=0)).ravel())
 
-    def score(self, lists: Lists, sequences: list[np.ndarray]) -> list[np.ndarray]:
+    def score(self, lists: Lists) -> list[np.ndarray]:
         return [self.count[candidates] for candidates in lists.candidates]
 
 
@@ -65,22 +65,20 @@ class ItemKNN:
         row, column, value = (np.concatenate(part) for part in zip(*kept, strict=True))
         return cls(sp.csr_array((value, (row, column)), shape=(n_items, n_items)))
 
-    def score(self, lists: Lists, sequences: list[np.ndarray]) -> list[np.ndarray]:
+    def score(self, lists: Lists) -> list[np.ndarray]:
         """The liked items are those of the prompt: baseline and models see the same history."""
         liked = np.zeros(self.neighbours.indptr.size - 1, np.float32)
         scores = []
-        for user, start, end, candidates in zip(lists.user, lists.start, lists.position, lists.candidates, strict=True):
-            history = sequences[user][start:end]
+        for number, candidates in enumerate(lists.candidates):
+            history = lists.history(number)
             liked[history] = 1
             scores.append(self.neighbours[candidates] @ liked)
             liked[history] = 0
         return scores
 
 
-def baseline_scores(
-    lists: Lists, sequences: list[np.ndarray], train_positives: np.ndarray, n_items: int, k: int
-) -> dict[str, list[np.ndarray]]:
+def baseline_scores(lists: Lists, train_positives: np.ndarray, n_items: int, k: int) -> dict[str, list[np.ndarray]]:
     """Scores of `popularity` and `item-knn` for every candidate of `lists`; k: neighbours."""
-    matrix = interactions(sequences, train_positives, n_items)
+    matrix = interactions(lists.sequences, train_positives, n_items)
     models = {"popularity": Popularity.fit(matrix), "item-knn": ItemKNN.fit(matrix, k)}
-    return {name: model.score(lists, sequences) for name, model in models.items()}
+    return {name: model.score(lists) for name, model in models.items()}

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import scipy.sparse as sp
 
-from fisher_ld.data.lists import Lists, read_sequences
+from fisher_ld.data.lists import Lists
 from fisher_ld.evaluation.baselines import baseline_scores
 from fisher_ld.evaluation.ranking import METRICS, category_matrix, chance, diversity, ranking_metrics
 from fisher_ld.evaluation.scores import Scores, read_scores
@@ -39,7 +39,7 @@ def read_baselines(processed: Path, lists: Lists, neighbours: int) -> dict[str, 
     users = pl.read_parquet(processed / "users.parquet").sort("user")
     n_items = pl.read_parquet(processed / "items.parquet", columns=["item"]).height
     cut_offs = users["train_positives"].to_numpy()
-    scores = baseline_scores(lists, read_sequences(processed), cut_offs, n_items, neighbours)
+    scores = baseline_scores(lists, cut_offs, n_items, neighbours)
     return {name: Scores(np.arange(len(lists)), values) for name, values in scores.items()}
 
 

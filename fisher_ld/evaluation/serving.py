@@ -10,22 +10,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from fisher_ld.data.lists import Lists, read_lists, read_sequences
+from fisher_ld.data.lists import Lists, read_lists
 from fisher_ld.data.prompts import saved_prompts
 from fisher_ld.evaluation import efficiency
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.runtime import Compute, read_json
 
 
-def as_model(
-    folder: Path, scorer: Scorer, lists: Lists, sequences: list[np.ndarray], processed: Path
-) -> efficiency.Model:
+def as_model(folder: Path, scorer: Scorer, lists: Lists, processed: Path) -> efficiency.Model:
     """The scorer of a model folder as a callable: list numbers -> z of all their candidates, one packed row a list. To
     be called within `scorer.inference()`."""
     prompts = saved_prompts(folder, processed)
 
     def score(queries: Sequence[int]) -> np.ndarray:
-        batch = scorer.pack(lists, [np.array([query]) for query in queries], sequences, prompts)
+        batch = scorer.pack(lists, [np.array([query]) for query in queries], prompts)
         return scorer(batch)[0].float().cpu().numpy()
 
     return score
@@ -34,9 +32,9 @@ def as_model(
 def run_alone(folder: Path, processed: Path, name: str, queries: Sequence[int], compute: Compute, threads: int) -> None:
     """Loads a model and scores the queries one by one; run in a process of its own for its peak memory."""
     torch.set_num_threads(threads)
-    lists, sequences = read_lists(processed, name), read_sequences(processed)
+    lists = read_lists(processed, name)
     scorer = Scorer.load(folder).on(compute)
-    model = as_model(folder, scorer, lists, sequences, processed)
+    model = as_model(folder, scorer, lists, processed)
     with scorer.inference():
         for query in queries:
             model([query])
@@ -61,7 +59,7 @@ def measure(
     """Efficiency of the models in `folders` on `count` seeded lists of the file `name`, and ratios to `reference`
     (above 1: better). Of models with one architecture the first is measured, and `stands_for` names them all."""
     groups = one_of_each_shape(folders)
-    lists, sequences = read_lists(processed, name), read_sequences(processed)
+    lists = read_lists(processed, name)
     chosen = np.random.default_rng(seed).permutation(len(lists))[:count]
     queries = [int(i) for i in chosen]
     threads = torch.get_num_threads()
@@ -70,7 +68,7 @@ def measure(
         for model in groups
     }
     scorers = {model: Scorer.load(folders[model]).on(compute) for model in groups}
-    models = {m: as_model(folders[m], scorers[m], lists, sequences, processed) for m in groups}
+    models = {m: as_model(folders[m], scorers[m], lists, processed) for m in groups}
     counter = efficiency.EnergyCounter()
     with ExitStack() as ready:
         for scorer in scorers.values():

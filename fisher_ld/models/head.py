@@ -20,7 +20,6 @@ def fit_head(
     scorer: Scorer,
     lists: Lists,
     windows: list[np.ndarray],
-    sequences: list[np.ndarray],
     prompts: Prompts,
     ridge: float = 0.01,
 ) -> None:
@@ -36,7 +35,7 @@ def fit_head(
     try:
         with scorer.inference():
             for group in progress(groups, "fitting the head", unit="batch"):
-                batch = scorer.pack(lists, group, sequences, prompts)
+                batch = scorer.pack(lists, group, prompts)
                 scorer(batch)
                 labels.append(batch.labels)
     finally:

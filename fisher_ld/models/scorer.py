@@ -75,11 +75,9 @@ class Scorer(nn.Module):
         finally:
             setattr(self.body, name, whole)
 
-    def pack(
-        self, lists: Lists, windows: list[np.ndarray], sequences: list[np.ndarray], prompts: Prompts
-    ) -> PackedBatch:
+    def pack(self, lists: Lists, windows: list[np.ndarray], prompts: Prompts) -> PackedBatch:
         """The windows packed within the model's context, where the model is."""
-        return pack(lists, windows, sequences, prompts, self.context()).to(self.model.device)
+        return pack(lists, windows, prompts, self.context()).to(self.model.device)
 
     def forward(self, batch: PackedBatch, with_hidden_states: bool = False):
         """Logits z (N,), and h_l at the decision tokens before the final norm (N, L, d), else None."""
@@ -189,16 +187,15 @@ class Scorer(nn.Module):
 def score_lists(
     scorer: Scorer,
     lists: Lists,
-    sequences: list[np.ndarray],
     prompts: Prompts,
     label: str = "scoring",
 ) -> list[np.ndarray]:
     """z of every candidate of every list, in the lists' order. Lists of one user and history share a packed row."""
     logits = np.full(lists.offsets[-1], np.nan, np.float32)
-    groups = longest_first(lists, sequences, prompts, scorer.batch_users)
+    groups = longest_first(lists, prompts, scorer.batch_users)
     with scorer.inference():
         for group in progress(groups, label, unit="batch"):
-            batch = scorer.pack(lists, group, sequences, prompts)
+            batch = scorer.pack(lists, group, prompts)
             z, _ = scorer(batch)
             logits[batch.examples.cpu()] = z.float().cpu()
     return np.split(logits, lists.offsets[1:-1])

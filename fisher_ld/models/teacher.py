@@ -36,7 +36,6 @@ def ranking_loss(z: torch.Tensor, labels: torch.Tensor, lists: int, list_weight:
 def adapt(
     scorer: Scorer,
     lists: Lists,
-    sequences: list[np.ndarray],
     prompts: Prompts,
     params: Adapt,
     validate: Callable[[], float],
@@ -61,10 +60,10 @@ def adapt(
         )
     above = [] if first is None else [matrix for layer in scorer.layers[first:] for matrix in writers(layer)]
     begin = 0 if first is None else params.first_steps
-    plan = step_plan(lists, sequences, prompts, params.batch_users, begin + params.steps, seed)
+    plan = step_plan(lists, prompts, params.batch_users, begin + params.steps, seed)
 
     def loss(windows: list[np.ndarray], step: int):
-        batch = scorer.pack(lists, windows, sequences, prompts)
+        batch = scorer.pack(lists, windows, prompts)
         z, _ = scorer(batch)
         total, parts = ranking_loss(z, batch.labels, sum(map(len, windows)), params.list_weight)
         return total, parts, batch.tokens
@@ -76,7 +75,7 @@ def adapt(
         )
         with scorer.cut(layers.stop), scorer.only_rows(prompts):
             if first is not None:
-                fit_head(scorer, lists, list(chain(*part)), sequences, prompts)
+                fit_head(scorer, lists, list(chain(*part)), prompts)
             tuner = _trainable(scorer, layers, params, seed)
             fitted = fit(
                 scorer, part, loss, validate, schedule, checkpoint,

@@ -6,11 +6,15 @@ from fisher_ld.data.lists import Lists, concat, take
 def lists():
     candidates = [np.array([3, 1]), np.array([2, 0, 4]), np.array([5])]
     columns = (np.array(c) for c in ([7, 3, 7], [0, 1, 0], [4, 2, 5], [1, 0, 0]))
-    return Lists(*columns, candidates, np.array([0, 2, 5, 6]))
+    return Lists(*columns, candidates, np.array([0, 2, 5, 6]), [np.arange(9)] * 8)
 
 
 def test_labels_stand_at_the_positives():
     assert lists().labels().tolist() == [0, 1, 1, 0, 0, 1]
+
+
+def test_the_history_ends_before_the_position():
+    assert [lists().history(i).tolist() for i in range(3)] == [[0, 1, 2, 3], [1], [0, 1, 2, 3, 4]]
 
 
 def test_windows_share_user_and_start():

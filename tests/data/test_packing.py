@@ -56,10 +56,10 @@ def world(candidates):
         positive=np.zeros(count, int),
         candidates=[np.array(c) for c in candidates],
         offsets=np.concatenate([[0], np.cumsum([len(c) for c in candidates])]),
+        sequences=[rng.integers(0, 6, 7), rng.integers(0, 6, 4)],
     )
-    sequences = [rng.integers(0, 6, 7), rng.integers(0, 6, 4)]
     pieces = [[int(t) for t in rng.integers(1, 50, 1 + item % 4)] for item in range(12)]
-    return lists, sequences, Prompts([7, 8], pieces[:6], pieces[6:], yes=1, no=2)
+    return lists, Prompts([7, 8], pieces[:6], pieces[6:], yes=1, no=2)
 
 
 @pytest.mark.parametrize("candidates", CANDIDATES.values(), ids=CANDIDATES)
@@ -68,8 +68,8 @@ def world(candidates):
 def test_packed_is_one_by_one(attention, config, candidates, float64_norms):
     torch.manual_seed(0)
     scorer = Scorer(AutoModelForSequenceClassification.from_config(config, dtype=torch.float64).eval())
-    lists, sequences, prompts = world(candidates)
-    batch = pack(lists, lists.windows(), sequences, prompts, 64)
+    lists, prompts = world(candidates)
+    batch = pack(lists, lists.windows(), prompts, 64)
 
     scorer.model.set_attn_implementation(attention)
     with torch.no_grad():
@@ -82,7 +82,7 @@ def test_packed_is_one_by_one(attention, config, candidates, float64_norms):
 
     alone, alone_states = torch.zeros_like(logits), torch.zeros_like(states)
     for place, example in enumerate(batch.examples.tolist()):
-        ids = torch.tensor([prompts.example(lists, sequences, example)])
+        ids = torch.tensor([prompts.example(lists, example)])
         captured = []
         hooks = [
             layer.register_forward_hook(lambda m, i, o, kept=captured: kept.append(o[0] if isinstance(o, tuple) else o))
@@ -103,30 +103,30 @@ def test_packed_is_one_by_one(attention, config, candidates, float64_norms):
 
 
 def test_labels_mark_the_positive():
-    lists, sequences, prompts = world(CANDIDATES["ragged"])
+    lists, prompts = world(CANDIDATES["ragged"])
     lists.positive[:] = [0, 4, 1]
-    batch = pack(lists, lists.windows(), sequences, prompts, 64)
+    batch = pack(lists, lists.windows(), prompts, 64)
     assert batch.labels.tolist() == lists.labels()[batch.examples].tolist()
     assert batch.labels.sum() == 3
 
 
 def test_rows_are_padded_to_a_length_that_matrix_kernels_like():
-    lists, sequences, prompts = world(CANDIDATES["one"])
-    batch = pack(lists, lists.windows(), sequences, prompts, 64)
+    lists, prompts = world(CANDIDATES["one"])
+    batch = pack(lists, lists.windows(), prompts, 64)
     assert batch.input_ids.shape[1] % MULTIPLE == 0 and batch.tokens < batch.input_ids.numel()
     assert batch.mask.any(-1).all()  # no empty softmax
 
 
 def test_prompt_beyond_the_context_is_refused():
-    lists, sequences, prompts = world(CANDIDATES["many"])
+    lists, prompts = world(CANDIDATES["many"])
     with pytest.raises(UserError, match=r"a prompt has \d+ tokens, but the model's context ends at 5"):
-        pack(lists, lists.windows(), sequences, prompts, 5)
+        pack(lists, lists.windows(), prompts, 5)
 
 
 def test_the_longest_prompt_is_known_before_any_is_packed():
-    lists, sequences, prompts = world(CANDIDATES["ragged"])
-    lengths = [len(prompts.example(lists, sequences, example)) for example in range(lists.offsets[-1])]
-    assert prompts.longest(lists, sequences) == max(lengths) > min(lengths)
+    lists, prompts = world(CANDIDATES["ragged"])
+    lengths = [len(prompts.example(lists, example)) for example in range(lists.offsets[-1])]
+    assert prompts.longest(lists) == max(lengths) > min(lengths)
 
 
 def test_batches_hold_every_window_once():
@@ -152,19 +152,20 @@ def test_what_is_held_back_is_what_the_adaptation_reads_last():
         positive=np.zeros(len(numbers), int),
         candidates=[np.array([i, i + 1]) for i in numbers],
         offsets=np.arange(len(numbers) + 1) * 2,
+        sequences=[numbers[:each]] * count,
     )
     held = held_back(lists, 60, seed=3)
     assert len(held) == 60 * each and len(held.windows()) == 60
     pieces = [[1]] * (len(numbers) + 2)
-    plan = step_plan(lists, [numbers[:each]] * count, Prompts([7], pieces, pieces, yes=1, no=2), 1, steps=128, seed=3)
+    plan = step_plan(lists, Prompts([7], pieces, pieces, yes=1, no=2), 1, steps=128, seed=3)
     read = {int(window[0]) // each for entry in plan for window in entry}
     assert len(read) == 128 and read.isdisjoint(held.user)
     assert len(held_back(lists, None, 3)) == len(held_back(lists, 500, 3)) == len(lists)
 
 
 def test_a_plan_goes_on_for_as_many_epochs_as_its_steps_take():
-    lists, sequences, prompts = world(CANDIDATES["ragged"])
-    plan = step_plan(lists, sequences, prompts, 1, steps=5, seed=3)
+    lists, prompts = world(CANDIDATES["ragged"])
+    plan = step_plan(lists, prompts, 1, steps=5, seed=3)
     assert len(plan) == 5
     epoch = len(lists.windows())
     assert sorted(int(b[0][0]) for b in plan[:epoch]) == sorted(int(w[0]) for w in lists.windows())

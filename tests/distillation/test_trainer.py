@@ -15,7 +15,7 @@ class MemoryTeacher:
 
     def __init__(self, tiny):
         scorer = tiny.scorer(layers=4, seed=1)
-        batch = pack(tiny.lists, tiny.lists.windows(), tiny.sequences, tiny.prompts, scorer.context())
+        batch = pack(tiny.lists, tiny.lists.windows(), tiny.prompts, scorer.context())
         with torch.no_grad():
             states = scorer(batch, with_hidden_states=True)[1]
         self.z = 6 * batch.labels - 3
@@ -34,7 +34,7 @@ def distilled(tiny, tmp_path):
         fisher = Fisher(update_interval=10, update_rate=0.5)
         checkpoint = Checkpoint("distill", {"method": method}, tmp_path)
         fit, trajectory = distill(
-            student, teacher, METHODS[method], [0.1, 0.2, 0.3, 0.4], tiny.lists, tiny.sequences, tiny.prompts, params,
+            student, teacher, METHODS[method], [0.1, 0.2, 0.3, 0.4], tiny.lists, tiny.prompts, params,
             fisher, lambda: 0.5, checkpoint, lambda values, step: None, 0, method, teacher_trace,
         )  # fmt: skip
         return [row for row in fit.curve if "loss" in row], trajectory, teacher

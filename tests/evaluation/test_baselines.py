@@ -12,11 +12,13 @@ CUT_OFFS = np.array([3, 2, 2, 1])
 C01, C02, C12 = 2 / 3, 1 / 6**0.5, 2 / 6**0.5
 
 
-def make_lists(user, position, candidates, start=0):
+def make_lists(user, position, candidates, start=0, sequences=SEQUENCES):
     candidates = [np.array(c) for c in candidates]
     n = len(candidates)
     offsets = np.concatenate([[0], np.cumsum([len(c) for c in candidates])])
-    return Lists(np.array(user), np.full(n, start), np.array(position), np.zeros(n, int), candidates, offsets)
+    return Lists(
+        np.array(user), np.full(n, start), np.array(position), np.zeros(n, int), candidates, offsets, sequences
+    )
 
 
 def matrix():
@@ -39,7 +41,7 @@ def test_a_cut_off_for_every_user():
 
 def test_popularity_by_hand():
     lists = make_lists([0, 2], [3, 2], [[4, 0, 2], [1, 3]])
-    scores = Popularity.fit(matrix()).score(lists, SEQUENCES)
+    scores = Popularity.fit(matrix()).score(lists)
     np.testing.assert_array_equal(scores[0], [0, 3, 2])
     np.testing.assert_array_equal(scores[1], [3, 0])
 
@@ -47,30 +49,30 @@ def test_popularity_by_hand():
 def test_item_knn_by_hand():
     # user 3 at position 1 has liked 0; user 0 at position 2 has liked 0 and 1
     lists = make_lists([3, 0], [1, 2], [[1, 2, 3], [2, 4]])
-    scores = ItemKNN.fit(matrix(), k=50).score(lists, SEQUENCES)
+    scores = ItemKNN.fit(matrix(), k=50).score(lists)
     assert scores[0] == pytest.approx([C01, C02, 0])
     assert scores[1] == pytest.approx([C02 + C12, 0])
 
 
 def test_item_knn_sees_the_history_of_the_prompt():
     lists = make_lists([0], [2], [[2]], start=1)  # user 0 has liked 0 and 1, the prompt starts with 1
-    assert ItemKNN.fit(matrix(), k=50).score(lists, SEQUENCES)[0] == pytest.approx([C12])
+    assert ItemKNN.fit(matrix(), k=50).score(lists)[0] == pytest.approx([C12])
 
 
 def test_item_knn_keeps_the_nearest_of_the_candidate():
     # the nearest of 2 is 1 (.816), so that a liked 0 counts nothing; the nearest of 0 is 1 (.667)
     lists = make_lists([3, 0], [1, 2], [[1, 2], [2, 0]])
-    scores = ItemKNN.fit(matrix(), k=1).score(lists, SEQUENCES)
+    scores = ItemKNN.fit(matrix(), k=1).score(lists)
     assert scores[0] == pytest.approx([0, 0])  # the nearest of 1 is 2
     assert scores[1] == pytest.approx([C12, C01])
 
 
 def test_history_is_all_before_the_position_and_nothing_after():
     knn = ItemKNN.fit(matrix(), k=50)
-    before = knn.score(make_lists([0, 0], [1, 3], [[2], [2]]), SEQUENCES)
+    before = knn.score(make_lists([0, 0], [1, 3], [[2], [2]]))
     assert before[0] == pytest.approx([C02])
     assert before[1] == pytest.approx([C02 + C12])  # its own place in the history counts nothing
-    again = knn.score(make_lists([3], [0], [[0, 1, 2]]), SEQUENCES)
+    again = knn.score(make_lists([3], [0], [[0, 1, 2]]))
     assert again[0] == pytest.approx([0, 0, 0])  # nothing liked yet, nothing left over from other users
 
 
@@ -86,9 +88,9 @@ def test_item_knn_against_the_dense_formula(k, block):
     np.fill_diagonal(similar, 0)
     for row in similar:
         row[np.lexsort((np.arange(60), -row.astype(np.float32)))[k:]] = 0
-    lists = make_lists([5, 9], [4, 1], [np.arange(60), np.arange(30)])
     sequences[5] = rng.permutation(60)[:10]
-    found = ItemKNN.fit(train, k, block).score(lists, sequences)
+    lists = make_lists([5, 9], [4, 1], [np.arange(60), np.arange(30)], sequences=sequences)
+    found = ItemKNN.fit(train, k, block).score(lists)
     for i in range(2):
         history = sequences[lists.user[i]][: lists.position[i]]
         np.testing.assert_allclose(found[i], similar[lists.candidates[i]][:, history].sum(1), rtol=1e-5, atol=1e-7)
@@ -96,7 +98,7 @@ def test_item_knn_against_the_dense_formula(k, block):
 
 def test_both_baselines_at_once():
     lists = make_lists([3], [1], [[1, 2, 3]])
-    scores = baseline_scores(lists, SEQUENCES, CUT_OFFS, 5, k=50)
+    scores = baseline_scores(lists, CUT_OFFS, 5, k=50)
     assert list(scores) == ["popularity", "item-knn"]
     assert scores["popularity"][0] == pytest.approx([3, 2, 0])
     assert scores["item-knn"][0] == pytest.approx([C01, C02, 0])

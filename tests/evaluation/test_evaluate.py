@@ -21,7 +21,7 @@ def make_lists(users, size=4, seed=0):
     n = len(users)
     candidates = [rng.permutation(20)[:size] for _ in range(n)]
     positive = rng.integers(0, size, n)
-    return Lists(np.array(users), np.zeros(n, int), np.ones(n, int), positive, candidates, np.arange(n + 1) * size)
+    return Lists(np.array(users), np.zeros(n, int), np.ones(n, int), positive, candidates, np.arange(n + 1) * size, [])
 
 
 def make_scores(lists, skill, seed):
@@ -55,7 +55,7 @@ def frames():
 
 
 def test_metrics_of_one_user_by_hand():
-    lists = Lists(*(np.array([v]) for v in (7, 0, 1, 2)), [np.array([0, 1, 2])], np.array([0, 3]))
+    lists = Lists(*(np.array([v]) for v in (7, 0, 1, 2)), [np.array([0, 1, 2])], np.array([0, 3]), [])
     row = ev.user_metrics(lists, Scores(np.array([0]), [np.array([3.0, 2.0, 1.0])]), CATEGORIES).row(0, named=True)
     # rank 3 of 3; {a}, {b}, {a, b}: distances 1, 1/2, 1/2
     assert row == pytest.approx(

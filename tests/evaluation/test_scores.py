@@ -13,6 +13,7 @@ LISTS = Lists(
     positive=np.zeros(3, int),
     candidates=[np.array([1, 2]), np.array([3, 4, 5]), np.array([6])],
     offsets=np.array([0, 2, 5, 6]),
+    sequences=[],
 )
 
 

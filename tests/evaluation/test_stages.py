@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from fisher_ld.data.lists import read_lists, read_sequences
+from fisher_ld.data.lists import read_lists
 from fisher_ld.evaluation import serving
 from fisher_ld.evaluation.scores import write_scores
 from fisher_ld.models.scorer import Scorer
@@ -163,13 +163,12 @@ def test_efficiency_of_one_student_for_all_of_its_shape(evaluated):
 def test_a_served_model_scores_as_one_prompt_each(world):
     processed, folder = world / "data/processed", world / "data/students/none/0"
     scorer = Scorer.load(folder)
-    lists, sequences = read_lists(processed, "test_popularity"), read_sequences(processed)
-    model = serving.as_model(folder, scorer, lists, sequences, processed)
+    lists = read_lists(processed, "test_popularity")
+    model = serving.as_model(folder, scorer, lists, processed)
     expected = []
     for q in (4, 9):
-        history = sequences[q][lists.start[q] : lists.position[q]]
         for item in lists.candidates[q]:
-            ids = [2, *(4 + int(i) for i in history), 4 + int(item), 3]  # liked m.. m.. m.. m..?
+            ids = [2, *(4 + int(i) for i in lists.history(q)), 4 + int(item), 3]  # liked m.. m.. m.. m..?
             no, yes = scorer.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].tolist()
             expected.append(yes - no)
     with scorer.inference():

@@ -11,10 +11,10 @@ def test_the_head_is_the_ridge_regression_of_the_labels(tiny):
     read = []
     student.model.score.register_forward_pre_hook(lambda module, given: read.append(given[0].detach()))
     windows = tiny.lists.windows()
-    batch = pack(tiny.lists, windows, tiny.sequences, tiny.prompts, student.context())
+    batch = pack(tiny.lists, windows, tiny.prompts, student.context())
     with torch.no_grad():
         before = student(batch)[0]
-    fit_head(student, tiny.lists, windows, tiny.sequences, tiny.prompts)
+    fit_head(student, tiny.lists, windows, tiny.prompts)
     with torch.no_grad():
         after = student(batch)[0]
 

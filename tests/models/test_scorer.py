@@ -27,7 +27,7 @@ SHAPE = {
 
 def test_bf16_is_near_float32_and_leaves_stream_and_head_alone(tiny):
     scorer = tiny.scorer()
-    batch = pack(tiny.lists, tiny.lists.windows(), tiny.sequences, tiny.prompts, scorer.context())
+    batch = pack(tiny.lists, tiny.lists.windows(), tiny.prompts, scorer.context())
     exact, states = scorer(batch, with_hidden_states=True)
     near, near_states = scorer.on(Compute(torch.device("cpu"), bf16=True))(batch, with_hidden_states=True)
     assert near.dtype == near_states.dtype == torch.float32
@@ -41,7 +41,7 @@ def test_bf16_is_near_float32_and_leaves_stream_and_head_alone(tiny):
 
 def test_only_the_rows_of_the_prompts_are_trained(tiny):
     scorer = tiny.scorer()
-    batch = pack(tiny.lists, tiny.lists.windows(), tiny.sequences, tiny.prompts, scorer.context())
+    batch = pack(tiny.lists, tiny.lists.windows(), tiny.prompts, scorer.context())
     embedding = scorer.body.get_input_embeddings()
     whole, before, plain = embedding.weight, embedding.weight.detach().clone(), scorer(batch)[0].detach()
     tokens = tiny.prompts.tokens()
@@ -62,7 +62,7 @@ def test_only_the_rows_of_the_prompts_are_trained(tiny):
 
 def test_the_last_layer_runs_at_the_decision_tokens_alone(tiny):
     scorer = tiny.scorer()
-    batch = pack(tiny.lists, tiny.lists.windows(), tiny.sequences, tiny.prompts, scorer.context())
+    batch = pack(tiny.lists, tiny.lists.windows(), tiny.prompts, scorer.context())
     lengths = []
     for layer in scorer.layers:
         layer.mlp.register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[:2]))
@@ -95,7 +95,7 @@ def test_a_layer_without_a_cache_is_refused():
 
 def test_weights_cast_once_score_as_those_cast_at_every_pass(tiny):
     scorer = tiny.scorer().on(Compute(torch.device("cpu"), bf16=True))
-    batch = pack(tiny.lists, tiny.lists.windows(), tiny.sequences, tiny.prompts, scorer.context())
+    batch = pack(tiny.lists, tiny.lists.windows(), tiny.prompts, scorer.context())
     before = {name: p.detach().clone() for name, p in scorer.named_parameters()}
     with torch.inference_mode():
         every_pass, _ = scorer(batch)
@@ -105,7 +105,7 @@ def test_weights_cast_once_score_as_those_cast_at_every_pass(tiny):
     assert torch.equal(once, every_pass)
     for name, p in scorer.named_parameters():
         assert torch.equal(p, before[name]) and p.dtype == torch.float32
-    assert len(score_lists(scorer, tiny.lists, tiny.sequences, tiny.prompts)) == len(tiny.lists)
+    assert len(score_lists(scorer, tiny.lists, tiny.prompts)) == len(tiny.lists)
 
 
 @pytest.mark.parametrize(

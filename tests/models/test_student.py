@@ -43,9 +43,9 @@ def packed(tokenizer):
         positive=np.array([0, 1]),
         candidates=[np.array([0, 1, 2]), np.array([2, 0])],
         offsets=np.array([0, 3, 5]),
+        sequences=[np.array([2, 0, 1, 0]), np.array([1, 2])],
     )
-    sequences = [np.array([2, 0, 1, 0]), np.array([1, 2])]
-    return pack(lists, lists.windows(), sequences, Prompts(pieces[1], pieces, pieces, yes=0, no=1), 256)
+    return pack(lists, lists.windows(), Prompts(pieces[1], pieces, pieces, yes=0, no=1), 256)
 
 
 def test_all_layers_and_pruned_words_are_the_teacher(teacher, tokenizer):

@@ -21,7 +21,7 @@ def trained(tiny, tmp_path):
         scores = iter([0.1, 0.2, 0.3])
         checkpoints = [Checkpoint("adapt_teacher", settings | {"part": part}, tmp_path) for part in (1, 2)]
         result = adapt(
-            scorer, tiny.lists, tiny.sequences, tiny.prompts, params, lambda: next(scores), checkpoints,
+            scorer, tiny.lists, tiny.prompts, params, lambda: next(scores), checkpoints,
             lambda values, step: None, 0,
         )  # fmt: skip
         after = dict(scorer.named_parameters())
@@ -61,7 +61,7 @@ def test_lora_reaches_the_matrices_of_gpt2(tiny, tmp_path):
     params = Adapt(method="lora", first_layers=None, steps=2, eval_every=2, batch_users=4)
     checkpoints = [Checkpoint("adapt_teacher", {"part": part}, tmp_path) for part in (1, 2)]
     adapt(
-        scorer, tiny.lists, tiny.sequences, tiny.prompts, params, lambda: 0.1, checkpoints,
+        scorer, tiny.lists, tiny.prompts, params, lambda: 0.1, checkpoints,
         lambda values, step: None, 0,
     )  # fmt: skip
     changed = {name for name, p in scorer.named_parameters() if not torch.equal(p, before[name])}
@@ -89,7 +89,7 @@ def test_the_first_layers_are_adapted_before_those_above(tiny, tmp_path, method)
     params = Adapt(method=method, steps=4, first_layers=2, first_steps=6, eval_every=3, batch_users=4)
     checkpoints = [Checkpoint("adapt_teacher", {"part": part}, tmp_path) for part in (1, 2)]
     result = adapt(
-        scorer, tiny.lists, tiny.sequences, tiny.prompts, params, validate, checkpoints,
+        scorer, tiny.lists, tiny.prompts, params, validate, checkpoints,
         lambda values, step: logged.append(step), 0,
     )  # fmt: skip
     end = weights()
@@ -132,7 +132,7 @@ def test_layers_whose_addition_is_normalised_cannot_start_quietly(tiny, tmp_path
     scorer.layers[2].post_feedforward_layernorm = torch.nn.Identity()
     with pytest.raises(UserError, match=r"first_layers: LlamaDecoderLayer does not add two matrices' outputs"):
         adapt(
-            scorer, tiny.lists, tiny.sequences, tiny.prompts, Adapt(first_layers=2), lambda: 0.1, [],
+            scorer, tiny.lists, tiny.prompts, Adapt(first_layers=2), lambda: 0.1, [],
             lambda values, step: None, 0,
         )  # fmt: skip
 
@@ -162,7 +162,7 @@ def test_an_interrupted_adaptation_goes_on(tiny, tmp_path, method, validations, 
 
         checkpoints = [Checkpoint("adapt_teacher", {"part": part}, folder) for part in (1, 2)]
         result = adapt(
-            scorer, tiny.lists, tiny.sequences, tiny.prompts, params, validate, checkpoints,
+            scorer, tiny.lists, tiny.prompts, params, validate, checkpoints,
             lambda values, step: logged.append(step), 0,
         )  # fmt: skip
         return scorer, result, logged

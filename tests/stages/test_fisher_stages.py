@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from fisher_ld.data.lists import read_lists, read_sequences
+from fisher_ld.data.lists import read_lists
 from fisher_ld.data.prompts import build_prompts
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.fisher.traces import layer_norms, pad_prompts
@@ -77,7 +77,7 @@ def test_traces_and_weights_of_a_tiny_teacher(tmp_path, monkeypatch):
     assert table["state"].unique(maintain_order=True).to_list() == ["adapted", "base"]
     assert table.group_by("state").agg(pl.col("example").n_unique())["example"].to_list() == [20, 20]
 
-    lists, sequences = read_lists(estimate_fisher.PROCESSED, "train"), read_sequences(estimate_fisher.PROCESSED)
+    lists = read_lists(estimate_fisher.PROCESSED, "train")
     prompts = build_prompts(tokenizer, estimate_fisher.PROCESSED, params.teacher.prompt)
     example = int(table["example"].max())
     index = max(i for i in range(len(lists)) if lists.offsets[i] <= example)
@@ -86,7 +86,7 @@ def test_traces_and_weights_of_a_tiny_teacher(tmp_path, monkeypatch):
         ("adapted", Scorer.load(estimate_fisher.ADAPTED)),
         ("base", Scorer.from_causal_lm(estimate_fisher.BASE, prompts.yes, prompts.no)),
     ):
-        alone = layer_norms(scorer.model, pad_prompts([prompts.example(lists, sequences, example)]))
+        alone = layer_norms(scorer.model, pad_prompts([prompts.example(lists, example)]))
         rows = table.filter((pl.col("state") == state) & (pl.col("example") == example))
         assert rows["norm"][1:5].to_list() == pytest.approx(alone.layers[0].tolist(), rel=1e-4)
         assert rows["label"].unique().to_list() == [int(place == lists.positive[index])]
