@@ -2,7 +2,8 @@
 
 For an example with logit z, n_l = ||dz/dtheta_l||^2 over all parameters of layer l. Both Fishers follow from (z, n_l)
 without the model: p(1 - p) n_l is the true one (Eq. 1, 10), (p - y)^2 n_l the empirical one (Eq. 3). No parameter
-requires a gradient: the backward of sum(z) computes the gradients of activations only, and hooks read them.
+requires a gradient: the backward of sum(z) computes the gradients of activations only, which hooks and the backward
+pass of RMS norms read.
 """
 
 from __future__ import annotations
@@ -186,7 +187,8 @@ class _RmsNorm(torch.autograd.Function):
 
 
 class _Taps:
-    """Hooks that read inputs in the forward and output gradients in the backward pass, and add up squared norms."""
+    """Hooks, and RMS norms in place of the model's, that read inputs in the forward and output gradients in the
+    backward pass, and add up squared norms."""
 
     def __init__(self, norms: torch.Tensor, branch: Branch):
         self.norms = norms  # (2, N, L + 2): all parameters, normalisation parameters
@@ -244,7 +246,8 @@ class _Taps:
 
         self._tap(part, output, read)
 
-    def _rms_norm(self, part: Covered, x: torch.Tensor) -> torch.Tensor:
+    def _rms_norm(self, part: Covered, *inputs: torch.Tensor, **named: object) -> torch.Tensor:
+        x = _only(part, () if named else inputs)
         if torch.is_grad_enabled():
             self._called(part, x)
 
@@ -265,7 +268,7 @@ class _Taps:
             x = _per_example(source)  # (N, T, d)
             normalised = nn.functional.layer_norm(x, x.shape[-1:], eps=norm_epsilon(module))
             of_weight = (gradient * normalised).sum(1)  # (N, d)
-            of_bias = [gradient.sum(1)] if module.bias is not None else []
+            of_bias = [gradient.sum(1)] if getattr(module, "bias", None) is not None else []
             self.of_norms[part.name] += torch.cat([of_weight, *of_bias], 1)
 
         self._tap(part, output, read)
@@ -360,7 +363,7 @@ def _frozen(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def _forwards(wraps: dict[nn.Module, Callable[[Callable], Callable]]) -> Iterator[None]:
-    """Modules whose forward is another one, made from their own."""
+    """Modules whose forward is another one, made from their own, or in its place."""
     own = {module: vars(module).pop("forward", None) for module in wraps}  # for example accelerate's
     for module, wrap in wraps.items():
         module.forward = wrap(own[module] or module.forward)

@@ -22,6 +22,7 @@ from fisher_ld.params import Adapt
 from fisher_ld.runtime import Checkpoint, UserError
 from fisher_ld.training import Fit, Schedule, fit
 
+ALL_AT_ONCE = "null, with some 400 teacher.adapt.steps and a learning_rate of 1.0e-4, adapts all layers at once"
 QUIET = 0.1  # of what a layer above the first ones adds to the residual stream, where its training starts
 
 
@@ -55,8 +56,7 @@ def adapt(
     depth, first = len(scorer.layers), params.first_layers
     if first is not None and first >= depth:
         raise UserError(
-            f"teacher.adapt.first_layers: expected less than the teacher's {depth} layers, got {first}; null adapts "
-            "all layers at once"
+            f"teacher.adapt.first_layers: expected less than the teacher's {depth} layers, got {first}; {ALL_AT_ONCE}"
         )
     above = [] if first is None else [matrix for layer in scorer.layers[first:] for matrix in writers(layer)]
     begin = 0 if first is None else params.first_steps
@@ -100,10 +100,12 @@ def writers(layer: torch.nn.Module) -> list[torch.nn.Module]:
     """The two matrices of a layer whose outputs are added to the residual stream as they are."""
     names = ("o_proj", "down_proj", "c_proj")
     matrices = [module for name, module in layer.named_modules() if name.endswith(names)]
-    if len(matrices) != 2 or hasattr(layer, "post_feedforward_layernorm"):  # norms there undo any scale
+    normalised = any(hasattr(layer, norm) for norm in ("post_feedforward_layernorm", "post_mlp_layernorm"))
+    if len(matrices) != 2 or normalised:  # a norm there undoes any scale
         raise UserError(
-            f"teacher.adapt.first_layers: {type(layer).__name__} does not add two matrices' outputs to its input as "
-            "they are, so that layers above the first cannot start quietly; null adapts all layers at once"
+            "teacher.adapt.first_layers: expected layers that add the outputs of two matrices, named o_proj, down_proj "
+            f"or c_proj, to their input as they are, got {type(layer).__name__}, which cannot start quietly above the "
+            f"first; {ALL_AT_ONCE}"
         )
     return matrices
 

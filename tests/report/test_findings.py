@@ -156,6 +156,20 @@ def test_sample_carried_by_other_layers(sample):
     assert row(results, "most important layers").verdict == "not reproduced"
 
 
+@pytest.mark.parametrize(
+    ("verdict", "d", "ours", "answer"),
+    [
+        ("shown above", 0.9, "+0.90", "reproduced"),
+        ("shown above", 0.1, "+0.10", "not reproduced"),
+        ("not shown", None, "none: all differences are equal", "not reproduced"),
+    ],
+)
+def test_effect_sizes(changed, verdict, d, ours, answer):
+    results = changed("evaluate.json", lambda e: e["claims"]["popularity"]["ndcg_5"].update(verdict=verdict, d=d))
+    found = row(results, "NDCG@5 over uniform: Cohen's d")
+    assert (found.ours, found.verdict) == (ours, answer)
+
+
 def test_impossible_numbers_say_why(sample):
     results = read_results(sample)
     for method in ("teacher", "Fisher-LD"):

@@ -4,6 +4,7 @@ import re
 import shutil
 from types import SimpleNamespace
 
+import polars as pl
 import pytest
 
 from fisher_ld.report.inputs import final_metrics, read_results
@@ -64,6 +65,16 @@ def test_weights_that_never_changed_are_said_to(sample, tmp_path):
     shutil.copy(metrics / "plots/weights/fisher.csv", metrics / "plots/weights/fisher-ld.csv")
     write_report(read_results(metrics), tmp_path)
     assert "were not updated in this run" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_teacher_adapted_in_two_parts_is_said_to_start_quietly(sample, tmp_path, parts):
+    metrics = shutil.copytree(sample, tmp_path / "metrics")
+    curve = pl.read_csv(metrics / "plots/training/teacher.csv")
+    if parts == 1:
+        curve.with_columns(depth=pl.lit(30)).write_csv(metrics / "plots/training/teacher.csv")
+    write_report(read_results(metrics), tmp_path)
+    assert ("The first 4 layers were adapted before" in (tmp_path / "report.md").read_text()) == (parts == 2)
 
 
 def test_final_metrics_are_single_numbers(sample):
