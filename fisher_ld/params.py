@@ -173,7 +173,7 @@ class Adapt(Section):
     method: Literal["lora", "full"] = "full"
     first_layers: Positive | None = 4  # adapted first, without those above; None: all at once
     first_steps: Positive = 3800  # optimiser steps of that
-    first_learning_rate: Rate = 2e-4
+    first_learning_rate: Rate = 3e-4
     lora_rank: Positive = 16
     learning_rate: Rate = 2e-5  # of the layers above them, or of all
     weight_decay: NonNegative = 0.01
