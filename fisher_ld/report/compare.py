@@ -104,7 +104,7 @@ def _claims(results: Results) -> list[Beside]:
         rows.append(_effect(f"{what}: Cohen's d", row, paper.COHENS_D[metric]))
     return [
         *rows,
-        _upper_lower(results.fisher["adapted"]["true"], results.fisher["base"]["true"]),
+        _upper_lower(results),
         _top_layers(results),
     ]
 
@@ -117,8 +117,12 @@ def _effect(what: str, row: Mapping[str, Any], claim: float) -> Beside:
     return Beside("section V-J", what, f"{claim}", ours, YES if reached else NO, reason)
 
 
-def _upper_lower(adapted: Mapping[str, Any], base: Mapping[str, Any]) -> Beside:
+QUIET_START = "after a quiet start of the upper layers, which alone changes the profile"
+
+
+def _upper_lower(results: Results) -> Beside:
     """The interval is a cautious one: standard errors of the layers are added, as if they moved together."""
+    adapted, base = (results.fisher[state]["true"] for state in ("adapted", "base"))
     layers = adapted["layers"]
     count = max(1, len(layers) // 4)
     lower, upper = layers[:count], layers[-count:]
@@ -130,6 +134,8 @@ def _upper_lower(adapted: Mapping[str, Any], base: Mapping[str, Any]) -> Beside:
     if without < paper.UPPER_OVER_LOWER <= adapted["upper_lower_quarter"]:
         more += ": the last layer alone carries it"
     more += f", {base['upper_lower_quarter']:.2g}x before adaptation"
+    if results.quiet_above():
+        more += f"; {QUIET_START}"
     ours = f"{adapted['upper_lower_quarter']:.2g}x ({low:.2g} to {high:.2g})"
     claim = f"{paper.UPPER_OVER_LOWER:g}x"
     what = "Fisher trace, upper quarter of the layers over the lower"
@@ -153,6 +159,8 @@ def _top_layers(results: Results) -> Beside:
         return row["share"] + side * 1.96 * row["share_standard_error"]
 
     depth = f"at that depth: {', '.join(map(str, expected))}"
+    if results.quiet_above():
+        depth += f"; {QUIET_START}"
     if found != expected:
         return Beside("section V-B", what, claim, ours, NO, f"{depth}; the largest traces are elsewhere")
     inside = min(bound(row, -1) for row in layers if row["layer"] in expected)

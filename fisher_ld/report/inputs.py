@@ -77,6 +77,11 @@ class Results:
         rows = self.evaluate["comparisons"][family] + self.ablations["comparisons"][family]
         return next((row for row in rows if (row["a"], row["b"]) == (a, b)), None)
 
+    def quiet_above(self) -> int | None:
+        """After which layer those of the teacher started quietly (`models.teacher.adapt`); None: adapted at once."""
+        depths = self.curves["teacher"]["depth"].unique().sort().to_list()
+        return depths[0] if len(depths) > 1 else None
+
     def efficiency(self, model: str) -> tuple[dict[str, Any], dict[str, float]]:
         """The row of the model that was timed for `model`, and its ratios to the teacher (none for the teacher)."""
         found = self.evaluate["efficiency"]

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from fisher_ld.report import paper
 from fisher_ld.report.charts import charts
 from fisher_ld.report.compare import beside
@@ -214,7 +212,7 @@ def _layers(results: Results, pictures: Mapping[str, str]) -> list[Block]:
         Heading("Where the Fisher information is"),
         Picture("Fisher profile of the layers", results.pictures["fisher"], "png", profile),
         Table(header, rows),
-        *_quiet_start(results.curves["teacher"]),
+        *_quiet_start(results.quiet_above()),
         Heading("Layer weights", 3),
         _drawn(
             pictures,
@@ -231,15 +229,14 @@ def _layers(results: Results, pictures: Mapping[str, str]) -> list[Block]:
     return blocks
 
 
-def _quiet_start(curve: pl.DataFrame) -> list[Block]:
+def _quiet_start(first: int | None) -> list[Block]:
     """What the profile of a teacher that was adapted in two parts owes to how the second one starts."""
-    first, whole = curve["depth"].min(), curve["depth"].max()
-    if first == whole:
+    if first is None:
         return []
     text = (
         f"The first {first} layers were adapted before those above, which then started at a tenth of what they add to "
-        "their input. A trace depends on how a layer is parametrised: this start alone lowers theirs, but for the last "
-        "matrices of attention and MLP."
+        "their input. A trace depends on how layers are parametrised, and this start changes that: the profile after "
+        "adaptation shows it as much as what was learned."
     )
     return [Text(text)]
 
