@@ -117,7 +117,7 @@ def _effect(what: str, row: Mapping[str, Any], claim: float) -> Beside:
     return Beside("section V-J", what, f"{claim}", ours, YES if reached else NO, reason)
 
 
-QUIET_START = "after a quiet start of the upper layers, which alone changes the profile"
+QUIET_START = "the upper layers started quietly, which alone changes the profile"
 
 
 def _upper_lower(results: Results) -> Beside:
@@ -134,11 +134,11 @@ def _upper_lower(results: Results) -> Beside:
     if without < paper.UPPER_OVER_LOWER <= adapted["upper_lower_quarter"]:
         more += ": the last layer alone carries it"
     more += f", {base['upper_lower_quarter']:.2g}x before adaptation"
-    if results.quiet_above():
-        more += f"; {QUIET_START}"
     ours = f"{adapted['upper_lower_quarter']:.2g}x ({low:.2g} to {high:.2g})"
     claim = f"{paper.UPPER_OVER_LOWER:g}x"
     what = "Fisher trace, upper quarter of the layers over the lower"
+    if results.quiet_above():
+        return Beside("section V-B", what, claim, ours, NEVER, f"{QUIET_START}; {more}")
     return _reached("section V-B", what, claim, ours, low, high, paper.UPPER_OVER_LOWER, more)
 
 
@@ -154,13 +154,13 @@ def _top_layers(results: Results) -> Beside:
     if len(expected) < len(paper.TOP_LAYERS):
         reason = f"{count} layers are too few to tell that depth apart"
         return Beside("section V-B", what, claim, ours, NEVER, reason)
+    if results.quiet_above():
+        return Beside("section V-B", what, claim, ours, NEVER, QUIET_START)
 
     def bound(row: Mapping[str, float], side: int) -> float:
         return row["share"] + side * 1.96 * row["share_standard_error"]
 
     depth = f"at that depth: {', '.join(map(str, expected))}"
-    if results.quiet_above():
-        depth += f"; {QUIET_START}"
     if found != expected:
         return Beside("section V-B", what, claim, ours, NO, f"{depth}; the largest traces are elsewhere")
     inside = min(bound(row, -1) for row in layers if row["layer"] in expected)

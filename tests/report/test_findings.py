@@ -1,7 +1,9 @@
 """Verdicts follow the numbers."""
 
 import shutil
+from dataclasses import replace
 
+import polars as pl
 import pytest
 
 from fisher_ld.report.compare import beside
@@ -34,6 +36,12 @@ def set_pair(a, b, difference, low, high, verdict):
 
 def set_retained(share, low, high):
     return lambda e: e["retained"]["popularity"]["fisher-ld"].update(share=share, low=low, high=high)
+
+
+def at_once(results):
+    """As if the teacher had been adapted in one part."""
+    curve = results.curves["teacher"].with_columns(depth=pl.lit(30))
+    return replace(results, curves=results.curves | {"teacher": curve})
 
 
 def row(results, what, where=None):
@@ -138,7 +146,7 @@ def test_layers(changed):
         for entry in fisher["adapted"]["true"]["layers"]:
             entry.update(trace=1.0, standard_error=0.01)
 
-    assert row(changed("fisher.json", flat), "upper quarter").verdict == "not reproduced"
+    assert row(at_once(changed("fisher.json", flat)), "upper quarter").verdict == "not reproduced"
 
 
 def test_top_layers_at_the_same_depth(changed):
@@ -147,13 +155,19 @@ def test_top_layers_at_the_same_depth(changed):
             inside = entry["layer"] in (27, 28, 29)  # of 30, where 28, 29 and 30 are of 32
             entry.update(share=0.2 if inside else 0.01, share_standard_error=0.001)
 
-    assert row(changed("fisher.json", peak), "most important layers").verdict == "reproduced"
+    assert row(at_once(changed("fisher.json", peak)), "most important layers").verdict == "reproduced"
 
 
 def test_sample_carried_by_other_layers(sample):
-    results = read_results(sample)
+    results = at_once(read_results(sample))
     assert row(results, "upper quarter").verdict == "reproduced"
     assert row(results, "most important layers").verdict == "not reproduced"
+
+
+def test_a_profile_that_a_quiet_start_made_is_not_compared(sample):
+    for what in ("upper quarter", "most important layers"):
+        found = row(read_results(sample), what)
+        assert found.verdict == "cannot be compared" and "started quietly" in found.reason
 
 
 @pytest.mark.parametrize(
