@@ -14,6 +14,7 @@ from fisher_ld.report.inputs import MAIN, METRIC_LABELS, PRIMARY, STUDENT, Resul
 YES, NO, NEVER = "reproduced", "not reproduced", "cannot be compared"
 OTHER_DATA = "other data, teacher and lists (the paper does not state the lists' length)"
 NOT_YET = "no such experiment here yet"
+QUIET_START = "the upper layers started quietly, which alone changes the profile"
 OTHER_MACHINE = "other models on another machine; compare the ratios"
 
 
@@ -32,7 +33,6 @@ def beside(results: Results) -> list[Beside]:
         *_claims(results),
         *_table_i(results),
         *_table_iii(results),
-        _micro(),
         *_table_viii(results),
         *_table_x(results),
         *_elsewhere(),
@@ -115,9 +115,6 @@ def _effect(what: str, row: Mapping[str, Any], claim: float) -> Beside:
     reached = row["verdict"] == "shown above" and d is not None and d >= claim
     reason = "of the users' paired differences; without interval"
     return Beside("section V-J", what, f"{claim}", ours, YES if reached else NO, reason)
-
-
-QUIET_START = "the upper layers started quietly, which alone changes the profile"
 
 
 def _upper_lower(results: Results) -> Beside:
@@ -220,14 +217,6 @@ def _table_iii(results: Results) -> list[Beside]:
     return rows
 
 
-def _micro() -> Beside:
-    """The number of Table IV that its own sampling contradicts."""
-    chance = paper.chance_ndcg_5(5)
-    reason = f"with 1 positive and 4 negatives a list, as in the paper's sampling, chance is {chance:.3f}"
-    what = "Micro, Uniform KD: NDCG@5, compression, speedup, memory"
-    return Beside("Table IV", what, paper.MICRO_UNIFORM, "not measured", NEVER, reason)
-
-
 def _table_viii(results: Results) -> list[Beside]:
     _, ratios = results.efficiency(STUDENT)
     rows = []
@@ -244,19 +233,23 @@ def _table_viii(results: Results) -> list[Beside]:
 
 def _table_x(results: Results) -> list[Beside]:
     rows = []
-    name, full = paper.TABLE_X[STUDENT]
-    for other, (what, ndcg_5) in paper.TABLE_X.items():
+    name, full, full_mrr = paper.TABLE_X[STUDENT]
+    for other, (what, ndcg_5, mrr) in paper.TABLE_X.items():
         if other != STUDENT:
-            text = f"{name} over {what} ({full} to {ndcg_5} NDCG@5)"
+            text = f"{name} over {what} ({full} to {ndcg_5} NDCG@5, {full_mrr} to {mrr} MRR)"
             rows.append(_gain(results, "Table X", text, STUDENT, other, full / ndcg_5 - 1))
     return rows
 
 
 def _elsewhere() -> list[Beside]:
     """What has no experiment here, one row of the paper's tables at a time."""
+    chance = (
+        f"with 1 positive and 4 negatives a list, as in the paper's sampling, chance is {paper.chance_ndcg_5(5):.3f}"
+    )
     found = [
-        (table, f"{row}: {columns}", ", ".join(numbers.split()))
+        (table, f"{row}: {columns}", ", ".join(numbers.split()), chance if row == "Micro, Uniform KD" else NOT_YET)
         for table, columns, rows in paper.TABLES_ELSEWHERE
         for row, numbers in rows.items()
     ]
-    return [Beside(*row, "not measured", NEVER, NOT_YET) for row in (*found, *paper.TEXT_ELSEWHERE)]
+    found += [(*row, NOT_YET) for row in paper.TEXT_ELSEWHERE]
+    return [Beside(where, what, number, "not measured", NEVER, reason) for where, what, number, reason in found]
