@@ -52,7 +52,7 @@ def fit(
     module: nn.Module,
     plan: Sequence[Any],
     loss: Callable[[Any, int], tuple[torch.Tensor, dict[str, float], int]],
-    validate: Callable[[], float],
+    validate: Callable[[], float] | None,
     schedule: Schedule,
     checkpoint: Checkpoint,
     log: Callable[[dict[str, float], int], None],
@@ -61,7 +61,7 @@ def fit(
     load_extra: Callable[[dict], None] = lambda state: None,
 ) -> Fit:
     """Trains the parameters of `module` that require a gradient, one optimiser step for each entry of `plan`, and
-    leaves it with the weights of its best validation; one before any step is for the curve.
+    leaves it with the weights of its best validation (None: of the last step); one before any step is for the curve.
 
     `loss(entry, step)` gives the loss, its parts for the log, and the tokens it read. The order of the data is
     `plan` alone, so that a run resumed from `checkpoint` goes on exactly where it was. Raises UserError on a loss
@@ -87,6 +87,8 @@ def fit(
 
     def judge() -> None:
         nonlocal best_score, best_step, best
+        if validate is None:
+            return
         module.eval()
         score = validate()
         record(step, {"validation_ndcg_10": score})
@@ -145,6 +147,7 @@ def fit(
                         "best_step": best_step,
                     },
                 )
-    restore(best)
+    if best:
+        restore(best)
     module.eval()
     return Fit(best_score, best_step, step, curve)

@@ -33,7 +33,7 @@ def main(params, run):
     validate = validator(scorer, PROCESSED, prompts, settings.val_users, params.seed)
 
     key = {"params": params.model_dump(mode="json"), "inputs": fingerprint([PROCESSED, BASE])}
-    checkpoints = [Checkpoint("adapt_teacher", key | {"part": part}) for part in (1, 2)]
+    checkpoints = [Checkpoint("adapt_teacher", key | {"part": part}) for part in ("items", "first", "above")]
     result = adapt(scorer, lists, prompts, settings, validate, checkpoints, run.log_metrics, params.seed)
     save(scorer, tokenizer, params.teacher.prompt, ADAPTED)
     write_csv("metrics/plots/training/teacher.csv", result.table())

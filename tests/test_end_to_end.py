@@ -30,6 +30,7 @@ SMALL = {
     "teacher": {
         "adapt": {
             "first_layers": 2,
+            "item_steps": 4,
             "first_steps": 6,
             "steps": 12,
             "eval_every": 6,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 
@@ -17,6 +18,7 @@ from fisher_ld.data.lists import Lists
 from fisher_ld.data.packing import step_plan
 from fisher_ld.data.prompts import Prompts
 from fisher_ld.models.head import fit_head
+from fisher_ld.models.items import learn_items
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.params import Adapt
 from fisher_ld.runtime import Checkpoint, UserError
@@ -44,21 +46,27 @@ def adapt(
     log: Callable[[dict[str, float], int], None],
     seed: int,
 ) -> Fit:
-    """Trains `scorer` in place. With `params.first_layers` in two parts, each with a checkpoint of its own: the lowest
-    layers alone, which read several times as many windows in the same time, then those above on top of them, on the
-    windows that come next; what the first have learned by then is left alone. The layers above were pretrained on
+    """Trains `scorer` in place. With `params.first_layers` in parts, each with a checkpoint of its own: the lowest
+    layers but one learn for `params.item_steps` which items go together (items.py); the lowest layers alone read
+    several times as many windows in the same time as all of them would; then those above follow on top of them, on the
+    windows that come next, and what the first have learned by then is left alone. The layers above were pretrained on
     other states than they now read: each starts with a tenth of what it adds to the residual stream, so that the model
-    starts where the first ones ended (LLaMA Pro, arXiv:2401.02415, starts its new layers at zero). Each part starts
-    with the head fitted to the depth that it stands at. Steps are numbered as planned, so that a first part that stops
-    early leaves a gap.
+    starts where the first ones ended (LLaMA Pro, arXiv:2401.02415, starts its new layers at zero). The parts that read
+    windows start with the head fitted to the depth that they stand at. Their steps are numbered as planned, so that a
+    first part that stops early leaves a gap.
 
-    Raises UserError if no layers are left for the second part, or if what they add to the stream cannot be named."""
+    Raises UserError if no layers are left for a part, or if what those above add to the stream cannot be named."""
     depth, first = len(scorer.layers), params.first_layers
     if first is not None and first >= depth:
         raise UserError(
             f"teacher.adapt.first_layers: expected less than the teacher's {depth} layers, got {first}; {ALL_AT_ONCE}"
         )
     above = [] if first is None else [matrix for layer in scorer.layers[first:] for matrix in writers(layer)]
+    if first == 1 and params.item_steps:
+        raise UserError(
+            "teacher.adapt.item_steps: expected 0 where teacher.adapt.first_layers is 1, since the layers "
+            f"below its last one learn items, got {params.item_steps}"
+        )
     begin = 0 if first is None else params.first_steps
     plan = step_plan(lists, prompts, params.batch_users, begin + params.steps, seed)
 
@@ -70,28 +78,35 @@ def adapt(
 
     def train(layers: range, steps: range, rate: float, checkpoint: Checkpoint) -> Fit:
         part = plan[steps.start : steps.stop]
-        schedule = Schedule(
-            rate, params.weight_decay, params.warmup, params.eval_every, params.patience, params.checkpoint_every
-        )
         with scorer.cut(layers.stop), scorer.only_rows(prompts):
             if first is not None:
                 fit_head(scorer, lists, list(chain(*part)), prompts)
-            tuner = _trainable(scorer, layers, params, seed)
-            fitted = fit(
-                scorer, part, loss, validate, schedule, checkpoint,
-                lambda values, step: log(values, steps.start + step), f"adapting {len(layers)} of {depth} layers",
-            )  # fmt: skip
-            if tuner is not None:
-                scorer.model = tuner.merge_and_unload()
+            with _trainable(scorer, layers, params, seed):
+                fitted = fit(
+                    scorer, part, loss, validate, schedule(rate), checkpoint,
+                    lambda values, step: log(values, steps.start + step), f"adapting {len(layers)} of {depth} layers",
+                )  # fmt: skip
         curve = [row | {"step": steps.start + row["step"], "depth": layers.stop} for row in fitted.curve]
         return Fit(fitted.best_score, steps.start + fitted.best_step, steps.start + fitted.steps, curve)
 
+    def schedule(rate: float) -> Schedule:
+        return Schedule(
+            rate, params.weight_decay, params.warmup, params.eval_every, params.patience, params.checkpoint_every
+        )
+
+    of_items, of_first, of_above = checkpoints
     curve = []
     if first is not None:
-        curve = train(range(first), range(begin), params.first_learning_rate, checkpoints[0]).curve
+        if params.item_steps:
+            with scorer.cut(first - 1), scorer.only_rows(prompts), _trainable(scorer, range(first - 1), params, seed):
+                learn_items(
+                    scorer, lists, prompts, params.item_steps, schedule(params.item_learning_rate), of_items,
+                    lambda values, step: log({f"items/{name}": value for name, value in values.items()}, step), seed,
+                )  # fmt: skip
+        curve = train(range(first), range(begin), params.first_learning_rate, of_first).curve
         for weight in chain(*(matrix.parameters() for matrix in above)):
             weight.data.mul_(QUIET)
-    last = train(range(first or 0, depth), range(begin, begin + params.steps), params.learning_rate, checkpoints[1])
+    last = train(range(first or 0, depth), range(begin, begin + params.steps), params.learning_rate, of_above)
     scorer.requires_grad_(False)
     return replace(last, curve=curve + last.curve)
 
@@ -110,15 +125,17 @@ def writers(layer: torch.nn.Module) -> list[torch.nn.Module]:
     return matrices
 
 
-def _trainable(scorer: Scorer, layers: range, params: Adapt, seed: int) -> LoraModel | None:
-    """Makes these layers and all above them trainable, the embedding where it is next to them; or only the head and the
-    adapters that these layers are given here."""
+@contextmanager
+def _trainable(scorer: Scorer, layers: range, params: Adapt, seed: int) -> Iterator[None]:
+    """These layers and all above them require a gradient, the embedding where it is next to them; or only the head and
+    the adapters that these layers are given here, and merged into at the end."""
     if params.method == "full":
         embeddings = [module for module in scorer.body.children() if isinstance(module, torch.nn.Embedding)]
         scorer.requires_grad_(True)
         for module in chain(embeddings if layers.start else [], scorer.layers[: layers.start]):
             module.requires_grad_(False)
-        return None
+        yield
+        return
     torch.manual_seed(seed)
     names = {id(module): name for name, module in scorer.model.named_modules()}
     trained = scorer.layers[layers.start :].modules()
@@ -126,4 +143,5 @@ def _trainable(scorer: Scorer, layers: range, params: Adapt, seed: int) -> LoraM
     config = LoraConfig(r=params.lora_rank, lora_alpha=2 * params.lora_rank, target_modules=linear)
     tuner = LoraModel(scorer.model, config, "default")  # freezes all but the adapters
     scorer.model.score.requires_grad_(True)
-    return tuner
+    yield
+    scorer.model = tuner.merge_and_unload()

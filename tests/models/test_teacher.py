@@ -9,6 +9,8 @@ from fisher_ld.models.teacher import QUIET, adapt, writers
 from fisher_ld.params import Adapt
 from fisher_ld.runtime import Checkpoint, UserError
 
+PARTS = ("items", "first", "above")
+
 
 @pytest.fixture
 def trained(tiny, tmp_path):
@@ -19,7 +21,7 @@ def trained(tiny, tmp_path):
             **{"steps": 20, "eval_every": 10, "batch_users": 4, "learning_rate": 1e-2, "first_layers": None} | settings
         )
         scores = iter([0.1, 0.2, 0.3])
-        checkpoints = [Checkpoint("adapt_teacher", settings | {"part": part}, tmp_path) for part in (1, 2)]
+        checkpoints = [Checkpoint("adapt_teacher", settings | {"part": part}, tmp_path) for part in PARTS]
         result = adapt(
             scorer, tiny.lists, tiny.prompts, params, lambda: next(scores), checkpoints,
             lambda values, step: None, 0,
@@ -59,7 +61,7 @@ def test_lora_reaches_the_matrices_of_gpt2(tiny, tmp_path):
     scorer = gpt2()
     before = {name: p.detach().clone() for name, p in scorer.named_parameters()}
     params = Adapt(method="lora", first_layers=None, steps=2, eval_every=2, batch_users=4)
-    checkpoints = [Checkpoint("adapt_teacher", {"part": part}, tmp_path) for part in (1, 2)]
+    checkpoints = [Checkpoint("adapt_teacher", {"part": part}, tmp_path) for part in PARTS]
     adapt(
         scorer, tiny.lists, tiny.prompts, params, lambda: 0.1, checkpoints,
         lambda values, step: None, 0,
@@ -86,8 +88,8 @@ def test_the_first_layers_are_adapted_before_those_above(tiny, tmp_path, method)
         return 0.1 * len(seen)
 
     start = weights()
-    params = Adapt(method=method, steps=4, first_layers=2, first_steps=6, eval_every=3, batch_users=4)
-    checkpoints = [Checkpoint("adapt_teacher", {"part": part}, tmp_path) for part in (1, 2)]
+    params = Adapt(method=method, steps=4, first_layers=2, item_steps=0, first_steps=6, eval_every=3, batch_users=4)
+    checkpoints = [Checkpoint("adapt_teacher", {"part": part}, tmp_path) for part in PARTS]
     result = adapt(
         scorer, tiny.lists, tiny.prompts, params, validate, checkpoints,
         lambda values, step: logged.append(step), 0,
@@ -137,6 +139,31 @@ def test_layers_whose_addition_is_normalised_cannot_start_quietly(tiny, tmp_path
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_layers_below_the_last_of_the_first_learn_items(tiny, tmp_path, monkeypatch, method):
+    scorer, logged = tiny.scorer(layers=4), {}
+    before = {name: p.detach().clone() for name, p in scorer.named_parameters()}
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fisher_ld.models.teacher.fit_head", stop)
+    params = Adapt(method=method, first_layers=3, item_steps=5)
+    checkpoints = [Checkpoint("adapt_teacher", {"part": part}, tmp_path) for part in PARTS]
+    with pytest.raises(KeyboardInterrupt):
+        adapt(scorer, tiny.lists, tiny.prompts, params, stop, checkpoints, lambda v, step: logged.update({step: v}), 0)
+    changed = names(name for name, p in scorer.named_parameters() if not torch.equal(p, before[name]))
+    assert {name.split(".")[1] for name in changed if name.startswith("layers")} == {"0", "1"}
+    assert ("embed_tokens.weight" in changed) == (method == "full")
+    assert not {"norm.weight", "score.weight"} & changed
+    assert list(logged) == [1, 2, 3, 4, 5] and logged[5]["items/loss"] > 0
+
+
+def test_no_layer_is_left_to_learn_items(trained):
+    with pytest.raises(UserError, match=r"item_steps: expected 0 where teacher.adapt.first_layers is 1.*got 7"):
+        trained(first_layers=1, item_steps=7)
+
+
 def test_more_first_layers_than_there_are(trained):
     with pytest.raises(UserError, match=r"first_layers: expected less than the teacher's 2 layers, got 2"):
         trained(first_layers=2)
@@ -146,9 +173,11 @@ def test_more_first_layers_than_there_are(trained):
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_an_interrupted_adaptation_goes_on(tiny, tmp_path, method, validations, next_step):
     params = Adapt(
-        method=method, steps=4, first_layers=2, first_steps=6, eval_every=3, checkpoint_every=1, batch_users=4,
-        learning_rate=1e-2, first_learning_rate=1e-2,
+        method=method, steps=4, first_layers=2, item_steps=3, first_steps=6, eval_every=3, checkpoint_every=1,
+        batch_users=4, learning_rate=1e-2, first_learning_rate=1e-2,
     )  # fmt: skip
+
+    items = []
 
     def run(folder, until=None):
         scorer, left, logged = tiny.scorer(layers=3), until, []
@@ -160,10 +189,10 @@ def test_an_interrupted_adaptation_goes_on(tiny, tmp_path, method, validations, 
             left = left and left - 1
             return float(-next(iter(scorer.parameters())).detach().sum())
 
-        checkpoints = [Checkpoint("adapt_teacher", {"part": part}, folder) for part in (1, 2)]
+        checkpoints = [Checkpoint("adapt_teacher", {"part": part}, folder) for part in PARTS]
         result = adapt(
             scorer, tiny.lists, tiny.prompts, params, validate, checkpoints,
-            lambda values, step: logged.append(step), 0,
+            lambda values, step: logged.append(step) if "items/loss" not in values else items.append(step), 0,
         )  # fmt: skip
         return scorer, result, logged
 
@@ -172,6 +201,7 @@ def test_an_interrupted_adaptation_goes_on(tiny, tmp_path, method, validations, 
         run(tmp_path / "cut", until=validations)
     resumed, result, logged = run(tmp_path / "cut")
     assert logged[0] == next_step
+    assert items == [1, 2, 3] * 2  # of the whole and of the cut run, none again
     for name, parameter in resumed.named_parameters():
         torch.testing.assert_close(parameter, whole.get_parameter(name))
     assert [row["step"] for row in result.curve] == [row["step"] for row in expected.curve]
