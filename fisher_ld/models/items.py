@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import nn
 
@@ -28,14 +29,27 @@ WIDTH = 128  # of what is compared
 DECAY = 0.9  # of a pair's weight, for each item that was liked between the two
 
 
-def followers(lists: Lists, items: int) -> torch.Tensor:
+def followers(lists: Lists, items: int) -> sp.csr_array:
     """How often each item was liked after another within a history of these lists, DECAY^k with k others between:
     (items, items), float32, row: the earlier one."""
-    pairs = np.zeros((items, items), np.float32)
-    for number in range(len(lists)):
-        history = lists.history(number)[::-1]
-        pairs[history, lists.candidates[number][lists.positive[number]]] += DECAY ** np.arange(len(history))
-    return torch.from_numpy(pairs)
+    histories = [lists.history(number)[::-1] for number in range(len(lists))]
+    length = [len(history) for history in histories]
+    positives = np.array([c[place] for c, place in zip(lists.candidates, lists.positive, strict=True)])
+    weights = np.concatenate([DECAY ** np.arange(n, dtype=np.float32) for n in length])
+    places = np.concatenate(histories), np.repeat(positives, length)
+    return sp.csr_array(sp.coo_array((weights, places), shape=(items, items)))
+
+
+def draw(pairs: sp.csr_array, rng: np.random.Generator) -> np.ndarray:
+    """Up to ITEMS items to compare: half of them at random, so that rare ones are learned as well, and for each of
+    these one that followed it, so that there is something to learn in a large catalogue too."""
+    items = rng.permutation(len(pairs.indptr) - 1)[: ITEMS // 2]
+    following = [
+        rng.choice(pairs.indices[begin:end], p=pairs.data[begin:end] / pairs.data[begin:end].sum())
+        for begin, end in zip(pairs.indptr[items], pairs.indptr[items + 1], strict=True)
+        if begin < end
+    ]
+    return np.unique(np.concatenate([items, np.array(following, items.dtype)]))
 
 
 def pair_loss(affinity: torch.Tensor, pairs: torch.Tensor, frequency: torch.Tensor) -> torch.Tensor:
@@ -63,13 +77,13 @@ def learn_items(
     draws of ITEMS items. The two linear maps that compare its states are dropped at the end."""
     count = len(prompts.candidate)
     pairs = followers(lists, count)
-    frequency = pairs.sum(0) + 1  # (items,)
+    frequency = torch.from_numpy(pairs.sum(axis=0) + 1)  # (items,)
     forms = replace(prompts, candidate=prompts.candidate + prompts.history)
     torch.manual_seed(seed)
     width, device = scorer.model.config.hidden_size, scorer.model.device
     maps = nn.ModuleList(nn.Linear(width, WIDTH, bias=False) for _ in range(2)).to(device)
     rng = np.random.default_rng(seed)
-    plan = [rng.permutation(count)[:ITEMS] for _ in range(steps)]
+    plan = [draw(pairs, rng) for _ in range(steps)]
 
     def packed(items: np.ndarray) -> PackedBatch:
         """Each of these items as a candidate, then each as a part of a history, behind the prefix alone."""
@@ -84,7 +98,8 @@ def learn_items(
         _, states = scorer(batch, with_hidden_states=True)
         after, before = unit_rms(states[:, -1]).chunk(2)  # (n, d) each
         affinity = maps[0](before) @ maps[1](after).T / WIDTH**0.5
-        total = pair_loss(affinity, pairs[items][:, items].to(device), frequency[items].to(device))
+        followed = torch.from_numpy(pairs[items][:, items].toarray())
+        total = pair_loss(affinity, followed.to(device), frequency[items].to(device))
         return total, {}, batch.tokens
 
     module = nn.ModuleDict({"scorer": scorer, "maps": maps})

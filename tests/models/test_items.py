@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
 from fisher_ld.models import items
@@ -12,7 +13,7 @@ from fisher_ld.training import Schedule
 
 def test_pairs_are_counted_from_histories_to_positives(tiny):
     # user u likes u, u + 1, u + 2, and then u + 3, the one list's positive
-    pairs = followers(tiny.lists, 8)
+    pairs = torch.from_numpy(followers(tiny.lists, 8).toarray())
     expected = torch.zeros(8, 8)
     for user in range(4):
         for between, earlier in enumerate((user + 2, user + 1, user)):
@@ -38,6 +39,15 @@ def test_affinities_that_are_right_give_the_least_loss():
     best = (pairs / frequency).log().clamp(min=-30)
     assert pair_loss(best, pairs, frequency) < pair_loss(torch.zeros(3, 3), pairs, frequency)
     assert pair_loss(best, pairs, frequency) < pair_loss(best.flip(1), pairs, frequency)
+
+
+def test_a_draw_holds_what_follows(monkeypatch):
+    monkeypatch.setattr(items, "ITEMS", 4)
+    pairs = sp.csr_array(sp.coo_array(([1.0] * 90, (np.arange(90), np.arange(90) + 10)), shape=(100, 100)))
+    for seed in range(20):
+        drawn = items.draw(pairs, np.random.default_rng(seed))
+        first = np.random.default_rng(seed).permutation(100)[:2]
+        assert set(drawn) == set(first) | {item + 10 for item in first if item < 90}
 
 
 @pytest.mark.parametrize("pieces", [5, 43])
@@ -79,7 +89,7 @@ def test_items_do_not_see_each_other(tiny, tmp_path, monkeypatch):
         scorer, tiny.lists, prompts, 1, Schedule(0.0, 0.0, 0.1, 1, None, 1), Checkpoint("t", {}, tmp_path),
         lambda values, step: None, 0,
     )  # fmt: skip
-    order = np.random.default_rng(0).permutation(8)
+    order = items.draw(followers(tiny.lists, 8), np.random.default_rng(0))
     alone = [[1, 2, *piece] for pieces in (prompts.candidate, prompts.history) for piece in (pieces[i] for i in order)]
     states: list[torch.Tensor] = []
     handle = scorer.layers[-1].register_forward_hook(lambda module, given, output: states.append(output))
