@@ -172,7 +172,7 @@ class Prompt(Section):
 class Adapt(Section):
     method: Literal["lora", "full"] = "full"
     first_layers: Positive | None = 4  # adapted first, without those above; None: all at once
-    item_steps: Annotated[Whole, Field(ge=0)] = 200  # before it, on which items go together; 0: none
+    item_steps: Annotated[Whole, Field(ge=0)] = 200  # before it, on which items follow which; 0: none
     item_learning_rate: Rate = 3e-4
     first_steps: Positive = 3200  # optimiser steps of that
     first_learning_rate: Rate = 1.2e-4
@@ -187,6 +187,10 @@ class Adapt(Section):
     val_users: Positive = 100
     patience: Positive | None = None  # None: never stop early
     checkpoint_every: Positive = 100
+
+    def contradictions(self) -> Iterator[str]:
+        if self.first_layers == 1 and self.item_steps:
+            yield "item_steps must be 0 where first_layers is 1: the first layers but the last learn items"
 
 
 class Teacher(Section):

@@ -33,13 +33,13 @@ def main(params, run):
     validate = validator(scorer, PROCESSED, prompts, settings.val_users, params.seed)
 
     key = {"params": params.model_dump(mode="json"), "inputs": fingerprint([PROCESSED, BASE])}
-    checkpoints = [Checkpoint("adapt_teacher", key | {"part": part}) for part in ("items", "first", "above")]
-    result = adapt(scorer, lists, prompts, settings, validate, checkpoints, run.log_metrics, params.seed)
+    parts = [Checkpoint("adapt_teacher", key | {"part": part}) for part in ("items", "first", "above")]
+    result = adapt(scorer, lists, prompts, settings, validate, parts, run.log_metrics, params.seed)
     save(scorer, tokenizer, params.teacher.prompt, ADAPTED)
     write_csv("metrics/plots/training/teacher.csv", result.table())
     best = {"steps": result.steps, "best_step": result.best_step, "validation_ndcg_10": result.best_score}
     write_json("metrics/adapt_teacher.json", best)
-    for checkpoint in checkpoints:
+    for checkpoint in reversed(parts):  # where this is cut short, those below stay what the others went on from
         checkpoint.done()
 
 

@@ -38,7 +38,7 @@ def check_gate(teacher, lists, params):
     if not found["passed"] and not params.teacher.ignore_gate:
         raise UserError(
             f"the adapted teacher is not shown to beat popularity and item-kNN ({verdict}), so it is not worth "
-            "distilling. Give it more steps (teacher.adapt.first_steps, teacher.adapt.steps), another learning rate or "
+            "distilling. Give it more steps (teacher.adapt.item_steps, first_steps, steps), another learning rate or "
             "item text; teacher.ignore_gate: true goes on all the same."
         )
 

@@ -101,6 +101,7 @@ def test_all_errors_at_once():
         ),
         ({"student": {"init": "random", "heads": 4, "kv_heads": 3}}, "heads (4) must be a multiple of kv_heads (3)"),
         ({"distill": {"alpha": 0, "output_weight": 0, "layer_weight": 0}}, "there is no loss to train on"),
+        ({"teacher": {"adapt": {"first_layers": 1}}}, "item_steps must be 0 where first_layers is 1"),
     ],
 )
 def test_refused(raw, message):

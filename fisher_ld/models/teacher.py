@@ -14,7 +14,7 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraModel
 from transformers.pytorch_utils import Conv1D
 
-from fisher_ld.data.lists import Lists
+from fisher_ld.data.lists import Lists, take
 from fisher_ld.data.packing import step_plan
 from fisher_ld.data.prompts import Prompts
 from fisher_ld.models.head import fit_head
@@ -46,29 +46,25 @@ def adapt(
     log: Callable[[dict[str, float], int], None],
     seed: int,
 ) -> Fit:
-    """Trains `scorer` in place. With `params.first_layers` in parts, each with a checkpoint of its own: the lowest
-    layers but one learn for `params.item_steps` which items go together (items.py); the lowest layers alone read
-    several times as many windows in the same time as all of them would; then those above follow on top of them, on the
-    windows that come next, and what the first have learned by then is left alone. The layers above were pretrained on
-    other states than they now read: each starts with a tenth of what it adds to the residual stream, so that the model
-    starts where the first ones ended (LLaMA Pro, arXiv:2401.02415, starts its new layers at zero). The parts that read
-    windows start with the head fitted to the depth that they stand at. Their steps are numbered as planned, so that a
-    first part that stops early leaves a gap.
+    """Trains `scorer` in place. With `params.first_layers` in three parts, each with one of the `checkpoints`: all of
+    the first layers but the last learn which items follow which (items.py), in the windows that are read later; the
+    first layers alone read several times as many windows in the same time as all would; then those above follow on top
+    of them, on the windows that come next, and what the first have learned by then is left alone. The layers above
+    were pretrained on other states than they now read: each starts with a tenth of what it adds to the residual stream,
+    so that the model starts where the first ones ended (LLaMA Pro, arXiv:2401.02415, starts its new layers at zero).
+    The parts that read windows start with the head fitted to the depth that they stand at. Their steps are numbered as
+    planned, so that a first part that stops early leaves a gap.
 
-    Raises UserError if no layers are left for a part, or if what those above add to the stream cannot be named."""
+    Raises UserError if no layers are left above the first, or if what those above add to the stream cannot be named."""
     depth, first = len(scorer.layers), params.first_layers
     if first is not None and first >= depth:
         raise UserError(
             f"teacher.adapt.first_layers: expected less than the teacher's {depth} layers, got {first}; {ALL_AT_ONCE}"
         )
     above = [] if first is None else [matrix for layer in scorer.layers[first:] for matrix in writers(layer)]
-    if first == 1 and params.item_steps:
-        raise UserError(
-            "teacher.adapt.item_steps: expected 0 where teacher.adapt.first_layers is 1, since the layers "
-            f"below its last one learn items, got {params.item_steps}"
-        )
     begin = 0 if first is None else params.first_steps
     plan = step_plan(lists, prompts, params.batch_users, begin + params.steps, seed)
+    read = take(lists, np.unique(np.concatenate(list(chain(*plan)))))
 
     def loss(windows: list[np.ndarray], step: int):
         batch = scorer.pack(lists, windows, prompts)
@@ -100,7 +96,7 @@ def adapt(
         if params.item_steps:
             with scorer.cut(first - 1), scorer.only_rows(prompts), _trainable(scorer, range(first - 1), params, seed):
                 learn_items(
-                    scorer, lists, prompts, params.item_steps, schedule(params.item_learning_rate), of_items,
+                    scorer, read, prompts, params.item_steps, schedule(params.item_learning_rate), of_items,
                     lambda values, step: log({f"items/{name}": value for name, value in values.items()}, step), seed,
                 )  # fmt: skip
         curve = train(range(first), range(begin), params.first_learning_rate, of_first).curve
@@ -127,8 +123,8 @@ def writers(layer: torch.nn.Module) -> list[torch.nn.Module]:
 
 @contextmanager
 def _trainable(scorer: Scorer, layers: range, params: Adapt, seed: int) -> Iterator[None]:
-    """These layers and all above them require a gradient, the embedding where it is next to them; or only the head and
-    the adapters that these layers are given here, and merged into at the end."""
+    """Within it these layers and all above them require a gradient, the embedding where it is next to them; or only the
+    head, and adapters of these layers, which are merged into them at the end."""
     if params.method == "full":
         embeddings = [module for module in scorer.body.children() if isinstance(module, torch.nn.Embedding)]
         scorer.requires_grad_(True)

@@ -230,7 +230,7 @@ def _layers(results: Results, pictures: Mapping[str, str]) -> list[Block]:
 
 
 def _quiet_start(first: int | None) -> list[Block]:
-    """What the profile of a teacher that was adapted in two parts owes to how the second one starts."""
+    """What the profile of a teacher whose first layers were adapted first owes to how those above start."""
     if first is None:
         return []
     text = (

@@ -159,11 +159,6 @@ def test_the_layers_below_the_last_of_the_first_learn_items(tiny, tmp_path, monk
     assert list(logged) == [1, 2, 3, 4, 5] and logged[5]["items/loss"] > 0
 
 
-def test_no_layer_is_left_to_learn_items(trained):
-    with pytest.raises(UserError, match=r"item_steps: expected 0 where teacher.adapt.first_layers is 1.*got 7"):
-        trained(first_layers=1, item_steps=7)
-
-
 def test_more_first_layers_than_there_are(trained):
     with pytest.raises(UserError, match=r"first_layers: expected less than the teacher's 2 layers, got 2"):
         trained(first_layers=2)
