@@ -192,8 +192,8 @@ def retained(
     student: np.ndarray, teacher: np.ndarray, by_chance: np.ndarray, params: Evaluate, seed: int
 ) -> dict[str, Any]:
     """Share of the teacher's mean (n,) that the student (S, n) has, with the bootstrap interval of the ratio over users
-    and the student's seeds, and the same of what lies above chance: None where the teacher is not clearly above chance,
-    so that the ratio has no meaning."""
+    and the student's seeds, without the samples of a few users of whom the teacher has nothing; and the same of what
+    lies above chance: None where the teacher is not clearly above chance, so that the ratio has no meaning."""
     student, teacher = np.atleast_2d(student), np.atleast_2d(teacher)[0]
     columns = np.stack([teacher, by_chance, *student], 1)  # (n, 2 + S)
     if teacher.mean() <= 0:
@@ -201,7 +201,8 @@ def retained(
     draws = bootstrap_means(columns, params.bootstrap_samples, seed)  # (samples, 2 + S)
     draws = np.stack([over_seeds(draws[:, 2:], seed), draws[:, 0], draws[:, 1]], 1)  # (samples, 3)
     means = np.array([student.mean(), teacher.mean(), by_chance.mean()])
-    low, high = interval(draws[:, 0] / draws[:, 1])
+    some = draws[draws[:, 1] > 0]
+    low, high = interval(some[:, 0] / some[:, 1])
     result: dict[str, Any] = {"share": float(means[0] / means[1]), "low": low, "high": high, "n": len(columns)}
     above, gains = means - means[2], draws - draws[:, 2:]
     if interval(gains[:, 1])[0] <= 0:

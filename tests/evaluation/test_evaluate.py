@@ -224,6 +224,12 @@ def test_retained_share_by_hand():
     assert (exact["low"], exact["high"]) == pytest.approx((0.9, 0.9))
 
 
+def test_retained_share_where_some_samples_of_users_have_nothing():
+    teacher = np.array([0.5, 0, 0, 0])
+    found = ev.retained(0.9 * teacher, teacher, np.full(4, 0.2), PARAMS, 0)
+    assert (found["share"], found["low"], found["high"]) == pytest.approx((0.9, 0.9, 0.9))
+
+
 def test_retained_share_above_chance_needs_a_teacher_above_chance():
     teacher = np.array([0.1, 0.3, 0.2, 0.25])
     assert ev.retained(teacher, teacher, np.full(4, 0.2), PARAMS, 0)["above_chance"] is None
