@@ -183,7 +183,7 @@ class Adapt(Section):
     steps: Positive = 60  # of the layers above them, or of all
     batch_users: Positive = 2  # packed rows a step
     warmup: Fraction = 0.1
-    eval_every: Positive = 1600  # optimiser steps of a part; and at its start and end
+    eval_every: Positive = 1600  # optimiser steps of a part that reads prompts; and at its start and end
     val_users: Positive = 100
     patience: Positive | None = None  # None: never stop early
     checkpoint_every: Positive = 100

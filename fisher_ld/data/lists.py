@@ -51,7 +51,8 @@ class Lists:
 COLUMNS = ("user", "start", "position", "positive")
 
 
-def _lists(columns: Mapping[str, np.ndarray], candidates: list[np.ndarray], sequences: list[np.ndarray]) -> Lists:
+def make_lists(columns: Mapping[str, np.ndarray], candidates: list[np.ndarray], sequences: list[np.ndarray]) -> Lists:
+    """`columns`: those of COLUMNS, (n,) int each, others are left aside; the offsets follow from the candidates."""
     offsets = np.concatenate([[0], np.cumsum([len(c) for c in candidates])]).astype(np.int64)
     own = {name: columns[name] for name in COLUMNS}
     return Lists(**own, candidates=candidates, offsets=offsets, sequences=sequences)
@@ -67,19 +68,19 @@ def read_lists(processed: Path, name: str) -> Lists:
     """`name`: train, val, test_popularity or test_uniform. Raises UserError where preprocess has not written it."""
     table = _table(processed / f"{name}.parquet").sort("list")
     columns = {column: table[column].to_numpy().astype(np.int64) for column in COLUMNS}
-    return _lists(columns, [np.asarray(c) for c in table["candidates"]], read_sequences(processed))
+    return make_lists(columns, [np.asarray(c) for c in table["candidates"]], read_sequences(processed))
 
 
 def take(lists: Lists, numbers: np.ndarray) -> Lists:
     """The lists with these numbers, renumbered from 0."""
     columns = {name: getattr(lists, name)[numbers] for name in COLUMNS}
-    return _lists(columns, [lists.candidates[i] for i in numbers], lists.sequences)
+    return make_lists(columns, [lists.candidates[i] for i in numbers], lists.sequences)
 
 
 def concat(a: Lists, b: Lists) -> Lists:
     """The lists of `a`, then those of `b`, over the same users."""
     columns = {name: np.concatenate([getattr(a, name), getattr(b, name)]) for name in COLUMNS}
-    return _lists(columns, a.candidates + b.candidates, a.sequences)
+    return make_lists(columns, a.candidates + b.candidates, a.sequences)
 
 
 def read_sequences(processed: Path) -> list[np.ndarray]:

@@ -16,7 +16,7 @@ import scipy.sparse as sp
 import torch
 from torch import nn
 
-from fisher_ld.data.lists import Lists
+from fisher_ld.data.lists import COLUMNS, Lists, make_lists
 from fisher_ld.data.packing import PackedBatch
 from fisher_ld.data.prompts import Prompts
 from fisher_ld.models.scorer import Scorer, unit_rms
@@ -36,7 +36,7 @@ def follow_counts(lists: Lists, items: int) -> sp.csr_array:
     length = np.array([len(history) for history in histories])
     decay = DECAY ** np.arange(length.max(), dtype=np.float32)
     weights = np.concatenate([decay[:n] for n in length])
-    positives = np.concatenate(lists.candidates)[lists.offsets[:-1] + lists.positive]
+    positives = np.concatenate(lists.candidates)[lists.labels() == 1]
     return sp.csr_array((weights, (np.concatenate(histories), np.repeat(positives, length))), shape=(items, items))
 
 
@@ -93,9 +93,7 @@ def learn_items(
         pieces = np.concatenate([items, items + catalogue])
         tokens = sum(len(forms.candidate[piece]) for piece in pieces)
         rows = np.array_split(pieces, -(-tokens // TOKENS))
-        nothing = np.zeros(len(rows), np.int64)
-        offsets = np.cumsum([0, *map(len, rows)])
-        alone = Lists(nothing, nothing, nothing, nothing, rows, offsets, [np.empty(0, np.int64)])
+        alone = make_lists(dict.fromkeys(COLUMNS, np.zeros(len(rows), np.int64)), rows, [np.empty(0, np.int64)])
         return scorer.pack(alone, list(np.arange(len(rows))[:, None]), forms)
 
     def loss(items: np.ndarray, step: int):

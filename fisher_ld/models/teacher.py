@@ -64,7 +64,6 @@ def adapt(
     above = [] if first is None else [matrix for layer in scorer.layers[first:] for matrix in writers(layer)]
     begin = 0 if first is None else params.first_steps
     plan = step_plan(lists, prompts, params.batch_users, begin + params.steps, seed)
-    read = take(lists, np.unique(np.concatenate(list(chain(*plan)))))
 
     def loss(windows: list[np.ndarray], step: int):
         batch = scorer.pack(lists, windows, prompts)
@@ -94,6 +93,7 @@ def adapt(
     curve = []
     if first is not None:
         if params.item_steps:
+            read = take(lists, np.unique(np.concatenate(list(chain(*plan)))))
             with scorer.cut(first - 1), scorer.only_rows(prompts), _trainable(scorer, range(first - 1), params, seed):
                 learn_items(
                     scorer, read, prompts, params.item_steps, schedule(params.item_learning_rate), of_items,
