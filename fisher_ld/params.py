@@ -171,11 +171,11 @@ class Prompt(Section):
 
 class Adapt(Section):
     method: Literal["lora", "full"] = "full"
-    first_layers: Positive | None = 4  # adapted first, without those above; None: all at once
-    item_steps: Annotated[Whole, Field(ge=0)] = 200  # before it, on which items follow which; 0: none
-    item_learning_rate: Rate = 3e-4
-    first_steps: Positive = 3200  # optimiser steps of that
-    first_learning_rate: Rate = 1.2e-4
+    first_layers: Positive | None = 2  # adapted first, without those above; None: all at once
+    item_steps: Annotated[Whole, Field(ge=0)] = 800  # before it, on which items follow which; 0: none
+    item_learning_rate: Rate = 6e-4
+    first_steps: Positive = 3960  # optimiser steps of that
+    first_learning_rate: Rate = 1.6e-4
     lora_rank: Positive = 16
     learning_rate: Rate = 2e-5  # of the layers above them, or of all
     weight_decay: NonNegative = 0.01
@@ -183,7 +183,7 @@ class Adapt(Section):
     steps: Positive = 60  # of the layers above them, or of all
     batch_users: Positive = 2  # packed rows a step
     warmup: Fraction = 0.1
-    eval_every: Positive = 1600  # optimiser steps of a part that reads prompts; and at its start and end
+    eval_every: Positive = 1980  # optimiser steps of a part that reads prompts; and at its start and end
     val_users: Positive = 100
     patience: Positive | None = None  # None: never stop early
     checkpoint_every: Positive = 100
@@ -222,7 +222,7 @@ class Student(Section):
     the width differs; `random`. Width fields left at None are the teacher's."""
 
     init: Literal["first", "spaced", "random"] = "first"
-    layers: Positive = 4
+    layers: Positive = 2
     hidden_size: Positive | None = None
     intermediate_size: Positive | None = None
     heads: Positive | None = None
