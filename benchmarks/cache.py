@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from fisher_ld.cache import CacheWriter, TeacherCache
-from fisher_ld.data.lists import Lists, read_lists
+from fisher_ld.data.lists import Lists, make_lists, read_lists
 from fisher_ld.data.packing import by_length, held_back
 from fisher_ld.params import load_params
 from fisher_ld.runtime import UserError
@@ -36,9 +36,8 @@ def random_lists() -> Lists:
     count = USERS * WINDOWS * LISTS
     user, place = np.divmod(np.arange(count), WINDOWS * LISTS)
     start = place // LISTS * 10
-    candidates = [np.arange(CANDIDATES)] * count
-    offsets = np.arange(count + 1) * CANDIDATES
-    return Lists(user, start, start + 10 + place % LISTS, np.zeros(count, int), candidates, offsets, [])
+    columns = {"user": user, "start": start, "position": start + 10 + place % LISTS, "positive": np.zeros(count, int)}
+    return make_lists(columns, [np.arange(CANDIDATES)] * count, [])
 
 
 def random_cache(folder: Path, examples: int) -> Path:

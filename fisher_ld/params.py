@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from fisher_ld.files import UserError, read_json, read_yaml
-from fisher_ld.validation import describe, template_fault
+from fisher_ld.param_keys import describe, template_fault
 
 
 def _number(value: Any) -> Any:

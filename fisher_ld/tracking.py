@@ -21,9 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fisher_ld.param_keys import flatten
 from fisher_ld.params import Params, load_params
 from fisher_ld.runtime import Lock, UserError, read_json, work_root, write_json
-from fisher_ld.validation import flatten
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

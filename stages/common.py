@@ -13,10 +13,10 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
+from fisher_ld.param_keys import flatten, nearest
 from fisher_ld.params import Params, check_depth, load_params
 from fisher_ld.runtime import Lock, UserError, disk_full_message, is_disk_full, read_yaml, still_running, work_root
 from fisher_ld.tracking import StageRun
-from fisher_ld.validation import flatten, nearest
 
 ALWAYS = ("cluster", "tracking")  # where a thing ran must not change what it is: no stage declares them
 

@@ -8,9 +8,9 @@ import yaml
 
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.files import read_yaml
+from fisher_ld.param_keys import flatten, keys
 from fisher_ld.params import Method, Params, load_params, parse
 from fisher_ld.runtime import UserError
-from fisher_ld.validation import flatten, keys
 
 ROOT = Path(__file__).parents[1]
 

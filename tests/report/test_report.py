@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 
+from fisher_ld.param_keys import flatten
 from fisher_ld.report.inputs import final_metrics, read_results
 from fisher_ld.report.page import Table, Text, html, markdown
 from fisher_ld.report.report import write_report
 from fisher_ld.runtime import UserError
-from fisher_ld.validation import flatten
 from stages import report as stage
 
 

@@ -1,4 +1,5 @@
-"""A pydantic error as lines for a person: the key, what was given, what is allowed, the nearest valid name."""
+"""Dotted keys of params, and a pydantic error as lines for a person: the key, what was given, what is allowed, the
+nearest valid name."""
 
 from __future__ import annotations
 
