@@ -180,11 +180,11 @@ class Adapt(Section):
     learning_rate: Rate = 2e-5  # of the layers above them, or of all
     weight_decay: NonNegative = 0.01
     list_weight: Fraction = 0.5  # share of the softmax-over-the-list loss beside BCE
-    steps: Positive = 60  # of the layers above them, or of all
+    steps: Positive = 40  # of the layers above them, or of all
     batch_users: Positive = 2  # packed rows a step
     warmup: Fraction = 0.1
     eval_every: Positive = 1980  # optimiser steps of a part that reads prompts; and at its start and end
-    val_users: Positive = 100
+    val_users: Positive = 50
     patience: Positive | None = None  # None: never stop early
     checkpoint_every: Positive = 100
 
@@ -255,7 +255,7 @@ class Distill(Section):
     batch_users: Positive = 2
     warmup: Fraction = 0.1
     eval_every: Positive = 60
-    val_users: Positive = 100
+    val_users: Positive = 50
     checkpoint_every: Positive = 100
 
     def contradictions(self) -> Iterator[str]:
