@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from fisher_ld.files import UserError, read_json, read_yaml
+from fisher_ld.files import UserError, read_yaml
 from fisher_ld.param_keys import describe, template_fault
 
 
@@ -315,26 +315,6 @@ def parse(raw: Mapping[str, Any]) -> Params:
         lines = describe(error, Params)
         count = "1 error" if len(lines) == 1 else f"{len(lines)} errors"
         raise UserError(f"{count} in the parameters:\n" + "\n".join(f"  {line}" for line in lines)) from None
-
-
-def check_depth(params: Params, config: Path) -> None:
-    """Raises UserError where params ask for more layers than the teacher has. `config`: its config.json; where there
-    is none yet, nothing is checked."""
-    if not config.is_file():
-        return
-    shape = read_json(config)
-    depth = shape.get("num_hidden_layers", shape.get("n_layer"))
-    first, student = params.teacher.adapt.first_layers, params.student.layers
-    faults = []
-    if depth and student > depth:
-        faults.append(f"student.layers: expected at most the teacher's {depth} layers, got {student}")
-    if depth and first and first >= depth:
-        faults.append(
-            f"teacher.adapt.first_layers: expected less than the teacher's {depth} layers, got {first}; null adapts "
-            "all at once"
-        )
-    if faults:
-        raise UserError("the parameters do not fit the teacher:\n" + "\n".join(f"  {fault}" for fault in faults))
 
 
 def load_params(path: str | Path) -> Params:

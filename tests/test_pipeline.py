@@ -10,7 +10,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # How a run is configured, watched, resumed and recorded: none of it changes what comes out.
-INFRASTRUCTURE = {"params", "param_keys", "runtime", "files", "checkpoint", "progress", "tracking", "__init__"}
+INFRASTRUCTURE = {"params", "param_keys", "shape", "runtime", "files", "checkpoint", "progress", "tracking", "__init__"}
 
 
 def module_file(name: str) -> Path | None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-from fisher_ld.runtime import UserError
-
 
 def layer_map(
     kind: str, teacher_layers: int, student_layers: int, mass: list[float] | None = None
@@ -14,13 +12,8 @@ def layer_map(
 
     all: every teacher layer, m(l) = ceil(l * L_S / L_T). The others take one teacher layer a student layer: spaced
     and last from l = ceil(m * L_T / L_S) and L_T - L_S + m; fisher the layer of the highest `mass` (tr(F_l) or its
-    share, (L_T,)) within each block of `all`. Raises UserError where the student is deeper than the teacher.
+    share, (L_T,)) within each block of `all`.
     """
-    if student_layers > teacher_layers:
-        raise UserError(
-            f"student.layers: expected at most the teacher's {teacher_layers} layers, got {student_layers}; "
-            "every teacher layer is matched to one student layer"
-        )
     every = [(layer, math.ceil(layer * student_layers / teacher_layers)) for layer in range(1, teacher_layers + 1)]
     students = range(1, student_layers + 1)
     if kind == "all":

@@ -10,8 +10,6 @@ import torch
 from fisher_ld.models.scorer import unit_rms
 from fisher_ld.runtime import UserError
 
-PROJECTABLE = ("llama", "mistral", "qwen2")  # RMSNorm with a plain weight, separate q, k, v, gate, up
-
 State = dict[str, torch.Tensor]
 
 

@@ -11,78 +11,25 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTrainedTokenizerBase
 
-from fisher_ld.models.projection import PROJECTABLE, principal_directions, project
+from fisher_ld.models.projection import principal_directions, project
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.vocabulary import prune
 from fisher_ld.params import Prompt, Student
-from fisher_ld.runtime import UserError, atomic_path, write_json
-
-WIDTHS = {
-    "hidden_size": "hidden_size",
-    "intermediate_size": "intermediate_size",
-    "heads": "num_attention_heads",
-    "kv_heads": "num_key_value_heads",
-}  # params.student -> transformers' config
+from fisher_ld.runtime import atomic_path, write_json
+from fisher_ld.shape import WIDTHS, widths
 
 
 def layers_taken(init: str, teacher_layers: int, student_layers: int) -> list[int]:
     """The teacher layers (from 0) that a student starts from: the first ones, or evenly spaced ones that end with
     the last: ceil(m * L_T / L_S) for m = 1..L_S, counted from 1 (7 of 30: 5, 9, 13, 18, 22, 26, 30)."""
-    if student_layers > teacher_layers:
-        raise UserError(
-            f"student.layers: expected at most the teacher's {teacher_layers} layers for init: {init}, got "
-            f"{student_layers}"
-        )
     if init == "first":
         return list(range(student_layers))
     return [math.ceil(m * teacher_layers / student_layers) - 1 for m in range(1, student_layers + 1)]
 
 
-def _check_widths(asked: dict[str, int], own: dict[str, int], student: Student, model_type: str) -> None:
-    """`asked` and `own`: the student's and the teacher's widths by the names of params.student."""
-    for whole, part in (("hidden_size", "heads"), ("heads", "kv_heads")):
-        if asked[whole] % asked[part]:
-            raise UserError(
-                f"student.{whole}: expected a multiple of student.{part} ({asked[part]}), got {asked[whole]} "
-                "(a null is the teacher's value)"
-            )
-    if student.init == "random":
-        if asked["hidden_size"] // asked["heads"] % 2:
-            raise UserError(
-                "student.hidden_size / student.heads: rotary positions need an even head size, got "
-                f"{asked['hidden_size']} / {asked['heads']} = {asked['hidden_size'] // asked['heads']}"
-            )
-        return
-    if asked == own:
-        return
-    if student.init == "first":
-        raise UserError("student.init: first keeps the teacher's widths; set the widths to null, or init to spaced")
-    if model_type not in PROJECTABLE:
-        raise UserError(
-            f"student.init: spaced at a smaller width knows the weights of {', '.join(PROJECTABLE)}, the teacher is "
-            f"{model_type}; leave the student's widths null, or set student.init: random"
-        )
-    for name, value in asked.items():
-        if value > own[name]:
-            raise UserError(
-                f"student.{name}: init: spaced cuts the teacher's weights down, so expected at most {own[name]}, got "
-                f"{value}; lower it, or set student.init: random"
-            )
-    if asked["heads"] // asked["kv_heads"] > own["heads"] // own["kv_heads"]:
-        raise UserError(
-            f"student.heads / student.kv_heads: expected at most the teacher's {own['heads']} / {own['kv_heads']} for "
-            f"init: spaced, got {asked['heads']} / {asked['kv_heads']}; raise kv_heads or lower heads"
-        )
-
-
 def _config(teacher: Any, student: Student, rows: np.ndarray | None, tokenizer: PreTrainedTokenizerBase) -> Any:
     """The student's config from the teacher's: the same architecture, but Llama where the start is random."""
-    own: dict[str, Any] = {name: getattr(teacher, key, None) for name, key in WIDTHS.items()}
-    own["kv_heads"] = own["kv_heads"] or own["heads"]
-    own["intermediate_size"] = own["intermediate_size"] or 4 * teacher.hidden_size
-    asked = {name: getattr(student, name) or own[name] for name in WIDTHS}
-    _check_widths(asked, own, student, teacher.model_type)
-
+    asked, own = widths(student, teacher.to_dict())
     config: Any = copy.deepcopy(teacher)
     if student.init == "random" and teacher.model_type != "llama":
         config = LlamaConfig(vocab_size=teacher.vocab_size, max_position_embeddings=teacher.max_position_embeddings)

@@ -13,6 +13,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from fisher_ld.runtime import UserError
+from fisher_ld.shape import not_byte_level
 
 
 def _derivation(token: str, ranks: dict[tuple[str, str], int]) -> set[str]:
@@ -55,12 +56,9 @@ def prune(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> tuple[Pre
     any other kind of tokenizer."""
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     state = json.loads(backend.to_str()) if isinstance(backend, Tokenizer) else {}
-    model, decoder = state.get("model", {}), state.get("decoder") or {}
-    if model.get("type") != "BPE" or decoder.get("type") != "ByteLevel":
-        raise UserError(
-            "student.vocabulary: pruned needs a byte-level BPE tokenizer of the tokenizers library, the teacher has "
-            f"{type(tokenizer).__name__}; set student.vocabulary: full"
-        )
+    if faults := not_byte_level(state):
+        raise UserError(faults[0])
+    model: dict[str, Any] = state["model"]
     pairs = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
     merges: list[tuple[str, str]] = [(first, second) for first, second in pairs]
     ranks = {merge: rank for rank, merge in enumerate(merges)}

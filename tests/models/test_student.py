@@ -68,8 +68,6 @@ def test_weights_are_copies(teacher, tokenizer):
 def test_layers_taken():
     assert layers_taken("first", 30, 3) == [0, 1, 2]
     assert layers_taken("spaced", 30, 3) == [9, 19, 29]
-    with pytest.raises(UserError, match="at most the teacher's 4 layers"):
-        layers_taken("first", 4, 5)
 
 
 def test_random_is_seeded_and_has_its_own_shape(teacher, tokenizer):
@@ -166,30 +164,9 @@ def test_silent_heads_are_the_ones_dropped(rough, tokenizer, silent, heads, kv_h
     assert student.layers[0].self_attn.k_proj.weight.shape == (4 * kv_heads, 16)
 
 
-@pytest.mark.parametrize(
-    ("shape", "message"),
-    [
-        ({"init": "spaced", "hidden_size": 8}, "takes at least 8 of its hidden states"),
-        ({"init": "spaced", "hidden_size": 32}, "at most 16, got 32"),
-        ({"init": "spaced", "heads": 4, "kv_heads": 1}, "at most the teacher's 4 / 2"),
-        ({"init": "spaced", "heads": 3}, "multiple of student.heads"),
-        ({"init": "random", "hidden_size": 10}, r"multiple of student.heads \(4\), got 10"),
-        ({"init": "random", "heads": 1}, r"multiple of student.kv_heads \(2\), got 1"),
-        ({"init": "random", "hidden_size": 12}, "even head size"),
-        ({"init": "first", "layers": 5}, "at most the teacher's 4 layers"),
-        ({"init": "spaced", "layers": 5}, "at most the teacher's 4 layers"),
-    ],
-)
-def test_shapes_that_cannot_be_had(teacher, tokenizer, shape, message):
-    with pytest.raises(UserError, match=message):
-        build_student(teacher, Student(**{"layers": 2} | shape), tokenizer, SEEN, seed=0)
-
-
-def test_other_architectures_are_not_projected(tokenizer):
-    config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=2, n_head=4, num_labels=2, pad_token_id=0)
-    other = Scorer(AutoModelForSequenceClassification.from_config(config))
-    with pytest.raises(UserError, match="the teacher is gpt2"):
-        build_student(other, Student(init="spaced", layers=2, hidden_size=8), tokenizer, SEEN, seed=0)
+def test_a_narrower_student_needs_states_of_the_teacher(teacher, tokenizer):
+    with pytest.raises(UserError, match="takes at least 8 of its hidden states"):
+        build_student(teacher, Student(init="spaced", layers=2, hidden_size=8), tokenizer, SEEN, seed=0)
 
 
 def test_saved_student_loads_in_one_line(teacher, tokenizer, tmp_path):
