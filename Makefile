@@ -11,6 +11,7 @@ setup: .venv/ready
 
 # Compiled on all cores, which pip does on one; a few templates in the packages are not Python.
 .venv/ready: pyproject.toml constraints.txt
+	@echo "installing the packages of constraints.txt into .venv, a minute or more"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m compileall -qq -j 0 .venv || true

@@ -35,7 +35,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Fit:
-    best_score: float
+    best_score: float  # of the weights that are left
     best_step: int
     steps: int
     curve: list[dict[str, float]]  # one entry an optimiser step, and one a validation, the first of them at the start
@@ -61,7 +61,7 @@ def fit(
     load_extra: Callable[[dict], None] = lambda state: None,
 ) -> Fit:
     """Trains the parameters of `module` that require a gradient, one optimiser step for each entry of `plan`, and
-    leaves it with the weights of its best validation (None: of the last step); one before any step is for the curve.
+    leaves it with the weights of the last step, or with a patience those of its best validation after the start.
 
     `loss(entry, step)` gives the loss, its parts for the log, and the tokens it read. The order of the data is
     `plan` alone, so that a run resumed from `checkpoint` goes on exactly where it was. Raises UserError on a loss
@@ -92,7 +92,7 @@ def fit(
         module.eval()
         score = validate()
         record(step, {"validation_ndcg_10": score})
-        if not best_step or score > best_score:  # the start counts where nothing was trained alone
+        if schedule.patience is None or not best_step or score > best_score:  # the start counts where it is all
             best_score, best_step, best = score, step, snapshot()
 
     def restore(weights: dict[str, torch.Tensor]) -> None:

@@ -22,21 +22,12 @@ from fisher_ld.tracking import StageRun
 ALWAYS = ("cluster", "tracking")  # where a thing ran must not change what it is: no stage declares them
 
 
-def declared_keys(stage: str, pipeline: str | Path = "dvc.yaml") -> tuple[str, ...]:
+def declared_keys(stage: str) -> tuple[str, ...]:
     """Dotted keys of params.yaml that dvc.yaml declares for a stage; those of a `foreach` stage are below `do`."""
-    stages = read_yaml(pipeline).get("stages", {})
+    stages = read_yaml("dvc.yaml").get("stages", {})
     if stage not in stages:
-        raise UserError(f"{pipeline}: no stage {stage!r}; {nearest(stage, list(stages))}")
-    entries = stages[stage].get("do", stages[stage]).get("params", [])
-    keys: list[str] = []
-    for entry in entries:
-        if isinstance(entry, str):
-            keys.append(entry)
-        elif entry.get("params.yaml"):
-            keys += entry["params.yaml"]
-        else:
-            raise UserError(f"{pipeline}: stage {stage} declares {entry}; list the keys of params.yaml that it reads")
-    return tuple(keys)
+        raise UserError(f"dvc.yaml: no stage {stage!r}; {nearest(stage, list(stages))}")
+    return tuple(stages[stage].get("do", stages[stage]).get("params", []))
 
 
 class DeclaredParams:

@@ -27,15 +27,20 @@ def run(patience, folder, scores=SCORES):
     return fitted, seen, module.weight.item()
 
 
-@pytest.mark.parametrize("patience, steps, best", [(2, 8, 2), (1, 6, 2), (None, 10, 5)])
+@pytest.mark.parametrize("patience, steps, best", [(2, 8, 2), (1, 6, 2), (9, 10, 5)])
 def test_patience_ends_the_fit_early_with_the_weights_of_its_best_validation(patience, steps, best, tmp_path):
     fitted, seen, weight = run(patience, tmp_path)
     assert (fitted.steps, fitted.best_step, fitted.best_score) == (steps, 2 * best, SCORES[best])
     assert len(seen) == steps // 2 + 1 and weight == seen[best] and len(set(seen)) == len(seen)
 
 
+def test_without_patience_the_last_weights_stay(tmp_path):
+    fitted, seen, weight = run(None, tmp_path, scores=SCORES[::-1])
+    assert (fitted.best_step, fitted.best_score) == (10, SCORES[0]) and weight == seen[-1]
+
+
 def test_the_start_is_on_the_curve_and_no_candidate(tmp_path):
-    fitted, _, _ = run(None, tmp_path, scores=[0.5, *SCORES[1:]])
+    fitted, _, _ = run(9, tmp_path, scores=[0.5, *SCORES[1:]])
     assert (fitted.best_step, fitted.best_score) == (10, 0.4)
     assert fitted.table().select("step", "validation_ndcg_10").row(0) == (0, 0.5)
     assert fitted.table()["step"].to_list() == list(range(11))

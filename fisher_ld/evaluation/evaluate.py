@@ -15,7 +15,7 @@ from fisher_ld.data.lists import Lists
 from fisher_ld.evaluation.baselines import baseline_scores
 from fisher_ld.evaluation.ranking import METRICS, category_matrix, chance, diversity, ranking_metrics
 from fisher_ld.evaluation.scores import Scores, read_scores
-from fisher_ld.evaluation.significance import LEVEL, bootstrap_means, compare, holm, interval, over_seeds, verdict
+from fisher_ld.evaluation.significance import bootstrap_means, compare, holm, interval, over_seeds, verdict
 from fisher_ld.params import Evaluate
 from fisher_ld.runtime import UserError
 
@@ -127,14 +127,7 @@ def _paired(frames: Frames, a: str, b: str, metric: str = PRIMARY) -> tuple[np.n
 
 def comparisons(frames: Frames, pairs: Sequence[tuple[str, str]], params: Evaluate, seed: int) -> list[dict[str, Any]]:
     """One row a pair (a, b): a minus b in PRIMARY over their common seed-averaged users, with Holm's p (`p_holm`, of
-    the randomisation test) over all pairs and the verdict. Raises UserError where `evaluate.permutations` could show
-    nothing in a family of this size."""
-    smallest = 2 / (params.permutations + 1)  # p that the randomisation test can give
-    if smallest * len(pairs) >= LEVEL:
-        raise UserError(
-            f"evaluate.permutations: {params.permutations} cannot show any of {len(pairs)} comparisons after Holm's "
-            f"correction; set at least {int(2 * len(pairs) / LEVEL)}"
-        )
+    the randomisation test) over all pairs and the verdict."""
     found = [compare(*_paired(frames, a, b), params.bootstrap_samples, params.permutations, seed) for a, b in pairs]
     rows = []
     for (a, b), comparison, p in zip(pairs, found, holm([c.p_perm for c in found]), strict=True):

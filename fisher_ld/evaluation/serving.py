@@ -14,7 +14,7 @@ from fisher_ld.data.lists import Lists, read_lists
 from fisher_ld.data.prompts import saved_prompts
 from fisher_ld.evaluation import efficiency
 from fisher_ld.models.scorer import Scorer
-from fisher_ld.runtime import Compute, read_json
+from fisher_ld.runtime import Compute, progress, read_json
 
 
 def as_model(folder: Path, scorer: Scorer, lists: Lists, processed: Path) -> efficiency.Model:
@@ -65,7 +65,7 @@ def measure(
     threads = torch.get_num_threads()
     memory = {
         model: efficiency.peak_memory(run_alone, folders[model], processed, name, queries, compute, threads)
-        for model in groups
+        for model in progress(list(groups), "peak memory of each model alone", unit="model")
     }
     scorers = {model: Scorer.load(folders[model]).on(compute) for model in groups}
     models = {m: as_model(folders[m], scorers[m], lists, processed) for m in groups}

@@ -1,4 +1,5 @@
 import math
+from typing import get_args
 
 import numpy as np
 import polars as pl
@@ -8,8 +9,8 @@ from fisher_ld.data.lists import Lists
 from fisher_ld.evaluation import evaluate as ev
 from fisher_ld.evaluation.ranking import METRICS, category_matrix
 from fisher_ld.evaluation.scores import Scores
-from fisher_ld.evaluation.significance import holm
-from fisher_ld.params import Evaluate
+from fisher_ld.evaluation.significance import LEVEL, holm
+from fisher_ld.params import Evaluate, Method, parse
 from fisher_ld.runtime import UserError
 
 PARAMS = Evaluate(bootstrap_samples=400, permutations=2000)
@@ -175,11 +176,13 @@ def test_zero_shot_is_compared_over_its_own_users(frames):
     assert row["mean_a"] == pytest.approx(own["ndcg_10"].mean())
 
 
-def test_too_few_permutations_for_the_family_is_an_error(frames):
-    pairs = [("teacher", "none")] * 5
-    with pytest.raises(UserError, match=r"evaluate.permutations: 199 cannot show any of 5 .* set at least 200"):
-        ev.comparisons(frames, pairs, Evaluate(permutations=199), 0)
-    assert len(ev.comparisons(frames, pairs, Evaluate(permutations=200, bootstrap_samples=10), 0)) == 5
+def test_the_fewest_permutations_allowed_can_show_something_in_the_largest_family():
+    with pytest.raises(UserError, match="permutations"):
+        parse({"evaluate": {"permutations": 499}})
+    fewest = parse({"evaluate": {"permutations": 500}}).evaluate.permutations
+    methods = get_args(Method)
+    largest = max(len(ev.evaluation_pairs(methods)), len(ev.ablation_pairs(methods)))
+    assert holm([2 / (fewest + 1)] + [1.0] * (largest - 1))[0] < LEVEL
 
 
 def test_ablation_pairs():
