@@ -229,6 +229,51 @@ def test_effect_sizes(changed, verdict, d, ours, answer):
     assert (found.ours, found.verdict) == (ours, answer)
 
 
+@pytest.mark.parametrize(
+    ("verdict", "p", "answer", "reason"),
+    [
+        ("shown above", 0.0005, "reproduced", "over users"),
+        ("shown above", 0.001, "not reproduced", "no gain at that level: MRR"),
+        ("shown below", 0.0005, "not reproduced", "no gain at that level: MRR"),
+    ],
+)
+def test_p_of_a_loss_shows_no_gain(changed, verdict, p, answer, reason):
+    results = changed("evaluate.json", lambda e: e["claims"]["popularity"]["mrr"].update(verdict=verdict, p_t=p))
+    found = row(results, "MRR over uniform: p")
+    assert (found.ours, found.verdict) == (f"MRR {p:.2g}", answer) and found.reason.endswith(reason)
+
+
+@pytest.mark.parametrize(("low", "verdict"), [(0.01, "shown above"), (-0.01, "not shown")])
+def test_all_comparisons_of_the_paper(changed, low, verdict):
+    def change(content):
+        set_pair("fisher-ld", "uniform", 0.05, low, 0.09, verdict)(content)
+        claims = content["claims"]["popularity"].values()
+        pair = next(r for r in content["comparisons"]["popularity"] if (r["a"], r["b"]) == ("fisher-ld", "uniform"))
+        for tested in (pair, *claims):
+            tested.update(low=low, high=0.09, verdict=verdict, p_t=0.005)
+
+    results = changed("evaluate.json", change)
+    for what, ours in (("all metrics (here without Hit@5): p", "NDCG@5 0.005"), ("bootstrap intervals", f"{low:+.3f}")):
+        found = row(results, what)
+        assert found.verdict == ("reproduced" if low > 0 else "not reproduced") and ours in found.ours
+        assert ("NDCG@5, MRR, NDCG@10" in found.reason) == (low < 0)
+
+
+def test_table_iii_is_of_the_full_method(sample):
+    results = read_results(sample)
+    full = row(results, "Fisher-based", "Table III")
+    assert full.ours == row(results, "full Fisher-LD over uniform", "Table X").ours
+    assert row(results, "Attention-based over", "Table III").reason == "this strategy is not implemented yet"
+
+
+def test_a_strategy_that_was_not_run_is_said_to(changed):
+    def drop(content):
+        for family, rows in content["comparisons"].items():
+            content["comparisons"][family] = [r for r in rows if r["a"] != "linear"]
+
+    assert row(changed("ablations.json", drop), "Linear Depth").reason == "not among the methods of this run"
+
+
 def test_impossible_numbers_say_why(sample):
     results = read_results(sample)
     for method in ("teacher", "Fisher-LD"):
