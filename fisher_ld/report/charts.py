@@ -61,7 +61,7 @@ def charts(results: Results) -> dict[str, str]:
             "weights": weights(results.weights),
             "training": training(results.curves),
         }
-        if STUDENT in results.weights and results.weights[STUDENT]["step"].n_unique() > 1:
+        if results.changing(STUDENT):
             figures["trajectory"] = trajectory(results.weights[STUDENT])
         return {name: svg(figure) for name, figure in figures.items()}
 

@@ -9,12 +9,13 @@ from typing import Any
 
 from fisher_ld.report import paper
 from fisher_ld.report.findings import at_least, share, span
-from fisher_ld.report.inputs import MAIN, METRIC_LABELS, PRIMARY, STUDENT, Results
+from fisher_ld.report.inputs import LABELS, MAIN, METRIC_LABELS, PRIMARY, STUDENT, Results
 
 YES, NO, NEVER = "reproduced", "not reproduced", "cannot be compared"
 OTHER_DATA = "other data, teacher and lists (the paper does not state the lists' length)"
 NOT_YET = "no such experiment here yet"
 QUIET_START = "the upper layers started quietly, which alone changes the profile"
+UNTESTED = " (here without Hit@5)"
 OTHER_MACHINE = "other models on another machine; compare the ratios"
 
 
@@ -54,7 +55,8 @@ def _gain(results: Results, where: str, what: str, a: str, b: str, claim: float)
     """The relative gain of a over b that the paper claims (in NDCG@5), against ours in NDCG@10, which is tested."""
     row = results.comparison(a, b)
     if row is None or row["mean_b"] <= 0:
-        return Beside(where, what, f"{claim:+.1%}", "not measured", NEVER, "not among the methods of this run")
+        reason = "not among the methods of this run" if a in LABELS else "this strategy is not implemented yet"
+        return Beside(where, what, f"{claim:+.1%}", "not measured", NEVER, reason)
     return _gained(where, what, row, claim, PRIMARY)
 
 
@@ -102,8 +104,14 @@ def _claims(results: Results) -> list[Beside]:
         row, what = results.evaluate["claims"][MAIN][metric], f"{METRIC_LABELS[metric]} over uniform"
         rows.append(_gained("abstract", what, row, claim, metric, f"Table I itself would make it {own:+.1%}"))
         rows.append(_effect(f"{what}: Cohen's d", row, paper.COHENS_D[metric]))
+        rows.append(_significant("section V-J", f"{what}: p", {metric: row}, paper.P_GAINS))
+    tested = dict(results.evaluate["claims"][MAIN])
+    if primary := results.comparison(STUDENT, "uniform"):
+        tested[PRIMARY] = primary
     return [
         *rows,
+        _significant("section V-A, Table I", f"over uniform, all metrics{UNTESTED}: p", tested, paper.P_ALL),
+        _above_zero(tested),
         _upper_lower(results),
         _top_layers(results),
     ]
@@ -115,6 +123,27 @@ def _effect(what: str, row: Mapping[str, Any], claim: float) -> Beside:
     reached = row["verdict"] == "shown above" and d is not None and d >= claim
     reason = "of the users' paired differences; without interval"
     return Beside("section V-J", what, f"{claim}", ours, YES if reached else NO, reason)
+
+
+def _significant(where: str, what: str, rows: Mapping[str, Mapping[str, Any]], level: float) -> Beside:
+    """p is two-sided: it counts only where a gain is shown."""
+    ours = ", ".join(f"{METRIC_LABELS[metric]} {row['p_t']:.2g}" for metric, row in rows.items())
+    lacking = [m for m, row in rows.items() if row["verdict"] != "shown above" or row["p_t"] >= level]
+    state = f"; no gain at that level: {_labels(lacking)}" if lacking else ""
+    reason = f"by a paired t-test as there, here over users{state}"
+    return Beside(where, what, f"< {level}", ours, NO if lacking else YES, reason)
+
+
+def _above_zero(rows: Mapping[str, Mapping[str, Any]]) -> Beside:
+    ours = ", ".join(f"{METRIC_LABELS[m]} {row['low']:+.3f} to {row['high']:+.3f}" for m, row in rows.items())
+    lacking = [m for m, row in rows.items() if row["low"] <= 0]
+    reason = f"not above zero: {_labels(lacking)}" if lacking else "all lie above zero"
+    what = f"over uniform, all metrics{UNTESTED}: 95% bootstrap intervals"
+    return Beside("section V-J", what, "exclude zero", ours, NO if lacking else YES, reason)
+
+
+def _labels(metrics: list[str]) -> str:
+    return ", ".join(METRIC_LABELS[metric] for metric in metrics)
 
 
 def _upper_lower(results: Results) -> Beside:
@@ -208,11 +237,11 @@ def _table_i(results: Results) -> list[Beside]:
 
 
 def _table_iii(results: Results) -> list[Beside]:
-    base, base_mrr = paper.TABLE_III["uniform"]
+    _, base, base_mrr = paper.TABLE_III["uniform"]
     rows = []
-    for strategy, (ndcg_5, mrr) in paper.TABLE_III.items():
+    for strategy, (name, ndcg_5, mrr) in paper.TABLE_III.items():
         if strategy != "uniform":
-            what = f"{strategy} over uniform ({ndcg_5} to {base} NDCG@5, {mrr} to {base_mrr} MRR)"
+            what = f"{name} over uniform ({ndcg_5} to {base} NDCG@5, {mrr} to {base_mrr} MRR)"
             rows.append(_gain(results, "Table III", what, strategy, "uniform", ndcg_5 / base - 1))
     return rows
 

@@ -44,7 +44,7 @@ def at_least(low: float, high: float, target: float) -> str:
 def _gate(gate: Mapping[str, Any]) -> Finding:
     rivals = "; ".join(f"over {label(name)} {span(row, sign=True)}" for name, row in gate["rivals"].items())
     text = f"NDCG@10 {gate['teacher']:.3f}, {rivals} (each interval alone, without Holm)."
-    return Finding("Is the teacher worth distilling?", "yes" if gate["passed"] else "no", text)
+    return Finding("Does the teacher beat popularity and item-kNN?", "yes" if gate["passed"] else "no", text)
 
 
 def _against(results: Results, a: str, b: str, question: str) -> Finding:
@@ -106,9 +106,34 @@ def headline(results: Results, found: Mapping[str, Finding]) -> list[str]:
         second = f"It should not replace the teacher on these numbers: {what}."
     else:
         second = "On these lists it can replace the teacher: every target is met, and it beats both simple baselines."
-    if found["start"].answer == VERDICTS["shown below"]:
-        second += " But the teacher's own first layers, of the same size and not trained further, are shown above it."
+    limits = [_first_layers(found["start"], found["truncated"]), _distillation(found["none"])]
+    second = " ".join([second, *filter(None, limits)])
     return [first, second, _reason(found["uniform"], found["shuffled"])]
+
+
+def _first_layers(student: Finding, teacher: Finding) -> str:
+    """Which of the two is not shown above the teacher's own first layers; nothing where both are."""
+    both = {"it": student, "the teacher": teacher}
+    below = [name for name, finding in both.items() if finding.answer == VERDICTS["shown below"]]
+    unshown = [name for name, finding in both.items() if finding.answer == VERDICTS["not shown"]]
+    isnt = "neither it nor the teacher is" if len(unshown) == 2 else f"{''.join(unshown)} is not"
+    if below:
+        better = "But the teacher's own first layers, of the same size and not trained further, are shown above"
+        return f"{better} {' and '.join(below)}" + (f"; {isnt} shown to beat them." if unshown else ".")
+    if unshown:
+        own = "its own" if unshown == ["the teacher"] else "the teacher's own"
+        text = f"{isnt} shown to beat {own} first layers, of the student's size and not trained further."
+        return text[0].upper() + text[1:]
+    return ""
+
+
+def _distillation(none: Finding) -> str:
+    """Nothing where it is shown to help."""
+    if none.answer == VERDICTS["shown below"]:
+        return "Distillation is shown to cost quality: the same student is better trained on the labels alone."
+    if none.answer == VERDICTS["not shown"]:
+        return "Distillation is not shown to beat training the same student on the labels alone."
+    return ""
 
 
 def _reason(uniform: Finding, shuffled: Finding) -> str:

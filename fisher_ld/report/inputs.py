@@ -28,8 +28,8 @@ LABELS = {
     "linear": "student, linear depth",
     "exponential": "student, exponential depth",
     "fisher": "student, Fisher, fixed weights",
-    "fisher-shuffled": "student, Fisher shuffled",
-    "fisher-reversed": "student, Fisher reversed",
+    "fisher-shuffled": "student, Fisher-LD shuffled",
+    "fisher-reversed": "student, Fisher-LD reversed",
     "fisher-ld": "student, Fisher-LD",
 }
 METRIC_LABELS = {
@@ -81,6 +81,10 @@ class Results:
         """After which layer those of the teacher started quietly (`models.teacher.adapt`); None: adapted at once."""
         depths = self.curves["teacher"]["depth"].unique().sort().to_list()
         return depths[0] if len(depths) > 1 else None
+
+    def changing(self, student: str) -> bool:
+        """Whether its layer weights changed in training (Eq. 9)."""
+        return student in self.weights and self.weights[student]["step"].n_unique() > 1
 
     def efficiency(self, model: str) -> tuple[dict[str, Any], dict[str, float]]:
         """The row of the model that was timed for `model`, and its ratios to the teacher (none for the teacher)."""

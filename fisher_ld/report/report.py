@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fisher_ld.params import Distill
 from fisher_ld.report import paper
 from fisher_ld.report.charts import charts
 from fisher_ld.report.compare import beside
@@ -254,6 +255,11 @@ def _training(results: Results, pictures: Mapping[str, str]) -> list[Block]:
         Heading("Training"),
         _drawn(pictures, "training", "Training curves", caption),
         Table(["model", "steps", "best at step", "validation NDCG@10 there"], rows),
+        Text(
+            "The students' label term is BCE in Eq. 7. Here a share of it, distill.list_weight "
+            f"({Distill().list_weight:g} unless params.yaml says otherwise), is a softmax over the list, which Eq. 7 "
+            "does not have."
+        ),
     ]
 
 
@@ -274,12 +280,21 @@ def _ablation(results: Results) -> list[Block]:
     ]
     blocks: list[Block] = [
         Heading("Does it matter which layer gets which weight? (Table III)"),
-        Text("One student, one data order, one step budget; only the layer weights differ."),
+        Text(_weighting(results, names)),
         Table(header, rows, strong=[names.index(STUDENT)] if STUDENT in names else (), words=(0, 5)),
     ]
     if order:
         blocks += [Heading("Fisher weights against their own controls", 3), _differences(order)]
     return blocks
+
+
+def _weighting(results: Results, names: list[str]) -> str:
+    fixed, changing = (
+        "; ".join(label(m).removeprefix("student, ") for m in names if results.changing(m) is changed)
+        for changed in (False, True)
+    )
+    text = f"One student, one data order, one step budget; the layer weights differ. Fixed in training: {fixed}."
+    return f"{text} Changed in training (Eq. 9): {changing}." if changing else text
 
 
 def _paper(results: Results) -> list[Block]:

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from fisher_ld.distillation.methods import METHODS
 from fisher_ld.evaluation import efficiency
 from fisher_ld.evaluation import evaluate as ev
 from fisher_ld.evaluation.ranking import chance, ranking_metrics
@@ -133,7 +134,7 @@ def write_training(metrics, share):
         rows = []
         if name in order:
             start = order[name] / order[name].sum()
-            for step in range(0, 200, 10) if name == "fisher-ld" else [0]:
+            for step in range(0, 200, 10) if METHODS[name].dynamic else [0]:
                 weight = start + (1 - 0.95 ** (step / 10)) * (1 / LAYERS - start)
                 rows += [{"step": step, "layer": i + 1, "weight": w} for i, w in enumerate(weight.tolist())]
         schema = {"step": pl.Int64, "layer": pl.Int64, "weight": pl.Float64}

@@ -44,6 +44,16 @@ def at_once(results):
     return replace(results, curves=results.curves | {"teacher": curve})
 
 
+def answered(sample, **answers):
+    """What the summary says of replacing the teacher where all targets are met, but for some answers."""
+    results = read_results(sample)
+    found = findings(results)
+    for name, finding in found.items():
+        yes = "yes" if finding.answer in ("yes", "no") else "shown"
+        found[name] = replace(finding, answer=answers.get(name, yes))
+    return headline(results, found)[1]
+
+
 def row(results, what, where=None):
     return next(r for r in beside(results) if what in r.what and where in (None, r.where))
 
@@ -75,7 +85,8 @@ def test_failed_gate_forbids_a_share(changed):
     results = changed("evaluate.json", lambda e: e["gate"].update(passed=False))
     assert findings(results)["gate"].answer == "no"
     assert row(results, "share of the teacher").verdict == "cannot be compared"
-    assert "should not replace the teacher" in headline(results, findings(results))[1]
+    deploy = headline(results, findings(results))[1]
+    assert "on these numbers: “Does the teacher beat popularity and item-kNN?” no" in deploy
 
 
 @pytest.mark.parametrize(
@@ -119,6 +130,40 @@ def test_a_loss_is_said_in_the_summary(changed):
 def test_a_better_start_is_said_in_the_summary(changed):
     results = changed("evaluate.json", set_pair("fisher-ld", "truncated", -0.012, -0.018, -0.006, "shown below"))
     assert "first layers, of the same size and not trained further, are" in headline(results, findings(results))[1]
+
+
+@pytest.mark.parametrize(
+    ("start", "teacher", "said"),
+    [
+        ("shown", "shown", ""),
+        ("not shown", "shown", "It is not shown to beat the teacher's own first layers, of the student's size"),
+        ("shown", "not shown", "The teacher is not shown to beat its own first layers, of the student's size"),
+        ("not shown", "not shown", "Neither it nor the teacher is shown to beat the teacher's own first layers"),
+        ("opposite shown", "shown", "not trained further, are shown above it."),
+        ("opposite shown", "opposite shown", "are shown above it and the teacher."),
+        ("opposite shown", "not shown", "are shown above it; the teacher is not shown to beat them."),
+        ("not shown", "opposite shown", "are shown above the teacher; it is not shown to beat them."),
+        ("not measured", "not measured", ""),
+    ],
+)
+def test_first_layers_in_the_summary(sample, start, teacher, said):
+    text = answered(sample, start=start, truncated=teacher)
+    assert said in text
+    assert ("first layers" in text) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("shown", ""),
+        ("not shown", "Distillation is not shown to beat training the same student on the labels alone."),
+        ("opposite shown", "Distillation is shown to cost quality"),
+    ],
+)
+def test_distillation_in_the_summary(sample, answer, said):
+    text = answered(sample, none=answer)
+    assert "can replace the teacher" in text and said in text
+    assert ("Distillation" in text) == bool(said)
 
 
 def test_shuffle_that_was_not_run_is_not_measured(changed):
@@ -182,6 +227,51 @@ def test_effect_sizes(changed, verdict, d, ours, answer):
     results = changed("evaluate.json", lambda e: e["claims"]["popularity"]["ndcg_5"].update(verdict=verdict, d=d))
     found = row(results, "NDCG@5 over uniform: Cohen's d")
     assert (found.ours, found.verdict) == (ours, answer)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "p", "answer", "reason"),
+    [
+        ("shown above", 0.0005, "reproduced", "over users"),
+        ("shown above", 0.001, "not reproduced", "no gain at that level: MRR"),
+        ("shown below", 0.0005, "not reproduced", "no gain at that level: MRR"),
+    ],
+)
+def test_p_of_a_loss_shows_no_gain(changed, verdict, p, answer, reason):
+    results = changed("evaluate.json", lambda e: e["claims"]["popularity"]["mrr"].update(verdict=verdict, p_t=p))
+    found = row(results, "MRR over uniform: p")
+    assert (found.ours, found.verdict) == (f"MRR {p:.2g}", answer) and found.reason.endswith(reason)
+
+
+@pytest.mark.parametrize(("low", "verdict"), [(0.01, "shown above"), (-0.01, "not shown")])
+def test_all_comparisons_of_the_paper(changed, low, verdict):
+    def change(content):
+        set_pair("fisher-ld", "uniform", 0.05, low, 0.09, verdict)(content)
+        claims = content["claims"]["popularity"].values()
+        pair = next(r for r in content["comparisons"]["popularity"] if (r["a"], r["b"]) == ("fisher-ld", "uniform"))
+        for tested in (pair, *claims):
+            tested.update(low=low, high=0.09, verdict=verdict, p_t=0.005)
+
+    results = changed("evaluate.json", change)
+    for what, ours in (("all metrics (here without Hit@5): p", "NDCG@5 0.005"), ("bootstrap intervals", f"{low:+.3f}")):
+        found = row(results, what)
+        assert found.verdict == ("reproduced" if low > 0 else "not reproduced") and ours in found.ours
+        assert ("NDCG@5, MRR, NDCG@10" in found.reason) == (low < 0)
+
+
+def test_table_iii_is_of_the_full_method(sample):
+    results = read_results(sample)
+    full = row(results, "Fisher-based", "Table III")
+    assert full.ours == row(results, "full Fisher-LD over uniform", "Table X").ours
+    assert row(results, "Attention-based over", "Table III").reason == "this strategy is not implemented yet"
+
+
+def test_a_strategy_that_was_not_run_is_said_to(changed):
+    def drop(content):
+        for family, rows in content["comparisons"].items():
+            content["comparisons"][family] = [r for r in rows if r["a"] != "linear"]
+
+    assert row(changed("ablations.json", drop), "Linear Depth").reason == "not among the methods of this run"
 
 
 def test_impossible_numbers_say_why(sample):

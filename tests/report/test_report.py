@@ -64,7 +64,17 @@ def test_weights_that_never_changed_are_said_to(sample, tmp_path):
     metrics = shutil.copytree(sample, tmp_path / "metrics")
     shutil.copy(metrics / "plots/weights/fisher.csv", metrics / "plots/weights/fisher-ld.csv")
     write_report(read_results(metrics), tmp_path)
-    assert "were not updated in this run" in (tmp_path / "report.md").read_text()
+    text = (tmp_path / "report.md").read_text()
+    assert "were not updated in this run" in text
+    assert "Changed in training (Eq. 9): Fisher-LD shuffled; Fisher-LD reversed.\n" in text
+
+
+def test_methods_are_said_to_train_as_they_do(sample, tmp_path):
+    write_report(read_results(sample), tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "Fixed in training: uniform layers; linear depth; exponential depth; Fisher, fixed weights." in text
+    assert "Changed in training (Eq. 9): Fisher-LD shuffled; Fisher-LD reversed; Fisher-LD." in text
+    assert text.count("distill.list_weight (0.5 unless params.yaml says otherwise), is a softmax over the list") == 1
 
 
 @pytest.mark.parametrize("parts", [1, 2])
