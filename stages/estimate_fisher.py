@@ -44,7 +44,9 @@ def main(params, run):
     profile.plot(table, Path("metrics/plots/fisher.png"))
     for state, kinds in result.items():
         for kind in profile.KINDS:
-            run.log_metrics({f"{state}/{kind}/{k}": v for k, v in kinds[kind].items() if k != "layers"})
+            run.log_metrics({f"{state}/{kind}/{k}": v for k, v in kinds[kind].items() if isinstance(v, float)})
+            for part, row in kinds[kind]["outside"].items():
+                run.log_metrics({f"{state}/{kind}/{part}_trace": row["trace"]})
             for row in kinds[kind]["layers"]:
                 run.log_metrics({f"{state}/{kind}/share": row["share"]}, step=row["layer"])
     run.log_artifact("metrics/plots/fisher.png")

@@ -13,7 +13,7 @@ METRICS = Path("metrics")
 
 def main(params, run):
     results = read_results(METRICS)
-    write_report(results, METRICS)
+    write_report(results, params.distill.list_weight, METRICS)
     run_files = [path for path in (METRICS / "runs").glob("*.json") if path.stem != "report"]
     run_files += [METRICS / "runs" / "distill" / f"{student}.json" for student in results.distill]
     artifacts = [METRICS / "report.html", METRICS / "report.md", METRICS / "plots"]

@@ -37,9 +37,7 @@ def layer_traces(table: pl.DataFrame, kind: Kind) -> LayerTraces:
         raise UserError(f"expected the traces of one state, got {table['state'].unique().to_list()}")
     count = layer_count(table)
     layers = table.filter(pl.col("layer").is_between(1, count)).sort("example", "layer")
-    logit, label = (layers[name].to_numpy().astype(np.float64).reshape(-1, count) for name in ("logit", "label"))
-    yes, no = expit(logit), expit(-logit)  # (S, L) p and 1 - p, equal along a row
-    factor = yes * no if kind == "true" else np.where(label == 1, no, yes) ** 2
+    factor = _factor(layers, kind).reshape(-1, count)  # (S, L), equal along a row
     samples = factor * layers["norm"].to_numpy().reshape(-1, count)  # (S, L)
     norms = factor * layers["norms_part"].to_numpy().reshape(-1, count)  # (S, L)
     trace = samples.mean(0)
@@ -58,6 +56,23 @@ def layer_traces(table: pl.DataFrame, kind: Kind) -> LayerTraces:
         norms_share=np.divide(norms.mean(0), trace, out=np.zeros_like(trace), where=trace > 0),
         samples=samples,
     )
+
+
+def _factor(rows: pl.DataFrame, kind: Kind) -> np.ndarray:
+    """c of every row."""
+    logit, label = rows["logit"].to_numpy(), rows["label"].to_numpy()
+    yes, no = expit(logit), expit(-logit)  # p and 1 - p
+    return yes * no if kind == "true" else np.where(label == 1, no, yes) ** 2
+
+
+def outside_the_layers(table: pl.DataFrame, kind: Kind) -> dict[str, dict[str, float]]:
+    """Trace and standard error of the embedding and of the head (final norm and answer rows), of one model state."""
+    result = {}
+    for name, layer in (("embedding", 0), ("head", layer_count(table) + 1)):
+        rows = table.filter(pl.col("layer") == layer)
+        samples = _factor(rows, kind) * rows["norm"].to_numpy()  # (S,)
+        result[name] = {"trace": float(samples.mean()), "standard_error": float(_standard_error(samples))}
+    return result
 
 
 def layer_count(table: pl.DataFrame) -> int:
@@ -113,6 +128,7 @@ def summary(table: pl.DataFrame, seed: int) -> dict:
                 "largest_share_error": float(traces.share_error.max()),
                 "rank_stability": stability,
                 "rank_stability_low": stability_low,
+                "outside": outside_the_layers(rows, kind),
                 "layers": by_layer(traces).to_dicts(),
             }
     return result

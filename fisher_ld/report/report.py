@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fisher_ld.params import Distill
 from fisher_ld.report import paper
 from fisher_ld.report.charts import charts
 from fisher_ld.report.compare import beside
@@ -37,22 +36,22 @@ RATIOS = {
 }
 
 
-def write_report(results: Results, folder: Path) -> None:
-    """report.md and report.html in `folder`."""
-    blocks = document(results)
+def write_report(results: Results, list_weight: float, folder: Path) -> None:
+    """report.md and report.html in `folder`. `list_weight`: distill.list_weight."""
+    blocks = document(results, list_weight)
     for name, text in (("report.md", markdown(TITLE, blocks)), ("report.html", html(TITLE, blocks))):
         with atomic_path(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 
-def document(results: Results) -> list[Block]:
+def document(results: Results, list_weight: float) -> list[Block]:
     pictures = charts(results)
     return [
         *_summary(results),
         *_quality(results, pictures),
         *_speed(results, pictures),
         *_layers(results, pictures),
-        *_training(results, pictures),
+        *_training(results, list_weight, pictures),
         *_ablation(results),
         *_paper(results),
         *_data(results),
@@ -194,6 +193,8 @@ def _layers(results: Results, pictures: Mapping[str, str]) -> list[Block]:
     for state, name in (("base", "before adaptation"), ("adapted", "after adaptation")):
         for kind in ("true", "empirical"):
             row = results.fisher[state][kind]
+            layers = sum(layer["trace"] for layer in row["layers"])
+            outside = [f"{row['outside'][part]['trace'] / layers:.1%}" for part in ("embedding", "head")]
             rows.append(
                 [
                     f"{name}, {kind} Fisher",
@@ -202,11 +203,12 @@ def _layers(results: Results, pictures: Mapping[str, str]) -> list[Block]:
                     f"{row['last_layer_share']:.1%}",
                     f"{row['norms_share']:.1%}",
                     f"{row['rank_stability']:.3f}",
+                    *outside,
                 ]
             )
     header = [
         "state", "upper / lower quarter", "the same without the last layer", "last layer's share",
-        "share of the norm weights", "stability of the ranking",
+        "share of the norm weights", "stability of the ranking", "embedding / all layers", "head / all layers",
     ]  # fmt: skip
     profile = "Share of the Fisher trace that each layer of the teacher holds, before and after adaptation."
     blocks: list[Block] = [
@@ -242,7 +244,7 @@ def _quiet_start(first: int | None) -> list[Block]:
     return [Text(text)]
 
 
-def _training(results: Results, pictures: Mapping[str, str]) -> list[Block]:
+def _training(results: Results, list_weight: float, pictures: Mapping[str, str]) -> list[Block]:
     runs = {"teacher": results.teacher, **results.distill}
     rows = []
     for name in ordered(runs):
@@ -254,11 +256,10 @@ def _training(results: Results, pictures: Mapping[str, str]) -> list[Block]:
     return [
         Heading("Training"),
         _drawn(pictures, "training", "Training curves", caption),
-        Table(["model", "steps", "best at step", "validation NDCG@10 there"], rows),
+        Table(["model", "steps", "its weights are of step", "validation NDCG@10 there"], rows),
         Text(
-            "The students' label term is BCE in Eq. 7. Here a share of it, distill.list_weight "
-            f"({Distill().list_weight:g} unless params.yaml says otherwise), is a softmax over the list, which Eq. 7 "
-            "does not have."
+            f"The students' label term is BCE in Eq. 7. Here a share of {list_weight:g} of it (distill.list_weight) is "
+            "a softmax over the list, which Eq. 7 does not have."
         ),
     ]
 

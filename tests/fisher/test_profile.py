@@ -5,7 +5,7 @@ from scipy.stats import spearmanr
 
 from fisher_ld.files import read_json, write_json
 from fisher_ld.fisher import profile
-from fisher_ld.fisher.profile import layer_traces, quarter_ratio, rank_stability, summary
+from fisher_ld.fisher.profile import layer_traces, outside_the_layers, quarter_ratio, rank_stability, summary
 from fisher_ld.runtime import UserError
 
 
@@ -20,7 +20,7 @@ def make_table(logits, labels, norms, norms_part=None, state="adapted"):
             "label": labels[example],
             "logit": logits[example],
             "layer": layer,
-            "norm": 1e6 if layer in (0, norms.shape[1] + 1) else norms[example, layer - 1],
+            "norm": {0: 1e6, norms.shape[1] + 1: 1e7 + 1e6 * example}.get(layer) or norms[example, layer - 1],
             "norms_part": 0.0 if layer in (0, norms.shape[1] + 1) else part[example, layer - 1],
             "parameters": 10 * layer,
         }
@@ -46,6 +46,14 @@ def test_traces_by_hand():
     assert true.norms_share == pytest.approx([(1 + 0) / 2 / 4, 1])
     assert empirical.samples == pytest.approx(np.array([[2, 4], [2, 0]]))
     assert empirical.share == pytest.approx([1 / 2, 1 / 2])
+
+
+def test_embedding_and_head_stand_beside_the_layers():
+    table = make_table([0.0, LOG3], [0, 1], [[8, 16], [32, 0]])
+    true, empirical = outside_the_layers(table, "true"), outside_the_layers(table, "empirical")
+    assert true["embedding"] == pytest.approx({"trace": 1e6 * (4 + 3) / 32, "standard_error": 1e6 * (4 - 3) / 32})
+    assert true["head"]["trace"] == pytest.approx((1e7 * 4 + 1.1e7 * 3) / 32)
+    assert empirical["head"]["trace"] == pytest.approx((1e7 * 4 + 1.1e7) / 32)
 
 
 def test_the_error_of_a_share_is_that_of_repeated_sampling():
@@ -115,6 +123,7 @@ def test_summary_plot_and_rows_tell_both_states(tmp_path):
     assert found["upper_lower_quarter_without_last"] == pytest.approx(
         expected.trace[6] / expected.trace[0]  # a quarter of 7 layers is one
     )
+    assert found["outside"] == outside_the_layers(tables[1], "empirical")
     assert [row["layer"] for row in found["layers"]] == list(range(1, 9))
     assert [row["trace"] for row in found["layers"]] == pytest.approx(expected.trace)
 

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from fisher_ld.param_keys import flatten
+from fisher_ld.params import Params
 from fisher_ld.report.inputs import final_metrics, read_results
 from fisher_ld.report.page import Table, Text, html, markdown
 from fisher_ld.report.report import write_report
@@ -16,7 +17,7 @@ from stages import report as stage
 
 
 def test_html_is_self_contained(sample, tmp_path):
-    write_report(read_results(sample), tmp_path)
+    write_report(read_results(sample), 0.5, tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert re.findall(r"https?://", page) == []
     assert "<script" not in page and "<link" not in page
@@ -27,7 +28,7 @@ def test_html_is_self_contained(sample, tmp_path):
 
 def test_same_metrics_give_the_same_page(sample, tmp_path):
     for name in ("a", "b"):
-        write_report(read_results(sample), tmp_path / name)
+        write_report(read_results(sample), 0.5, tmp_path / name)
     assert (tmp_path / "a/report.html").read_bytes() == (tmp_path / "b/report.html").read_bytes()
 
 
@@ -63,18 +64,18 @@ def test_without_fisher_ld_there_is_no_report(sample, tmp_path, edit):
 def test_weights_that_never_changed_are_said_to(sample, tmp_path):
     metrics = shutil.copytree(sample, tmp_path / "metrics")
     shutil.copy(metrics / "plots/weights/fisher.csv", metrics / "plots/weights/fisher-ld.csv")
-    write_report(read_results(metrics), tmp_path)
+    write_report(read_results(metrics), 0.5, tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "were not updated in this run" in text
     assert "Changed in training (Eq. 9): Fisher-LD shuffled; Fisher-LD reversed.\n" in text
 
 
 def test_methods_are_said_to_train_as_they_do(sample, tmp_path):
-    write_report(read_results(sample), tmp_path)
+    write_report(read_results(sample), 0.5, tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "Fixed in training: uniform layers; linear depth; exponential depth; Fisher, fixed weights." in text
     assert "Changed in training (Eq. 9): Fisher-LD shuffled; Fisher-LD reversed; Fisher-LD." in text
-    assert text.count("distill.list_weight (0.5 unless params.yaml says otherwise), is a softmax over the list") == 1
+    assert text.count("a share of 0.5 of it (distill.list_weight) is a softmax over the list") == 1
 
 
 @pytest.mark.parametrize("parts", [1, 2])
@@ -83,7 +84,7 @@ def test_a_teacher_adapted_in_two_parts_is_said_to_start_quietly(sample, tmp_pat
     curve = pl.read_csv(metrics / "plots/training/teacher.csv")
     if parts == 1:
         curve.with_columns(depth=pl.lit(30)).write_csv(metrics / "plots/training/teacher.csv")
-    write_report(read_results(metrics), tmp_path)
+    write_report(read_results(metrics), 0.5, tmp_path)
     assert ("The first 4 layers were adapted before" in (tmp_path / "report.md").read_text()) == (parts == 2)
 
 
@@ -103,7 +104,7 @@ def test_stage_completes_the_experiment(sample, tmp_path, monkeypatch):
         (metrics / "runs" / f"{name}.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     seen = []
-    stage.main(None, SimpleNamespace(complete_parent=lambda *parts: seen.append(parts)))
+    stage.main(Params(), SimpleNamespace(complete_parent=lambda *parts: seen.append(parts)))
     [(runs, values, artifacts)] = seen
     assert [path.name for path in runs][-1] == "evaluate.json"
     assert {path.stem for path in runs[:-1]} == set(read_results(metrics).distill)
