@@ -24,9 +24,6 @@ from fisher_ld.fisher.gram import count_mirrored, gradient_norm, gram, gram_is_c
 from fisher_ld.models.last_layer import only_at_decisions
 from fisher_ld.runtime import UserError
 
-Branch = Literal["cheaper", "gram", "gradient"]
-
-
 @dataclass(frozen=True)
 class PromptBatch:
     """N independent prompts, one a row, padded on either side."""
@@ -88,17 +85,15 @@ def layer_norms(
     batch: PromptBatch,
     layers: Sequence[int] | None = None,
     checkpointing: bool = False,
-    branch: Branch = "cheaper",
     covered: Sequence[Covered] | None = None,
 ) -> LayerNorms:
-    """||dz/dtheta_l||^2 of every example and layer of a two-label sequence classification model.
+    """||dz/dtheta_l||^2 of every example and layer of a two-label sequence classification model (a Scorer's `model`).
 
     layers: which layers (1..L), default all. checkpointing: keep only each layer's input and recompute the rest in the
-    backward pass. branch: how linear layers are taken; the default takes the cheaper one by counted operations.
-    covered: `cover(model)`, where it was taken before: its probes cost some 2% of a batch.
+    backward pass. covered: `cover(model)`, where it was taken before: its probes cost some 2% of a batch.
 
-    The last layer computes only its keys and values at all tokens, the rest at the decision tokens: elsewhere its
-    gradient is zero.
+    The last layer computes its queries, keys and values at all tokens, the rest at the decision tokens alone:
+    elsewhere its gradient is zero.
 
     Raises UserError for a model whose parameters are not all covered (see `coverage`), for a module that is never used
     on the way to z or in another way than its norm is taken, for a linear layer that is used twice, for a last layer
@@ -114,7 +109,7 @@ def layer_norms(
         raise UserError("the decision token of an example is padding: expected attention_mask 1 at its column")
     covered = [c for c in covered or cover(model) if c.column in {0, *wanted, count + 1}]
     size, device = len(batch.input_ids), batch.input_ids.device
-    taps = _Taps(torch.zeros(2, size, count + 2, dtype=torch.float64, device=device), branch)
+    taps = _Taps(torch.zeros(2, size, count + 2, dtype=torch.float64, device=device))
 
     decision = torch.stack([rows, batch.decision], 1)
     recomputed = _forwards({layer: _recomputed for layer in stack[:-1]} if checkpointing else {})
@@ -137,12 +132,11 @@ class _SharedInput:
     """The input of linear layers that are called one after the other on the same tensor (q/k/v, gate/up). Once its
     last user is known, it becomes either Gram strips or stays as it is, whichever makes the norms cheaper."""
 
-    def __init__(self, source: torch.Tensor, branch: Branch):
+    def __init__(self, source: torch.Tensor):
         self.source: torch.Tensor | None = source
         self.inputs = _per_example(source)  # (N, T, d_in)
         self.version = self.inputs._version
         self.outputs = 0
-        self.branch = branch
         self.strips: list[torch.Tensor] | None = None
 
     def close(self) -> None:
@@ -153,8 +147,7 @@ class _SharedInput:
             return
         self.source = None
         _, length, features = self.inputs.shape
-        cheaper = self.branch == "cheaper" and gram_is_cheaper(length, features, self.outputs)
-        if cheaper or self.branch == "gram":
+        if gram_is_cheaper(length, features, self.outputs):
             self.strips = count_mirrored(gram(self.inputs))
             self.inputs = self.inputs.new_empty(0)
             self.version = self.inputs._version
@@ -190,9 +183,8 @@ class _Taps:
     """Hooks, and RMS norms in place of the model's, that read inputs in the forward and output gradients in the
     backward pass, and add up squared norms."""
 
-    def __init__(self, norms: torch.Tensor, branch: Branch):
+    def __init__(self, norms: torch.Tensor):
         self.norms = norms  # (2, N, L + 2): all parameters, normalisation parameters
-        self.branch: Branch = branch
         self.shared: _SharedInput | None = None
         self.calls: dict[str, int] = {}
         self.features: dict[str, torch.Tensor] = {}  # which outputs of a module got a gradient
@@ -234,7 +226,7 @@ class _Taps:
         if self.shared is None or self.shared.source is not source:
             if self.shared is not None:
                 self.shared.close()
-            self.shared = _SharedInput(source, self.branch)
+            self.shared = _SharedInput(source)
         shared = self.shared
         shared.outputs += output.shape[-1]
 
