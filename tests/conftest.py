@@ -1,6 +1,9 @@
-"""A world small enough to train on in a moment."""
+"""A world small enough to train on in a moment, and stand-ins for MLflow and for servers."""
 
-from dataclasses import dataclass
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,3 +38,45 @@ def tiny() -> Tiny:
     sequences = [np.arange(u, u + 4) for u in users]
     lists = Lists(users, np.zeros(4, int), three, np.ones(4, int), candidates, np.arange(0, 13, 3), sequences)
     return Tiny(lists, Prompts([1, 2], pieces, pieces, 3, 4))
+
+
+@dataclass
+class Run:
+    """Of a `StageRun` what a stage's `main` uses; of each metric the last value."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    artifacts: list[str] = field(default_factory=list)
+
+    def log_metrics(self, values, step=None):
+        self.metrics |= values
+
+    def log_artifact(self, path):
+        assert Path(path).is_file()
+        self.artifacts.append(str(path))
+
+
+@pytest.fixture(scope="session")
+def new_run():
+    return Run
+
+
+@pytest.fixture
+def run(new_run):
+    return new_run()
+
+
+@pytest.fixture
+def serving(monkeypatch):
+    """Starts a local server, which is stopped when the test ends."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with ExitStack() as running:
+
+        def start(server):
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            running.enter_context(server)
+            running.callback(thread.join)
+            running.callback(server.shutdown)
+            thread.start()
+            return server
+
+        yield start

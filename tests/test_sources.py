@@ -2,7 +2,6 @@ import gzip
 import hashlib
 import os
 import shutil
-import threading
 import urllib.request
 import zipfile
 from collections import namedtuple
@@ -68,14 +67,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def host(monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with Host() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+def host(serving):
+    return serving(Host())
 
 
 @pytest.fixture

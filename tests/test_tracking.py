@@ -2,8 +2,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fisher_ld.params import Params, parse
@@ -183,12 +185,20 @@ def test_parent_is_completed_from_run_files(root, tmp_path):
 
 
 def test_system_metrics(root, monkeypatch):
-    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
+    """Sampled by the monitor itself, and in the store while the stage still runs."""
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    cpu, memory = "system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"
     with StageRun("watched", Params(), {}) as run:
-        assert run.monitor is not None
-        run.monitor.publish_metrics({"cpu_utilization_percentage": 50.0})
+        deadline = time.monotonic() + 10
+        while len(history(run, run.run_id, cpu)) < 2 and time.monotonic() < deadline:
+            sum(range(10**6))  # something to see
+        samples = history(run, run.run_id, cpu)
+        assert len(samples) >= 2, "the monitor sent no two samples in 10 s"
+        used = history(run, run.run_id, memory)
+    assert [step for step, _ in samples] == list(range(len(samples)))
+    assert all(0 <= value <= 100 for _, value in samples) and samples[1][1] > 0
+    assert all(1 < value * 1e6 < psutil.virtual_memory().total for _, value in used)
     metrics = run.client.get_run(run.run_id).data.metrics
-    assert metrics["system/cpu_utilization_percentage"] > 0
     assert metrics["peak_memory_mib"] > 1 and metrics["seconds"] > 0
 
 

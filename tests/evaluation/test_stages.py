@@ -92,28 +92,19 @@ def world(tmp_path_factory):
     return root
 
 
-class Run:
-    def __init__(self):
-        self.metrics = {}
-
-    def log_metrics(self, values, step=None):
-        self.metrics |= values
-
-
-def run_stage(name, world, monkeypatch, methods=("none", "uniform", "fisher-ld")):
+def run_stage(name, world, monkeypatch, run, methods=("none", "uniform", "fisher-ld")):
     monkeypatch.chdir(world)
-    run = Run()
     evaluate = Evaluate(bootstrap_samples=200, permutations=1000, latency_queries=3)
     params = {"seed": 0, "methods": methods, "distill": Distill(seeds=SEEDS)}
     params |= {"evaluate": evaluate, "cluster": Cluster(threads=1)}
     importlib.import_module(f"stages.{name}").main(SimpleNamespace(**params), run)
-    return run
 
 
 @pytest.fixture(scope="module")
-def evaluated(world):
+def evaluated(world, new_run):
+    run = new_run()
     with pytest.MonkeyPatch.context() as monkeypatch:
-        run = run_stage("evaluate", world, monkeypatch)
+        run_stage("evaluate", world, monkeypatch, run)
     return read_json(world / "metrics/evaluate.json"), run
 
 
@@ -175,10 +166,10 @@ def test_a_served_model_scores_as_one_prompt_each(world):
         np.testing.assert_allclose(model([4, 9]), expected, atol=1e-5)
 
 
-def test_evaluate_without_students(world, monkeypatch, tmp_path):
+def test_evaluate_without_students(world, monkeypatch, tmp_path, run):
     monkeypatch.setattr("stages.evaluate.STUDENTS", tmp_path)
     with pytest.raises(UserError, match=r"none/0/scores_test_popularity.parquet: no such file; run the stage"):
-        run_stage("evaluate", world, monkeypatch)
+        run_stage("evaluate", world, monkeypatch, run)
 
 
 def test_the_gate_stops_a_teacher_that_beats_nothing(world, monkeypatch, capsys):
@@ -196,7 +187,7 @@ def test_the_gate_stops_a_teacher_that_beats_nothing(world, monkeypatch, capsys)
     assert "gate not passed" in capsys.readouterr().out
 
 
-def test_ablations(world, monkeypatch, tmp_path):
+def test_ablations(world, monkeypatch, tmp_path, run):
     folders = {name: tmp_path / name for name in ("uniform", *STRATEGIES, "fisher-ld")}
     lists = {f: read_lists(world / "data/processed", f"test_{f}") for f in ("popularity", "uniform")}
     skill = dict.fromkeys(folders, 0.5) | {"fisher": 3.0, "fisher-ld": 3.0, "fisher-reversed": 0.0}
@@ -207,7 +198,7 @@ def test_ablations(world, monkeypatch, tmp_path):
                 path = folder / str(seed) / f"scores_test_{family}.parquet"
                 write_skilled(path, own, skill[name], SEEDS * number + seed)
     monkeypatch.setattr("stages.ablations.STUDENTS", tmp_path)
-    run = run_stage("ablations", world, monkeypatch, ("none", *folders))
+    run_stage("ablations", world, monkeypatch, run, ("none", *folders))
 
     found = read_json("metrics/ablations.json")
     assert set(found["quality"]["popularity"]) == {"chance", *folders}
@@ -226,5 +217,5 @@ def test_ablations(world, monkeypatch, tmp_path):
     (folders["linear"] / "1/scores_test_uniform.parquet").unlink()
     Path("metrics/ablations.json").unlink()
     with pytest.raises(UserError, match=r"linear/1/scores_test_uniform.parquet: no such file"):
-        run_stage("ablations", world, monkeypatch, folders)
+        run_stage("ablations", world, monkeypatch, run, folders)
     assert not Path("metrics/ablations.json").exists()

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from polars.testing import assert_frame_equal
 
 from fisher_ld.fisher.estimate import SCHEMA, draw_examples, estimate, largest_share_error
 from fisher_ld.fisher.profile import layer_traces
@@ -18,6 +19,13 @@ LABELS = np.arange(400) % 5 == 0
 
 def prompt(example: int) -> list[int]:
     return [3 + (example * k) % 37 for k in range(1, 4 + example % 11)]
+
+
+def reached_after(count: int, table: pl.DataFrame, examples: np.ndarray) -> float:
+    """A tolerance that so many examples reach, and those of the rounds before do not."""
+    errors = [largest_share_error(table.filter(pl.col("example").is_in(examples[:n]))) for n in (count - 64, count)]
+    assert errors[1] < errors[0]
+    return sum(errors) / 2
 
 
 def test_rows_are_the_norms_of_each_example(build_model):
@@ -44,10 +52,7 @@ def test_examples_are_drawn_until_the_weights_are_known_well_enough(build_model,
     model, examples = build_model(dtype=torch.float32), draw_examples(400, 400, seed=1)
     every = estimate(model, prompt, LABELS, examples, "base", batch_size=16)
     assert every["example"].n_unique() == 400
-    first = every.filter(pl.col("example").is_in(examples[:64]))
-    second = every.filter(pl.col("example").is_in(examples[:128]))
-    tolerance = (largest_share_error(first) + largest_share_error(second)) / 2
-    assert largest_share_error(second) < tolerance < largest_share_error(first)
+    tolerance = reached_after(128, every, examples)
 
     stopped = estimate(model, prompt, LABELS, examples, "base", batch_size=16, tolerance=tolerance)
     assert set(stopped["example"]) == set(examples[:128])
@@ -75,46 +80,61 @@ def test_no_examples_are_an_error(build_model):
         estimate(build_model(), prompt, LABELS, np.array([], int), "base", batch_size=1)
 
 
+def test_checkpointing_changes_nothing(build_model):
+    model, calls = build_model(dtype=torch.float32), []
+    model.model.layers[0].mlp.register_forward_hook(lambda *call: calls.append(torch.is_grad_enabled()))
+    plain = estimate(model, prompt, LABELS, np.arange(6), "base", batch_size=4)
+    assert calls == [True] * 2
+    table = estimate(model, prompt, LABELS, np.arange(6), "base", batch_size=4, checkpointing=True)
+    assert calls[2:] == [False, True] * 2  # of each batch once more, in the backward pass
+    assert_frame_equal(table, plain, rel_tol=1e-5)
+
+
 SECOND_RANK = """
 import sys
 from pathlib import Path
 import numpy as np
 import torch
 from transformers import LlamaForSequenceClassification
-from fisher_ld.fisher.estimate import estimate
-folder = Path(sys.argv[1])
+from fisher_ld.fisher.estimate import draw_examples, estimate
+folder, tolerance = Path(sys.argv[1]), float(sys.argv[2])
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=1, world_size=2)
 model = LlamaForSequenceClassification.from_pretrained(folder / "model").eval()
 prompt = lambda example: [3 + (example * k) % 37 for k in range(1, 4 + example % 11)]
-table = estimate(model, prompt, np.arange(400) % 5 == 0, np.arange(21), "adapted", batch_size=4)
-table.write_parquet(folder / "second.parquet")
+labels, drawn = np.arange(400) % 5 == 0, draw_examples(400, 400, seed=1)
+estimate(model, prompt, labels, np.arange(21), "adapted", 4).write_parquet(folder / "all.parquet")
+estimate(model, prompt, labels, drawn, "adapted", 16, tolerance).write_parquet(folder / "enough.parquet")
 """
 
 
 def test_two_ranks_equal_one(build_model, tmp_path, monkeypatch):
-    model = build_model(dtype=torch.float32)
-    alone = estimate(model, prompt, LABELS, np.arange(21), "adapted", batch_size=4)
+    """With all examples, and with a tolerance that the third round of 64 reaches."""
+    model, drawn = build_model(dtype=torch.float32), draw_examples(400, 400, seed=1)
+    alone = {"all": estimate(model, prompt, LABELS, np.arange(21), "adapted", batch_size=4)}
+    alone["enough"] = estimate(model, prompt, LABELS, drawn[:192], "adapted", batch_size=16)
+    tolerance = reached_after(192, alone["enough"], drawn)
     model.save_pretrained(tmp_path / "model")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     second = subprocess.Popen(
-        [sys.executable, "-c", SECOND_RANK, str(tmp_path)],
+        [sys.executable, "-c", SECOND_RANK, str(tmp_path), str(tolerance)],
         env={**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"},
     )
     try:
         torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=2)
-        first = estimate(model, prompt, LABELS, np.arange(21), "adapted", batch_size=4)
+        first = {"all": estimate(model, prompt, LABELS, np.arange(21), "adapted", batch_size=4)}
+        first["enough"] = estimate(model, prompt, LABELS, drawn, "adapted", batch_size=16, tolerance=tolerance)
         assert second.wait(timeout=60) == 0
     finally:
         second.kill()
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
-    keys, numbers = ("state", "example", "label", "layer", "parameters"), ("norm", "norms_part", "logit")
-    for table in (first, pl.read_parquet(tmp_path / "second.parquet")):
-        assert table.select(keys).equals(alone.select(keys))
-        for column in numbers:
-            np.testing.assert_allclose(table[column], alone[column], rtol=1e-5)
-        np.testing.assert_allclose(layer_traces(table, "true").trace, layer_traces(alone, "true").trace, rtol=1e-6)
+    for name, expected in alone.items():
+        order = ("example", "layer")  # rounds stay one after the other
+        for table in (first[name], pl.read_parquet(tmp_path / f"{name}.parquet")):
+            assert_frame_equal(table.sort(order), expected.sort(order), rel_tol=1e-5, abs_tol=1e-6)
+            trace = layer_traces(expected, "true").trace
+            np.testing.assert_allclose(layer_traces(table, "true").trace, trace, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [UserError, torch.OutOfMemoryError])

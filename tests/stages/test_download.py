@@ -3,15 +3,7 @@ from fisher_ld.runtime import read_json
 from stages import download
 
 
-class Run:
-    def __init__(self):
-        self.metrics = {}
-
-    def log_metrics(self, metrics):
-        self.metrics |= metrics
-
-
-def test_lays_down_data_and_teacher(tmp_path, monkeypatch):
+def test_lays_down_data_and_teacher(tmp_path, monkeypatch, run):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "likes.csv").write_text("12345")
     (tmp_path / "mine").mkdir()
@@ -31,7 +23,6 @@ def test_lays_down_data_and_teacher(tmp_path, monkeypatch):
             "teacher": {"source": {"kind": "local", "name": "mine"}},
         }
     )
-    run = Run()
     download.main(params, run)
     assert (tmp_path / "data/raw/interactions.csv").read_text() == "12345"
     assert read_json("data/teacher/base/config.json") == {}

@@ -1,4 +1,7 @@
-"""estimate_fisher and layer_weights, one after the other, on tiny data and models."""
+"""What becomes of Fisher traces: estimate_fisher, layer_weights and distill on tiny data and models."""
+
+import sys
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -8,42 +11,36 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from fisher_ld.data.lists import read_lists
-from fisher_ld.data.prompts import build_prompts
+from fisher_ld.data.prompts import build_prompts, saved_prompts
 from fisher_ld.distillation.methods import METHODS
+from fisher_ld.fisher.estimate import estimate
+from fisher_ld.fisher.profile import layer_traces
 from fisher_ld.fisher.traces import layer_norms, pad_prompts
 from fisher_ld.models.scorer import Scorer
-from fisher_ld.params import Distill, Fisher, Params
-from fisher_ld.runtime import UserError, read_json
-from stages import estimate_fisher, layer_weights
+from fisher_ld.params import Cluster, Distill, Fisher, Params, Prompt, Student, Teacher
+from fisher_ld.runtime import UserError, read_json, write_json
+from stages import cache_teacher, distill, estimate_fisher, layer_weights
 
 ITEMS = 12
 
 
-class Run:
-    def __init__(self):
-        self.metrics, self.artifacts = {}, []
-
-    def log_metrics(self, values, step=None):
-        self.metrics |= {(name, step): value for name, value in values.items()}
-
-    def log_artifact(self, path):
-        self.artifacts.append(path)
-
-
-def write_data(rng):
+def write_data(rng, sizes=(4, 5)):
+    """Two training lists a user, of so many candidates; the same lists for validation and test."""
     processed = estimate_fisher.PROCESSED
     processed.mkdir(parents=True)
     titles = [f"w{i} w{i + 1}" for i in range(ITEMS)]
     pl.DataFrame({"item": range(ITEMS), "text": titles}).write_parquet(processed / "items.parquet")
     sequences = [rng.permutation(ITEMS)[:6].tolist() for _ in range(8)]
     pl.DataFrame({"user": range(8), "items": sequences}).write_parquet(processed / "sequences.parquet")
+    pl.DataFrame({"user": range(8), "train_positives": [5] * 8}).write_parquet(processed / "users.parquet")
     rows = [
         {"list": 2 * user + n, "user": user, "start": 0, "position": n + 3}
-        | {"candidates": rng.permutation(ITEMS)[: 4 + n].tolist(), "positive": n}
+        | {"candidates": rng.permutation(ITEMS)[:size].tolist(), "positive": n}
         for user in range(8)
-        for n in (0, 1)
+        for n, size in enumerate(sizes)
     ]
-    pl.DataFrame(rows).write_parquet(processed / "train.parquet")
+    for name in ("train", "val", "test_popularity", "test_uniform"):
+        pl.DataFrame(rows).write_parquet(processed / f"{name}.parquet")
 
 
 def write_teachers():
@@ -63,14 +60,15 @@ def write_teachers():
     scorer.model.save_pretrained(estimate_fisher.ADAPTED)
     for folder in (estimate_fisher.BASE, estimate_fisher.ADAPTED):
         tokenizer.save_pretrained(folder)
+    write_json(estimate_fisher.ADAPTED / "prompt.json", Prompt())
     return tokenizer
 
 
-def test_traces_and_weights_of_a_tiny_teacher(tmp_path, monkeypatch):
+def test_traces_and_weights_of_a_tiny_teacher(tmp_path, monkeypatch, run, new_run):
     monkeypatch.chdir(tmp_path)
     write_data(np.random.default_rng(0))
     tokenizer = write_teachers()
-    params, run = Params(seed=5, fisher=Fisher(samples=20, batch_size=6, beta=2.0), distill=Distill(seeds=2)), Run()
+    params = Params(seed=5, fisher=Fisher(samples=20, batch_size=6, beta=2.0), distill=Distill(seeds=2))
     estimate_fisher.main(params, run)
 
     table = pl.read_parquet("data/fisher/traces.parquet")
@@ -94,11 +92,11 @@ def test_traces_and_weights_of_a_tiny_teacher(tmp_path, monkeypatch):
     metrics = read_json("metrics/fisher.json")
     assert metrics["adapted"]["examples"] == 20
     assert metrics["adapted"]["true"]["upper_lower_quarter"] != metrics["base"]["true"]["upper_lower_quarter"]
-    assert run.metrics["adapted/true/rank_stability", None] == metrics["adapted"]["true"]["rank_stability"]
+    assert run.metrics["adapted/true/rank_stability"] == metrics["adapted"]["true"]["rank_stability"]
     assert len(pl.read_csv("metrics/plots/fisher.csv")) == 2 * 2 * 4
     assert run.artifacts == ["metrics/plots/fisher.png"]
 
-    layer_weights.main(params, Run())
+    layer_weights.main(params, new_run())
     weights = {m: read_json(f"data/fisher/weights/{m}.json") for m in METHODS}
     assert all(entry["strategy"] == METHODS[name].weighting for name, entry in weights.items())
     assert {name: len(entry["weights"]) for name, entry in weights.items()} == {  # seeds
@@ -113,17 +111,52 @@ def test_traces_and_weights_of_a_tiny_teacher(tmp_path, monkeypatch):
     assert weights["none"]["weights"] == [[], []]
 
     unchanged = {s: read_json(f"data/fisher/weights/{s}.json") for s in ("uniform", "linear", "exponential")}
-    layer_weights.main(Params(fisher=Fisher(beta=0.5, kind="empirical"), distill=Distill(seeds=2)), Run())
+    layer_weights.main(Params(fisher=Fisher(beta=0.5, kind="empirical"), distill=Distill(seeds=2)), new_run())
     assert {s: read_json(f"data/fisher/weights/{s}.json") for s in unchanged} == unchanged
     assert read_json("data/fisher/weights/fisher.json") != weights["fisher"]
 
-    layer_weights.main(Params(fisher=Fisher(beta=2.0), distill=Distill(layer_map="fisher")), Run())
+    layer_weights.main(Params(fisher=Fisher(beta=2.0), distill=Distill(layer_map="fisher")), new_run())
     mass = {m: read_json(f"data/fisher/weights/{m}.json")["mass"] for m in METHODS}
     assert all(value == pytest.approx(share) for value in mass.values())  # without the depth bias, in its own order
     assert all(entry["mass"] is None for entry in weights.values())
 
 
-def test_weights_without_traces_name_the_stage(tmp_path, monkeypatch):
+def test_weights_without_traces_name_the_stage(tmp_path, monkeypatch, run):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="run the stage estimate_fisher"):
-        layer_weights.main(Params(), Run())
+        layer_weights.main(Params(), run)
+
+
+def test_dynamic_weights_from_the_teachers_traces(tmp_path, monkeypatch, run):
+    """Eq. 9 by hand, w <- 0.5 w + 0.5 tr(F) / sum tr(F), with traces of the examples that the stage took."""
+    monkeypatch.chdir(tmp_path)
+    write_data(np.random.default_rng(0), sizes=(4, 4))
+    write_teachers()
+    weights = [0.1, 0.2, 0.3, 0.4]
+    weighting = {"strategy": "fisher", "kind": "empirical", "weights": [weights], "mass": None}
+    write_json(distill.WEIGHTS / "fisher-ld.json", weighting)
+    params = Params(
+        teacher=Teacher(ignore_gate=True),
+        cluster=Cluster(precision="fp32"),
+        fisher=Fisher(update_from="teacher", update_rate=0.5, update_interval=2),
+        student=Student(vocabulary="full"),
+        distill=Distill(seeds=1, steps=5),
+    )
+    cache_teacher.main(params, run)
+    taken = []
+    monkeypatch.setattr(distill, "estimate", lambda *given, **more: taken.append(given[3]) or estimate(*given, **more))
+    monkeypatch.setattr(sys, "argv", ["distill", "fisher-ld"])
+    distill.main(params, run)
+
+    lists, model = read_lists(distill.PROCESSED, "train"), Scorer.load(distill.ADAPTED).model
+    prompt = partial(saved_prompts(distill.ADAPTED, distill.PROCESSED).example, lists)
+    expected = list(weights)
+    for examples in taken:
+        table = estimate(model, prompt, lists.labels(), examples, "adapted", batch_size=3)
+        trace = layer_traces(table, "empirical").trace
+        weights = (np.array(weights) + trace / trace.sum()) / 2
+        expected += weights.tolist()
+    found = pl.read_csv("metrics/plots/weights/fisher-ld.csv")
+    assert found["step"].unique(maintain_order=True).to_list() == [0, 2, 4] and len(taken) == 2
+    assert found["weight"].to_list() == pytest.approx(expected, rel=1e-4)
+    assert run.metrics["weight/layer_04"] == pytest.approx(expected[-1], rel=1e-4)

@@ -6,19 +6,7 @@ from fisher_ld.runtime import read_json
 from stages.preprocess import main
 
 
-class Run:
-    def __init__(self):
-        self.metrics, self.artifacts = {}, []
-
-    def log_metrics(self, metrics, step=None):
-        self.metrics |= metrics
-
-    def log_artifact(self, path):
-        assert Path(path).is_file()
-        self.artifacts.append(Path(path).name)
-
-
-def test_the_stage_writes_tables_report_and_plots(tmp_path, monkeypatch):
+def test_the_stage_writes_tables_report_and_plots(tmp_path, monkeypatch, run):
     monkeypatch.chdir(tmp_path)
     raw = tmp_path / "data" / "raw"
     raw.mkdir(parents=True)
@@ -27,11 +15,10 @@ def test_the_stage_writes_tables_report_and_plots(tmp_path, monkeypatch):
     (raw / "items.csv").write_text("\n".join(["item_id,title", *(f"i{k},Item {k}" for k in range(9))]))
     source = DataSource(kind="table", interactions="x", items="x", columns=Columns(order="pos"))
     params = SimpleNamespace(data=Data(source=source, train_negatives=2, eval_negatives=3), seed=0)
-    run = Run()
     main(params, run)
     report = read_json("metrics/preprocess.json")
     assert report["lists"] == {"train": 27, "val": 9, "test_popularity": 9, "test_uniform": 9}
     assert (tmp_path / "data" / "processed" / "train.parquet").is_file()
     assert run.metrics["users"] == 9
-    assert run.artifacts == ["history_lengths.png", "item_popularity.png", "filters.png"]
+    assert [Path(plot).name for plot in run.artifacts] == ["history_lengths.png", "item_popularity.png", "filters.png"]
     assert len(list((tmp_path / "metrics" / "plots" / "data").iterdir())) == 3
