@@ -24,6 +24,7 @@ from fisher_ld.fisher.gram import count_mirrored, gradient_norm, gram, gram_is_c
 from fisher_ld.models.last_layer import only_at_decisions
 from fisher_ld.runtime import UserError
 
+
 @dataclass(frozen=True)
 class PromptBatch:
     """N independent prompts, one a row, padded on either side."""
