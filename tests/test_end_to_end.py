@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
+from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
@@ -20,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fisher_ld.downloads import fetch_teacher
 from fisher_ld.params import TeacherSource
+from fisher_ld.runtime import read_json
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +48,7 @@ SMALL = {
     "tracking": {"system_metrics": False},
 }
 BETA_STUDENTS = {"fisher-shuffled", "fisher-ld"}
+REPRO = "dvc repro --force --single-item"  # nothing has changed, so plain `dvc repro` would run nothing
 AFTER_BETA = {"layer_weights", "evaluate", "ablations", "report", *(f"distill@{name}" for name in BETA_STUDENTS)}
 
 
@@ -114,10 +118,11 @@ def parents(project: Path) -> list:
     return [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
 
 
-def children(project: Path, parent) -> set[str]:
+def children(project: Path, parent) -> dict[str, Run]:
+    """The nested runs, by stage."""
     client = MlflowClient(f"sqlite:///{project}/mlflow.db")
     query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
-    return {r.info.run_name for r in client.search_runs([parent.info.experiment_id], query)}
+    return {r.info.run_name: r for r in client.search_runs([parent.info.experiment_id], query)}
 
 
 def test_the_parent_run_is_complete(project):
@@ -125,8 +130,41 @@ def test_the_parent_run_is_complete(project):
     assert parent.info.status == "FINISHED"
     assert parent.data.params["fisher.beta"] == "0.3"
     assert "distill/fisher-ld/loss/seed_0" in parent.data.metrics
+    quality = read_json(project / "metrics/evaluate.json")["quality"]["popularity"]["fisher-ld"]
+    for name in ("quality.popularity.fisher-ld.ndcg_10", "evaluate/popularity/fisher-ld/ndcg_10"):
+        assert parent.data.metrics[name] == quality["ndcg_10"]["mean"]
     client = MlflowClient(f"sqlite:///{project}/mlflow.db")
-    assert "report.html" in {a.path for a in client.list_artifacts(parent.info.run_id)}
+    plots = ("plots", "plots/training", "plots/weights", "plots/data")
+    found = {a.path for folder in (None, *plots) for a in client.list_artifacts(parent.info.run_id, folder)}
+    assert found >= {"report.html", "report.md", "plots/quality.csv", "plots/ablations.csv", "plots/fisher.png"}
+    assert found >= {"plots/training/fisher-ld.csv", "plots/weights/fisher-ld.csv", "plots/data/filters.png"}
+
+
+def test_the_nested_runs_have_the_curves(project):
+    (parent,) = parents(project)
+    runs = children(project, parent)
+    client = MlflowClient(f"sqlite:///{project}/mlflow.db")
+
+    def curve(stage: str, name: str) -> dict[int, float]:
+        points = client.get_metric_history(runs[stage].info.run_id, name)
+        values = {point.step: point.value for point in points}
+        assert len(values) == len(points), "a step was logged twice"
+        return values
+
+    losses, rates = ["loss", "bce", "list_softmax"], ["gradient_norm", "tokens_per_second"]
+    for name in (*losses, *rates, "learning_rate"):
+        assert set(curve("adapt_teacher", name)) == set(range(1, 19))  # six of the first layers, twelve of those above
+        for seed in (0, 1):
+            assert set(curve("distill@none", f"{name}/seed_{seed}")) == set(range(1, 13))
+    for name in (*losses, "output", "layers", *rates, "learning_rate"):
+        for seed in (0, 1):
+            values = curve("distill@fisher-ld", f"{name}/seed_{seed}")
+            assert set(values) == set(range(1, 13)) and (name not in rates or min(values.values()) > 0)
+    assert set(curve("distill@fisher-ld", "validation_ndcg_10/seed_1")) == {0, 6, 12}
+    weights = [curve("distill@fisher-ld", f"weight/layer_{layer:02d}") for layer in (1, 2, 3, 4)]
+    for step in (0, 2, 4, 6, 8, 10):  # the start, and each update of Eq. 9
+        assert sum(values.pop(step) for values in weights) == pytest.approx(1, abs=1e-5)
+    assert not any(weights)
 
 
 def test_a_second_repro_runs_nothing(project):
@@ -177,7 +215,7 @@ def test_two_queue_workers_write_to_the_same_store(project):
     for parent in found:
         assert parent.info.status == "FINISHED"
         assert "distill/fisher-ld/loss/seed_0" in parent.data.metrics  # from the run that trained it
-        assert children(project, parent) == {"evaluate", "ablations", "report"}
+        assert set(children(project, parent)) == {"evaluate", "ablations", "report"}
     a, b = (parent.info for parent in found)
     assert a.start_time < b.end_time and b.start_time < a.end_time, "one worker ran both"
 
@@ -187,13 +225,16 @@ def start(project: Path, *command: str, **more: str) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=project, env=environment(**more), stdout=silent, stderr=silent)
 
 
-def kill_when(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
+def kill_when(process: subprocess.Popen, stage: str, reached: Callable[[], bool]) -> None:
+    """`kill -9` of the stage's process: `process` itself, or that which DVC started below it."""
     deadline = time.monotonic() + 300
     while not reached():
         assert process.poll() is None and time.monotonic() < deadline, "ended too early, or never got there"
         time.sleep(0.02)
-    process.kill()
-    process.wait()
+    tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    (own,) = [each for each in tree if f"stages.{stage}" in each.cmdline()]
+    own.kill()
+    assert process.wait() != 0
 
 
 def test_a_killed_cache_goes_on_to_the_same_signals(project):
@@ -207,7 +248,7 @@ def test_a_killed_cache_goes_on_to_the_same_signals(project):
         manifests = (project / "work/cache_teacher").rglob("manifest.json")
         return any(np.load(manifest.with_name("done.npy")).any() for manifest in manifests)
 
-    kill_when(start(project, *command), half_done)
+    kill_when(start(project, *command), "cache_teacher", half_done)
     (done,) = (project / "work/cache_teacher").rglob("done.npy")
     assert not np.load(done).all()
     begun = done.with_name("hidden-00000.npy").stat().st_ino
@@ -219,23 +260,24 @@ def test_a_killed_cache_goes_on_to_the_same_signals(project):
 
 
 @pytest.mark.parametrize(
-    "stage, arguments, part, result",
+    "stage, command, part, result",
     [
-        ("adapt_teacher", [], 1, "data/teacher/adapted/model.safetensors"),
-        ("adapt_teacher", [], 3, "data/teacher/adapted/model.safetensors"),
-        ("distill", ["fisher-ld"], 2, "data/students/fisher-ld/1/model.safetensors"),
+        ("adapt_teacher", "python -m stages.adapt_teacher", 1, "data/teacher/adapted/model.safetensors"),
+        ("adapt_teacher", "python -m stages.adapt_teacher", 3, "data/teacher/adapted/model.safetensors"),
+        ("distill", f"{REPRO} distill@fisher-ld", 2, "data/students/fisher-ld/1/model.safetensors"),
     ],
 )
-def test_goes_on_after_kill(project, stage, arguments, part, result):
-    """While the teacher learns items, in its last part, or in a method's second student, to the weights of the
-    uninterrupted run: equal to 1e-6, as float32 sums may differ in the last bit."""
+def test_goes_on_after_kill(project, stage, command, part, result):
+    """While the teacher learns items, in its last part, or, under DVC, which removes outputs first, in a method's
+    second student, to the weights of the uninterrupted run: equal to 1e-6, as float32 sums may differ in the last
+    bit."""
     expected = load_file(project / result)
-    command = [sys.executable, "-m", f"stages.{stage}", *arguments]
 
     def begun() -> bool:
         return len({state.parents[1] for state in (project / "work" / stage).rglob("step-*/state.json")}) == part
 
-    kill_when(start(project, *command), begun)
-    assert "resuming from" in run(project, *command)
+    kill_when(start(project, *command.split()), stage, begun)
+    assert (project / result).exists() != command.startswith("dvc")
+    assert "resuming from" in run(project, *command.split())
     for name, value in load_file(project / result).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-6)
