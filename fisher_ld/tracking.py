@@ -121,7 +121,9 @@ def connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:
 
 class StageRun:
     """The nested run of one stage, as a context manager: FINISHED at the end, FAILED on an error, KILLED when
-    stopped. A stage that was killed goes on in the run it had. `declared`: the stage's own params, dotted.
+    stopped. A stage that resumes after a kill has a new run, into which `training.fit` logs again what its checkpoint
+    holds: of the killed run the last points may be missing, others past the checkpoint. `declared`: the stage's own
+    params, dotted.
 
     Once started, a store that fails is reported and does not stop the stage: metrics are kept and sent again.
     """
@@ -138,12 +140,12 @@ class StageRun:
         with _store_lock():
             self.client, self.experiment_id = connect(self.uri, params.tracking.experiment)
             self.parent_id = self._parent(params, tags)
-            self.run_id, resumed = self._nested(tags)
+            self.run_id = self._nested(tags)
         self.log_params(declared)
         if params.tracking.system_metrics:
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-            self.monitor = SystemMetricsMonitor(self.run_id, tracking_uri=self.uri, resume_logging=resumed)
+            self.monitor = SystemMetricsMonitor(self.run_id, tracking_uri=self.uri)
             self.monitor.start()
 
     def _search(self, **tags: str) -> list[Run]:
@@ -162,14 +164,12 @@ class StageRun:
         self._send_params(run.info.run_id, flatten(params.model_dump(mode="json", exclude={"cluster", "tracking"})))
         return run.info.run_id
 
-    def _nested(self, tags: dict[str, str]) -> tuple[str, bool]:
+    def _nested(self, tags: dict[str, str]) -> str:
         for run in self._search(**{PARENT: self.parent_id, STAGE: self.stage}):
-            if run.info.status in ("RUNNING", "KILLED"):
-                self.client.update_run(run.info.run_id, status="RUNNING")
-                return run.info.run_id, True
+            if run.info.status == "RUNNING":  # killed before it could say so
+                self.client.set_terminated(run.info.run_id, "KILLED")
         tags = {**tags, PARENT: self.parent_id, STAGE: self.stage, "mlflow.source.name": f"stages.{self.stage}"}
-        run = self.client.create_run(self.experiment_id, tags=tags, run_name=self.stage)
-        return run.info.run_id, False
+        return self.client.create_run(self.experiment_id, tags=tags, run_name=self.stage).info.run_id
 
     def _send_params(self, run_id: str, values: Mapping[str, Any]) -> None:
         from mlflow.entities import Param

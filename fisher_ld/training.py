@@ -81,7 +81,7 @@ def fit(
     def stale() -> int:
         return sum("validation_ndcg_10" in row and row["step"] > best_step for row in curve)
 
-    def record(step: int, values: dict[str, float]) -> None:
+    def record(step: int, **values: float) -> None:
         curve.append({"step": step, **values})
         log(values, step)
 
@@ -91,7 +91,7 @@ def fit(
             return
         module.eval()
         score = validate()
-        record(step, {"validation_ndcg_10": score})
+        record(step, validation_ndcg_10=score)
         if schedule.patience is None or not best_step or score > best_score:  # the start counts where it is all
             best_score, best_step, best = score, step, snapshot()
 
@@ -105,7 +105,9 @@ def fit(
         restore(saved["weights"])
         optimizer.load_state_dict(saved["optimizer"])
         load_extra(saved["extra"])
-        curve, best, best_score, best_step = (saved[k] for k in ("curve", "best", "best_score", "best_step"))
+        best, best_score, best_step = (saved[k] for k in ("best", "best_score", "best_step"))
+        for row in saved["curve"]:
+            record(**row)
     else:
         judge()
 
@@ -131,7 +133,7 @@ def fit(
             bar.advance(1)
             seconds = time.perf_counter() - began
             rates = {"learning_rate": rate, "gradient_norm": norm.item(), "tokens_per_second": tokens / seconds}
-            record(step, {"loss": total.item(), **parts, **rates})
+            record(step, loss=total.item(), **parts, **rates)
             if step % schedule.eval_every == 0 or step == steps:
                 judge()
             if step % schedule.checkpoint_every == 0 or step == steps:

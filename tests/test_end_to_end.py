@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from fisher_ld.downloads import fetch_teacher
 from fisher_ld.params import TeacherSource
 from fisher_ld.runtime import read_json
+from fisher_ld.tracking import STAGE
 
 pytestmark = pytest.mark.slow
 
@@ -279,5 +280,12 @@ def test_goes_on_after_kill(project, stage, command, part, result):
     kill_when(start(project, *command.split()), stage, begun)
     assert (project / result).exists() != command.startswith("dvc")
     assert "resuming from" in run(project, *command.split())
+    client = MlflowClient(f"sqlite:///{project}/mlflow.db")
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    (latest,) = client.search_runs(ids, f"tags.`{STAGE}` LIKE '{stage}%'", order_by=["start_time DESC"], max_results=1)
+    curves = {"adapt_teacher": {"loss": 18, "items/loss": 4}, "distill": {"loss/seed_0": 12, "loss/seed_1": 12}}
+    for name, last in curves[stage].items():
+        steps = [point.step for point in client.get_metric_history(latest.info.run_id, name)]
+        assert sorted(steps) == list(range(1, last + 1))  # none lost, none twice
     for name, value in load_file(project / result).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-6)

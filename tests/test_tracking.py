@@ -146,9 +146,16 @@ def test_status_of_a_stage_that_did_not_end(root, error, status):
         raise error
     assert run.client.get_run(run.run_id).info.status == status
     assert run.client.get_run(run.parent_id).info.status == status
-    with StageRun("distill", PARAMS, {}) as again:  # a killed stage resumes and so does its run; a failed one does not
-        assert (again.run_id == run.run_id) == (status == "KILLED")
+    with StageRun("distill", PARAMS, {}) as again:
+        assert again.run_id != run.run_id and again.parent_id == run.parent_id
         assert again.client.get_run(run.parent_id).info.status == "RUNNING"
+
+
+def test_a_run_that_could_not_say_that_it_was_killed_is_marked_by_the_next(root):
+    killed = StageRun("distill", PARAMS, {})
+    assert killed.client.get_run(killed.run_id).info.status == "RUNNING"
+    with StageRun("distill", PARAMS, {}):
+        assert killed.client.get_run(killed.run_id).info.status == "KILLED"
 
 
 def test_parent_is_completed_from_run_files(root, tmp_path):

@@ -68,3 +68,25 @@ def test_the_rate_warms_up_and_falls_to_zero():
     rates = [schedule.rate(step, 10) for step in range(11)]
     assert rates[:3] == [0.5, 1.0, 1.0] and rates[10] == pytest.approx(0)
     assert rates[2:] == sorted(rates[2:], reverse=True)
+
+
+def test_a_resumed_fit_logs_its_whole_curve_once(tmp_path):
+    def start(stop, logged):
+        module = nn.Linear(1, 1)
+
+        def loss(entry, step):
+            if step == stop:
+                raise KeyboardInterrupt
+            return module(torch.ones(1, 1)).sum(), {"bce": float(step)}, 1
+
+        schedule = Schedule(0.1, 0.0, warmup=0.1, eval_every=2, patience=None, checkpoint_every=3)
+        log = lambda values, step: logged.append((step, *sorted(values)))  # noqa: E731
+        return fit(module, range(8), loss, lambda: 0.5, schedule, Checkpoint("test", {}, tmp_path), log, "testing")
+
+    whole, before, after = [], [], []
+    with pytest.raises(KeyboardInterrupt):
+        start(5, before)
+    resumed = start(None, after)
+    whole = [(step, *names) for step, *names in after]
+    assert len(before) == 1 + 5 + 2 and len(whole) == len(set(whole)) == 1 + 8 + 4
+    assert [row["step"] for row in resumed.curve] == [step for step, *_ in whole]
