@@ -265,7 +265,7 @@ class Distill(Section):
 
 class Evaluate(Section):
     bootstrap_samples: Positive = 2000
-    permutations: Annotated[Whole, Field(ge=500)] = 5000  # fewer show nothing in eleven comparisons after Holm
+    permutations: Annotated[Whole, Field(ge=500)] = 5000  # some 400 is the least that ten comparisons take after Holm
     neighbours: Positive = 50  # item-kNN
     uniform_users: Positive | None = 200
     zero_shot_users: Positive = 100

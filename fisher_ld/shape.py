@@ -26,8 +26,8 @@ PROJECTABLE = ("llama", "mistral", "qwen2")  # RMSNorm with a plain weight, sepa
 
 
 def check_teacher(params: Params, folder: Path) -> None:
-    """Raises UserError with everything that params ask and the teacher in `folder` cannot give. Where there is none
-    yet, or one that names its shape in another way (those are refused when they are loaded), nothing is checked."""
+    """Raises UserError with every fault of depth, widths and vocabulary that the config and tokenizer of the teacher
+    in `folder` show. Where there is none yet, or one that names its shape in another way, nothing is checked here."""
     if not (folder / "config.json").is_file():
         return
     config = read_json(folder / "config.json")

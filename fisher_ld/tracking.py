@@ -125,7 +125,7 @@ class StageRun:
     holds: of the killed run the last points may be missing, others past the checkpoint. `declared`: the stage's own
     params, dotted.
 
-    Once started, a store that fails is reported and does not stop the stage: metrics are kept and sent again.
+    Once started, a store that takes no metrics is reported and does not stop the stage: they are kept and sent again.
     """
 
     def __init__(self, stage: str, params: Params, declared: Mapping[str, Any]):

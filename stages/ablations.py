@@ -1,4 +1,5 @@
-"""Table III: the layer weightings against uniform, and Fisher-LD against its own shuffle and reversal."""
+"""Table III: the layer weightings against uniform, and Fisher-LD against its own shuffle, its reversal
+and fixed weights."""
 
 from __future__ import annotations
 

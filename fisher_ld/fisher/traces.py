@@ -97,8 +97,8 @@ def layer_norms(
     elsewhere its gradient is zero.
 
     Raises UserError for a model whose parameters are not all covered (see `coverage`), for a module that is never used
-    on the way to z or in another way than its norm is taken, for a linear layer that is used twice, for a last layer
-    that does not take transformers' cache, and for norms that are not finite.
+    on the way to z or in another way than its norm is taken, for a linear layer of which one output gets a gradient in
+    two calls, for a last layer that does not take transformers' cache, and for norms that are not finite.
     """
     stack = transformer_layers(model)
     count = len(stack)
