@@ -334,13 +334,43 @@ def test_items_without_a_text_are_dropped(tmp_path, everything):
     assert [step["interactions"] for step in report["filters"][:2]] == [10, 9]
 
 
+TABLE = DataSource(
+    kind="table",
+    interactions="interactions.csv",
+    items="items.jsonl",
+    columns=Columns(rating="rating", timestamp="timestamp"),
+)
+GIFT_CARDS = {"Gift_Cards_5.json.gz": "reviews.jsonl.gz", "meta_Gift_Cards.json.gz": "meta.jsonl.gz"}
+
+
 @pytest.mark.realdata
-def test_real_tables_if_at_hand(tmp_path):
-    folder = Path(os.environ.get("FISHER_LD_REALDATA", "")) / "movielens-latest-small"
+@pytest.mark.parametrize(
+    ("name", "source", "files", "expected"),
+    [
+        ("movielens-latest-small", DataSource(kind="movielens-latest-small"), {}, (671, 9066, 100_004)),
+        ("amazon-office-2018", TABLE, {}, (3231, 3317, 21_290)),
+        (
+            "amazon-giftcards-2018-raw",
+            DataSource(kind="amazon-2018", category="Gift_Cards"),
+            GIFT_CARDS,
+            (458, 148, 2972),
+        ),
+    ],
+)
+def test_real_tables_if_at_hand(tmp_path, name, source, files, expected):
+    folder = Path(os.environ.get("FISHER_LD_REALDATA", "")) / name
     if not os.environ.get("FISHER_LD_REALDATA") or not folder.is_dir():
-        pytest.skip("set FISHER_LD_REALDATA to a folder that holds movielens-latest-small")
-    report = preprocess(folder, tmp_path / "out", Data(source=DataSource(kind="movielens-latest-small")), 0)
-    assert report["filters"][0] == {"step": "read", "users": 671, "items": 9066, "interactions": 100_004}
+        pytest.skip(f"set FISHER_LD_REALDATA to a folder that holds {name}")
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for file in folder.iterdir():
+        (raw / files.get(file.name, file.name)).symlink_to(file)
+    data = Data(source=source, item_core=3, item_text="{title}", eval_negatives=9)
+    report = preprocess(raw, tmp_path / "out", data, 0)
+    assert report["filters"][0] == {
+        "step": "read",
+        **dict(zip(("users", "items", "interactions"), expected, strict=True)),
+    }
     assert report["rejected"]["rows"] == 0
 
 
