@@ -58,26 +58,27 @@ def test_a_draw_holds_followers_by_their_counts(monkeypatch):
 
 
 def test_items_are_learned_and_resumed(tiny, tmp_path):
-    def run(folder, until=None):
-        scorer, losses = tiny.scorer(layers=3), []
+    def run(folder, losses, until=None):
+        scorer = tiny.scorer(layers=3)
         scorer.requires_grad_(True)
 
         def log(values, step):
             if step == until:
                 raise KeyboardInterrupt
-            losses.append(values["loss"])
+            losses.append((values["loss"], values["tokens_per_second"]))
 
         schedule = Schedule(1e-2, 0.01, 0.1, 10, None, 5)
         with scorer.cut(2):
             learn_items(scorer, tiny.lists, tiny.prompts, 30, schedule, Checkpoint("t", {}, folder), log, 0)
-        return scorer, losses
+        return scorer
 
-    whole, losses = run(tmp_path / "whole")
-    assert losses[-1] < 0.9 * losses[0]
+    losses, begun, rest = [], [], []
+    whole = run(tmp_path / "whole", losses)
+    assert losses[-1][0] < 0.9 * losses[0][0]
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", until=13)
-    resumed, rest = run(tmp_path / "cut")
-    assert len(rest) == 20
+        run(tmp_path / "cut", begun, until=13)
+    resumed = run(tmp_path / "cut", rest)
+    assert len(rest) == 30 and len(set(rest) & set(begun)) == 10  # up to the checkpoint as it was, rates included
     for name, parameter in resumed.named_parameters():
         torch.testing.assert_close(parameter, whole.get_parameter(name))
 

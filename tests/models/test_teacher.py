@@ -172,10 +172,8 @@ def test_an_interrupted_adaptation_goes_on(tiny, tmp_path, method, validations, 
         batch_users=4, learning_rate=1e-2, first_learning_rate=1e-2,
     )  # fmt: skip
 
-    items = []
-
-    def run(folder, until=None):
-        scorer, left, logged = tiny.scorer(layers=3), until, []
+    def run(folder, logged, until=None):
+        scorer, left = tiny.scorer(layers=3), until
 
         def validate():
             nonlocal left
@@ -185,18 +183,17 @@ def test_an_interrupted_adaptation_goes_on(tiny, tmp_path, method, validations, 
             return float(-next(iter(scorer.parameters())).detach().sum())
 
         checkpoints = [Checkpoint("adapt_teacher", {"part": part}, folder) for part in PARTS]
-        result = adapt(
-            scorer, tiny.lists, tiny.prompts, params, validate, checkpoints,
-            lambda values, step: logged.append(step) if "items/loss" not in values else items.append(step), 0,
-        )  # fmt: skip
-        return scorer, result, logged
+        log = lambda values, step: logged.append((step, *values.items()))  # noqa: E731
+        return scorer, adapt(scorer, tiny.lists, tiny.prompts, params, validate, checkpoints, log, 0)
 
-    whole, expected, _ = run(tmp_path / "whole")
+    all_at_once, begun, again = [], [], []
+    whole, expected = run(tmp_path / "whole", all_at_once)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", until=validations)
-    resumed, result, logged = run(tmp_path / "cut")
-    assert logged[0] == next_step
-    assert items == [1, 2, 3] * 2  # of the whole and of the cut run, none again
+        run(tmp_path / "cut", begun, until=validations)
+    resumed, result = run(tmp_path / "cut", again)
+    assert [entry[0] for entry in again] == [entry[0] for entry in all_at_once]
+    trained = [entry for entry in begun if entry in again and len(entry) > 2]  # as it was, rates included: not again
+    assert len(trained) == 3 + next_step - 1  # items, and what came before the checkpoint
     for name, parameter in resumed.named_parameters():
         torch.testing.assert_close(parameter, whole.get_parameter(name))
     assert [row["step"] for row in result.curve] == [row["step"] for row in expected.curve]
