@@ -30,6 +30,7 @@ from fisher_ld.models.scorer import Scorer, unit_rms
 from fisher_ld.models.student import build_student, prompt_texts
 from fisher_ld.params import Prompt, load_params
 from fisher_ld.runtime import read_json, setup
+from fisher_ld.shape import check_shape
 
 PROCESSED, ADAPTED, CACHE = Path("data/processed"), Path("data/teacher/adapted"), Path("data/cache")
 WEIGHTS = Path("data/fisher/weights/fisher-ld.json")
@@ -63,6 +64,7 @@ def main() -> None:
     options = parser.parse_args()
     params = load_params("params.yaml")
     shape = params.student.model_copy(update={"layers": options.layers or params.student.layers})
+    check_shape(params.model_copy(update={"student": shape}), ADAPTED)
     compute = setup(params.cluster, params.seed)
     steps = {"steps": options.steps, "eval_every": options.steps, "checkpoint_every": options.steps}
     settings = params.distill.model_copy(update=steps)

@@ -25,7 +25,7 @@ GPT2 = {
 PROJECTABLE = ("llama", "mistral", "qwen2")  # RMSNorm with a plain weight, separate q, k, v, gate, up
 
 
-def check_teacher(params: Params, folder: Path) -> None:
+def check_shape(params: Params, folder: Path) -> None:
     """Raises UserError with every fault of depth, widths and vocabulary that the config and tokenizer of the teacher
     in `folder` show. Where there is none yet, or one that names its shape in another way, nothing is checked here."""
     if not (folder / "config.json").is_file():

@@ -1,5 +1,4 @@
-"""Table III: the layer weightings against uniform, and Fisher-LD against its own shuffle, its reversal
-and fixed weights."""
+"""Table III: the layer weightings against uniform; Fisher-LD against its shuffle, its reversal and fixed weights."""
 
 from __future__ import annotations
 

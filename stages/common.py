@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from fisher_ld.param_keys import flatten, nearest
 from fisher_ld.params import Params, load_params
 from fisher_ld.runtime import Lock, UserError, disk_full_message, is_disk_full, read_yaml, still_running, work_root
-from fisher_ld.shape import check_teacher
+from fisher_ld.shape import check_shape
 from fisher_ld.tracking import StageRun
 
 ALWAYS = ("cluster", "tracking")  # where a thing ran must not change what it is: no stage declares them
@@ -99,7 +99,7 @@ def _run(name: str, main: Callable[[Params, StageRun], None]) -> None:
     stage = name.split("@")[0]
     params = load_params("params.yaml")
     if stage != "download":  # which may bring another teacher
-        check_teacher(params, Path("data/teacher/base"))
+        check_shape(params, Path("data/teacher/base"))
     keys = declared_keys(stage)
     folder = hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:12]
     lock = Lock(work_root() / "work" / "locks" / f"{name}-{folder}.lock")

@@ -5,7 +5,7 @@ from transformers import GPT2Config
 
 from fisher_ld.params import parse
 from fisher_ld.runtime import UserError
-from fisher_ld.shape import check_teacher
+from fisher_ld.shape import check_shape
 
 LLAMA = {
     "model_type": "llama",
@@ -22,7 +22,7 @@ def check(folder, student, adapt=None, config=LLAMA, tokenizer=BYTE_LEVEL):
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     params = parse({"student": {"layers": 2} | student, "teacher": {"adapt": {"first_layers": 2} | (adapt or {})}})
-    check_teacher(params, folder)
+    check_shape(params, folder)
 
 
 @pytest.mark.parametrize(
@@ -73,4 +73,4 @@ def test_gpt2_by_its_own_names_is_not_projected(tmp_path):
 
 
 def test_nothing_is_checked_before_there_is_a_teacher(tmp_path):
-    check_teacher(parse({"student": {"layers": 99}}), tmp_path)
+    check_shape(parse({"student": {"layers": 99}}), tmp_path)

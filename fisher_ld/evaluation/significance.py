@@ -58,8 +58,8 @@ def interval(draws: np.ndarray) -> tuple[float, float]:
 
 def randomisation_test(difference: np.ndarray, permutations: int, seed: int) -> float:
     """Two-sided p of a zero mean when the sign of each paired difference is free: all 2^n signs where these are no
-    more than `permutations`, else so many seeded draws (then twice the smaller
-    side's (count + 1) / (permutations + 1), never 0)."""
+    more than `permutations`, else so many seeded draws (then twice the smaller side's (count + 1) / (permutations + 1),
+    never 0)."""
     result = stats.permutation_test(
         (difference,),
         lambda x, axis: x.mean(axis),

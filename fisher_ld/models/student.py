@@ -64,7 +64,7 @@ def build_student(
 ) -> tuple[Scorer, PreTrainedTokenizerBase]:
     """A scorer of the asked shape and its tokenizer. `texts`: every piece of text that a prompt is made of, which a
     pruned vocabulary keeps. `state_samples` (n, d_T), n >= d_S: hidden states of the teacher, needed only for
-    init: spaced at a smaller hidden_size. The shape is one that `shape.check_teacher` passes; raises UserError without
+    init: spaced at a smaller hidden_size. The shape is one that `shape.check_shape` passes; raises UserError without
     enough states, or for a vocabulary that cannot be pruned."""
     source = teacher.model.config
     taken = [] if student.init == "random" else layers_taken(student.init, len(teacher.layers), student.layers)
