@@ -42,9 +42,10 @@ from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTra
 from benchmarks import peers
 from fisher_ld.data.lists import read_lists
 from fisher_ld.data.prompts import saved_prompts
-from fisher_ld.fisher.coverage import cover, transformer_layers
+from fisher_ld.fisher.coverage import cover
 from fisher_ld.fisher.estimate import draw_examples
 from fisher_ld.fisher.traces import PromptBatch, layer_norms, logits_of, pad_prompts
+from fisher_ld.models.layers import transformer_layers
 from fisher_ld.runtime import keep_freed_memory
 
 CASES = ((8, 96), (16, 32), (4, 256), (2, 512))  # examples, tokens

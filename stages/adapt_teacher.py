@@ -8,13 +8,13 @@ from transformers import AutoTokenizer
 
 from fisher_ld.data.lists import read_lists
 from fisher_ld.data.prompts import build_prompts, check_context
+from fisher_ld.evaluation.scoring import validator
 from fisher_ld.fisher.coverage import cover
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.student import save
 from fisher_ld.models.teacher import adapt
 from fisher_ld.runtime import Checkpoint, fingerprint, setup, write_csv, write_json
 from stages.common import stage
-from stages.validation import validator
 
 PROCESSED, BASE, ADAPTED = Path("data/processed"), Path("data/teacher/base"), Path("data/teacher/adapted")
 

@@ -13,12 +13,11 @@ from fisher_ld.data.lists import read_lists
 from fisher_ld.data.packing import held_back
 from fisher_ld.data.prompts import build_prompts
 from fisher_ld.evaluation import evaluate as ev
-from fisher_ld.evaluation.ranking import ranking_metrics
 from fisher_ld.evaluation.scores import read_scores
+from fisher_ld.evaluation.scoring import score_test_lists
 from fisher_ld.models.scorer import Scorer
-from fisher_ld.runtime import Checkpoint, UserError, fingerprint, setup
+from fisher_ld.runtime import Checkpoint, UserError, fingerprint, setup, write_json
 from stages.common import stage
-from stages.scoring import score_test_lists
 
 PROCESSED, BASE, ADAPTED = Path("data/processed"), Path("data/teacher/base"), Path("data/teacher/adapted")
 CACHE, ZERO_SHOT = Path("data/cache"), Path("data/zero_shot")
@@ -26,12 +25,9 @@ CACHE, ZERO_SHOT = Path("data/cache"), Path("data/zero_shot")
 
 def check_gate(teacher, lists, params):
     """Raises UserError unless the adapted teacher beats popularity and item-kNN, or the gate is off."""
-    rivals = ev.read_baselines(PROCESSED, lists, params.evaluate.neighbours)
-
-    def quality(scores):
-        return ranking_metrics(scores, lists.positive)["ndcg_10"]
-
-    found = ev.gate(quality(teacher), {n: quality(s.values) for n, s in rivals.items()}, params.seed)
+    models = {"teacher": teacher, **ev.read_baselines(PROCESSED, lists, params.evaluate.neighbours)}
+    scores = {name: [own] for name, own in models.items()}
+    found = ev.teacher_gate(ev.family_frames(lists, scores, ev.read_categories(PROCESSED), "teacher"), params.seed)
     numbers = ", ".join(f"{name} {row['mean_b']:.3f}" for name, row in found["rivals"].items())
     verdict = f"teacher NDCG@10 {found['teacher']:.3f} on the popularity lists, {numbers}"
     print(f"gate {'passed' if found['passed'] else 'not passed'}: {verdict}")
@@ -41,6 +37,7 @@ def check_gate(teacher, lists, params):
             "distilling. Give it more steps (teacher.adapt.item_steps, first_steps, steps), another learning rate or "
             "item text; teacher.ignore_gate: true goes on all the same."
         )
+    return found
 
 
 def main(params, run):
@@ -66,7 +63,7 @@ def main(params, run):
         numbers = {"popularity": everyone, "uniform": users}
         score_test_lists(scorer, families, numbers, prompts, "teacher on the test lists", files)
     teacher = read_scores(files["popularity"], families["popularity"])
-    check_gate(teacher.values, families["popularity"], params)
+    gate = check_gate(teacher, families["popularity"], params)
     layers, width = len(scorer.layers), scorer.model.config.hidden_size
     writer = CacheWriter(work, int(train.offsets[-1]), layers, width, params.cache.shard_rows, marks)
     fill(writer, scorer, train, prompts)
@@ -75,6 +72,7 @@ def main(params, run):
     files = {family: ZERO_SHOT / f"test_{family}.parquet" for family in families}
     score_test_lists(base, families, numbers, prompts, "the teacher before adaptation", files)
     writer.finish(CACHE)
+    write_json("metrics/gate.json", gate)
     checkpoint.done()
 
 

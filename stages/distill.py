@@ -20,6 +20,7 @@ from fisher_ld.data.prompts import build_prompts, saved_prompts
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.distillation.trainer import distill
 from fisher_ld.evaluation.scores import read_scores
+from fisher_ld.evaluation.scoring import score_test_lists, validator
 from fisher_ld.fisher.estimate import estimate
 from fisher_ld.fisher.profile import layer_traces
 from fisher_ld.models.head import fit_head
@@ -28,8 +29,6 @@ from fisher_ld.models.student import build_student, prompt_texts, save
 from fisher_ld.params import Prompt, Student
 from fisher_ld.runtime import Checkpoint, atomic_path, fingerprint, read_json, setup, write_csv, write_json
 from stages.common import stage
-from stages.scoring import score_test_lists
-from stages.validation import validator
 
 PROCESSED, ADAPTED = Path("data/processed"), Path("data/teacher/adapted")
 CACHE, WEIGHTS = Path("data/cache"), Path("data/fisher/weights")

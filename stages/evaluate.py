@@ -33,7 +33,6 @@ def main(params, run):
         frames[family] = ev.family_frames(lists, models, categories, "teacher", partial=["zero-shot"])
         for part, value in ev.evaluate_family(frames[family], params.methods, params.evaluate, params.seed).items():
             result[part][family] = value
-    result["gate"] = ev.teacher_gate(frames[ev.FAMILIES[0]], params.seed)
 
     count = params.evaluate.latency_queries
     timed = {"teacher": TEACHER, **{method: STUDENTS / method / "0" for method in sorted(params.methods)}}

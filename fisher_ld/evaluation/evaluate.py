@@ -163,22 +163,16 @@ def ablation_pairs(strategies: Sequence[str]) -> list[tuple[str, str]]:
     return pairs + [(a, b) for a, b in order if a in strategies and b in strategies]
 
 
-def gate(teacher: np.ndarray, rivals: Mapping[str, np.ndarray], seed: int) -> dict[str, Any]:
-    """Whether the adapted teacher is worth distilling. `teacher`, `rivals`: PRIMARY of the same users, (n,) each.
-    Passed if it is above every rival and the interval of each difference leaves out 0."""
-    found = {name: compare(teacher, values, *GATE_DRAWS, seed) for name, values in rivals.items()}
+def teacher_gate(frames: Frames, seed: int) -> dict[str, Any]:
+    """Whether the adapted teacher is worth distilling: above popularity and item-kNN in PRIMARY, and the interval of
+    each difference leaves out 0."""
+    found = {name: compare(*_paired(frames, "teacher", name), *GATE_DRAWS, seed) for name in BASELINES}
     return {
         "passed": all(c.low > 0 for c in found.values()),
         "metric": PRIMARY,
-        "teacher": float(teacher.mean()),
+        "teacher": float(frames["teacher"][0][PRIMARY].to_numpy().mean()),
         "rivals": {name: asdict(c) for name, c in found.items()},
     }
-
-
-def teacher_gate(frames: Frames, seed: int) -> dict[str, Any]:
-    """`gate` from the per-user metrics of teacher, popularity and item-kNN on the popularity lists."""
-    teacher = frames["teacher"][0][PRIMARY].to_numpy()
-    return gate(teacher, {name: _paired(frames, "teacher", name)[1] for name in BASELINES}, seed)
 
 
 def retained(

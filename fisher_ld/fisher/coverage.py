@@ -16,6 +16,7 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from fisher_ld.models.layers import transformer_layers
 from fisher_ld.runtime import UserError
 
 Kind = Literal["linear", "layer_norm", "rms_norm", "embedding"]
@@ -30,18 +31,6 @@ class Covered:
     kind: Kind
     column: int
     offset: int = 0  # what an RMS norm adds to its weight: Gemma's multiply by 1 + weight
-
-
-def transformer_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The model's L transformer layers, whatever the architecture calls them."""
-    wanted = model.config.num_hidden_layers
-    lists = [m for m in model.base_model.children() if isinstance(m, nn.ModuleList) and len(m) == wanted]
-    if len(lists) != 1:
-        raise UserError(
-            f"expected one list of {wanted} layers in {type(model.base_model).__name__}, found {len(lists)}: "
-            "Fisher traces need a plain decoder of transformers"
-        )
-    return lists[0]
 
 
 def cover(model: PreTrainedModel) -> list[Covered]:

@@ -16,9 +16,10 @@ from torch import distributed
 from transformers import PreTrainedModel
 
 from fisher_ld.data.prompts import check_context
-from fisher_ld.fisher.coverage import Covered, cover, parameter_counts, transformer_layers
+from fisher_ld.fisher.coverage import Covered, cover, parameter_counts
 from fisher_ld.fisher.profile import KINDS, layer_traces
 from fisher_ld.fisher.traces import layer_norms, pad_prompts
+from fisher_ld.models.layers import transformer_layers
 from fisher_ld.runtime import UserError, progress
 
 ROUND = 64  # examples between two looks at the standard errors

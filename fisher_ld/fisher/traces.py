@@ -19,9 +19,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from fisher_ld.fisher.coverage import Covered, cover, embedding_scale, norm_epsilon, rms_scale, transformer_layers
+from fisher_ld.fisher.coverage import Covered, cover, embedding_scale, norm_epsilon, rms_scale
 from fisher_ld.fisher.gram import count_mirrored, gradient_norm, gram, gram_is_cheaper, gram_product, spans
 from fisher_ld.models.last_layer import only_at_decisions
+from fisher_ld.models.layers import transformer_layers
 from fisher_ld.runtime import UserError
 
 

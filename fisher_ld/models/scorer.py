@@ -18,6 +18,7 @@ from fisher_ld.data.packing import PackedBatch, longest_first, pack
 from fisher_ld.data.prompts import Prompts
 from fisher_ld.models.attention import GROUPED
 from fisher_ld.models.last_layer import only_at_decisions
+from fisher_ld.models.layers import layers_name
 from fisher_ld.runtime import Compute, UserError, progress
 
 
@@ -37,7 +38,7 @@ class Scorer(nn.Module):
         super().__init__()
         self.model = model
         self.bf16, self.batch_users = False, 1
-        self._layers_name()
+        self._layers_name = layers_name(model)
         self.context()
 
     def on(self, compute: Compute) -> Scorer:
@@ -54,26 +55,17 @@ class Scorer(nn.Module):
 
     @property
     def layers(self) -> Any:
-        return getattr(self.body, self._layers_name())
-
-    def _layers_name(self) -> str:
-        for name in ("layers", "h"):
-            if isinstance(getattr(self.body, name, None), nn.ModuleList):
-                return name
-        raise UserError(
-            f"{type(self.body).__name__} has no list of transformer layers under `layers` or `h`: take a teacher of "
-            "another architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
-        )
+        return getattr(self.body, self._layers_name)
 
     @contextmanager
     def cut(self, depth: int) -> Iterator[None]:
         """Only its first `depth` layers, with the final norm and the head behind them."""
-        name, whole = self._layers_name(), self.layers
-        setattr(self.body, name, whole[:depth])
+        whole = self.layers
+        setattr(self.body, self._layers_name, whole[:depth])
         try:
             yield
         finally:
-            setattr(self.body, name, whole)
+            setattr(self.body, self._layers_name, whole)
 
     def pack(self, lists: Lists, windows: list[np.ndarray], prompts: Prompts) -> PackedBatch:
         """The windows packed within the model's context, where the model is."""

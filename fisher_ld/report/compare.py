@@ -79,7 +79,7 @@ def _claims(results: Results) -> list[Beside]:
     _, ratios = results.efficiency(STUDENT)
     rows = []
     what, claim = "share of the teacher's quality", f"{paper.RETAINED:.0%}"
-    if results.evaluate["gate"]["passed"]:
+    if results.gate["passed"]:
         ours = f"{share(kept)} of NDCG@10"
         rows.append(_reached("abstract", what, claim, ours, kept["low"], kept["high"], paper.RETAINED, ""))
     else:

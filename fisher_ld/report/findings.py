@@ -64,7 +64,7 @@ def findings(results: Results) -> dict[str, Finding]:
     of_gain = f" Of what the teacher gains over chance: {share(above)}." if above else ""
     count = row["parameters"]["total"] / 1e6
     return {
-        "gate": _gate(results.evaluate["gate"]),
+        "gate": _gate(results.gate),
         "truncated": _against(results, "teacher", "truncated", "Does the teacher beat its own first layers?"),
         "retained": Finding(
             f"Does the student keep {RETAINED:.0%} of the teacher's NDCG@10?",

@@ -57,6 +57,7 @@ def ordered(models: Mapping[str, Any]) -> list[str]:
 class Results:
     data: dict[str, Any]  # metrics/preprocess.json
     teacher: dict[str, Any]  # metrics/adapt_teacher.json
+    gate: dict[str, Any]
     fisher: dict[str, Any]  # metrics/fisher.json
     evaluate: dict[str, Any]
     ablations: dict[str, Any]
@@ -136,6 +137,7 @@ def read_results(metrics: Path) -> Results:
     return Results(
         data=_json(metrics / "preprocess.json", "preprocess"),
         teacher=_json(metrics / "adapt_teacher.json", "adapt_teacher"),
+        gate=_json(metrics / "gate.json", "cache_teacher"),
         fisher=_json(metrics / "fisher.json", "estimate_fisher"),
         evaluate=evaluate,
         ablations=_json(metrics / "ablations.json", "ablations"),
@@ -170,7 +172,7 @@ def final_metrics(results: Results) -> dict[str, Any]:
         "quality": quality,
         "retained": retained,
         "difference": differences,
-        "gate_passed": float(found["gate"]["passed"]),
+        "gate_passed": float(results.gate["passed"]),
         "efficiency": found["efficiency"]["ratios"],
         "fisher": fisher,
     }

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrained
 
 from fisher_ld.data.lists import read_lists
 from fisher_ld.evaluation import serving
-from fisher_ld.evaluation.scores import write_scores
+from fisher_ld.evaluation.scores import Scores, write_scores
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.params import Cluster, Distill, Evaluate, Prompt
 from fisher_ld.runtime import UserError, read_json, write_json
@@ -119,7 +119,6 @@ def test_evaluate_measures_all_models_on_the_teachers_lists(evaluated):
     assert ns["popularity"] == {m: 20 if m == "zero-shot" else 60 for m in everyone}
     assert ns["uniform"] == {m: 14 if m == "zero-shot" else 40 for m in everyone}  # 0, 3, .. 39
     assert run.metrics["popularity/teacher/hit_5"] == found["quality"]["popularity"]["teacher"]["hit_5"]["mean"]
-    assert found["gate"]["passed"]
     rows = {(row["a"], row["b"]): row["verdict"] for row in found["comparisons"]["popularity"]}
     assert rows["teacher", "zero-shot"] == "shown above"
     assert rows["fisher-ld", "teacher"] == "shown below"
@@ -175,15 +174,16 @@ def test_evaluate_without_students(world, monkeypatch, tmp_path, run):
 def test_the_gate_stops_a_teacher_that_beats_nothing(world, monkeypatch, capsys):
     monkeypatch.chdir(world)
     lists = read_lists(world / "data/processed", "test_popularity")
-    scores = [np.zeros(len(candidates)) for candidates in lists.candidates]
+    scores = Scores(np.arange(len(lists)), [np.zeros(len(candidates)) for candidates in lists.candidates])
 
     def check(ignore_gate):
         teacher = SimpleNamespace(ignore_gate=ignore_gate)
-        cache_teacher.check_gate(scores, lists, SimpleNamespace(evaluate=Evaluate(), teacher=teacher, seed=0))
+        params = SimpleNamespace(evaluate=Evaluate(), teacher=teacher, seed=0)
+        return cache_teacher.check_gate(scores, lists, params)
 
     with pytest.raises(UserError, match=r"not worth distilling.*first_steps.*ignore_gate: true"):
         check(ignore_gate=False)
-    check(ignore_gate=True)
+    assert not check(ignore_gate=True)["passed"]
     assert "gate not passed" in capsys.readouterr().out
 
 

@@ -74,5 +74,5 @@ def test_adapters_must_be_merged_first(build_model, wrapped):
 def test_layers_that_cannot_be_found_are_an_error(build_model):
     model = build_model()
     model.config.num_hidden_layers = 7
-    with pytest.raises(UserError, match="one list of 7 layers in LlamaModel, found 0"):
+    with pytest.raises(UserError, match="one list of 7 transformer layers in LlamaModel, found 0"):
         cover(model)

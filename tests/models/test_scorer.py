@@ -114,7 +114,7 @@ def test_weights_cast_once_score_as_those_cast_at_every_pass(tiny):
         (PhiConfig(**SHAPE), "a head with a bias"),
         (GraniteConfig(**SHAPE), "no sequence classification model for granite"),
         (OPTConfig(vocab_size=32, hidden_size=16, word_embed_proj_dim=16, ffn_dim=32, num_hidden_layers=2,
-                   num_attention_heads=2), "OPTModel has no list of transformer layers"),
+                   num_attention_heads=2), "one list of 2 transformer layers in OPTModel, found 0"),
         (BloomConfig(vocab_size=32, hidden_size=16, n_layer=2, n_head=2), "no max_position_embeddings"),
     ],
 )  # fmt: skip

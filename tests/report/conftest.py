@@ -51,7 +51,7 @@ def write_evaluation(metrics, users):
         for part, value in ev.evaluate_family(models, STUDENTS, params, 0).items():
             evaluate[part][family] = value
         if family == "popularity":
-            evaluate["gate"] = ev.teacher_gate(models, 0)
+            write_json(metrics / "gate.json", ev.teacher_gate(models, 0))
         own = {name: models[name] for name in ("chance", *strategies)}
         ablations["quality"][family] = ev.quality(own, params, 0)
         ablations["comparisons"][family] = ev.comparisons(own, ev.ablation_pairs(strategies), params, 0)

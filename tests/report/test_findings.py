@@ -82,7 +82,7 @@ def test_retained(changed, low, high, answer, verdict, reason):
 
 
 def test_failed_gate_forbids_a_share(changed):
-    results = changed("evaluate.json", lambda e: e["gate"].update(passed=False))
+    results = changed("gate.json", lambda gate: gate.update(passed=False))
     assert findings(results)["gate"].answer == "no"
     assert row(results, "share of the teacher").verdict == "cannot be compared"
     deploy = headline(results, findings(results))[1]

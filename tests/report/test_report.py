@@ -38,6 +38,7 @@ def test_same_metrics_give_the_same_page(sample, tmp_path):
         ("preprocess.json", "preprocess"),
         ("adapt_teacher.json", "adapt_teacher"),
         ("fisher.json", "estimate_fisher"),
+        ("gate.json", "cache_teacher"),
         ("evaluate.json", "evaluate"),
         ("ablations.json", "ablations"),
         ("distill/uniform.json", "distill@uniform"),

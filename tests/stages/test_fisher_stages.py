@@ -29,7 +29,8 @@ def write_data(rng, sizes=(4, 5)):
     processed = estimate_fisher.PROCESSED
     processed.mkdir(parents=True)
     titles = [f"w{i} w{i + 1}" for i in range(ITEMS)]
-    pl.DataFrame({"item": range(ITEMS), "text": titles}).write_parquet(processed / "items.parquet")
+    items = {"item": range(ITEMS), "text": titles, "categories": [["a"]] * ITEMS}
+    pl.DataFrame(items).write_parquet(processed / "items.parquet")
     sequences = [rng.permutation(ITEMS)[:6].tolist() for _ in range(8)]
     pl.DataFrame({"user": range(8), "items": sequences}).write_parquet(processed / "sequences.parquet")
     pl.DataFrame({"user": range(8), "train_positives": [5] * 8}).write_parquet(processed / "users.parquet")
@@ -143,6 +144,8 @@ def test_dynamic_weights_from_the_teachers_traces(tmp_path, monkeypatch, run):
         distill=Distill(seeds=1, steps=5),
     )
     cache_teacher.main(params, run)
+    gate = read_json("metrics/gate.json")
+    assert [rival["n"] for rival in gate["rivals"].values()] == [8, 8]  # users, who have two lists each
     taken = []
     monkeypatch.setattr(distill, "estimate", lambda *given, **more: taken.append(given[3]) or estimate(*given, **more))
     monkeypatch.setattr(sys, "argv", ["distill", "fisher-ld"])
