@@ -2,6 +2,7 @@
 
     python -m benchmarks.fisher                                  a random model of the default teacher's shape, 6 layers
     python -m benchmarks.fisher --teacher data/teacher/adapted   the real one, and 64 prompts of data/processed
+    python -m benchmarks.fisher --own                            without other libraries: more repeats in the time
     pip install '.[peers]'                                       before it: Opacus, BackPACK, curvlinops (peers.py)
     pip uninstall torchvision                                    after that, where torch is built for the CPU only
 
@@ -185,11 +186,13 @@ def resident(key: str) -> float:
     return int(found[1]) / 1024 if found else float("nan")
 
 
-def measure(model: PreTrainedModel, batches: Sequence[PromptBatch], repeats: int) -> dict[str, Record]:
+def measure(
+    model: PreTrainedModel, batches: Sequence[PromptBatch], contestants: dict[str, Contestant], repeats: int
+) -> dict[str, Record]:
     """Every contestant once for memory and correctness; then, for their times, all in turn batch by batch."""
-    records = {name: Record() for name in OWN | PEERS}
+    records = {name: Record() for name in contestants}
     expected = torch.empty(0)
-    for name, run in (OWN | PEERS).items():
+    for name, run in contestants.items():
         record = records[name]
         try:
             found = check(run, model, batches, record)
@@ -216,7 +219,7 @@ def measure(model: PreTrainedModel, batches: Sequence[PromptBatch], repeats: int
                 for name in going:
                     gc.collect()
                     start = time.perf_counter()
-                    (OWN | PEERS)[name](model, batch)
+                    contestants[name](model, batch)
                     records[name].seconds[-1] += time.perf_counter() - start
     return records
 
@@ -244,6 +247,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", type=Path)
     parser.add_argument("--layers", type=int, default=6, help="layers of the random model")
+    parser.add_argument("--own", action="store_true", help="without other libraries")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
@@ -253,19 +257,20 @@ def main() -> None:
     model = load(arguments.teacher, arguments.layers)
     print(f"{len(transformer_layers(model))} layers, {arguments.threads} threads, {arguments.repeats} repeats")
 
-    for run in (OWN | PEERS).values():  # imports and first calls
+    contestants = OWN if arguments.own else OWN | PEERS
+    for run in contestants.values():  # imports and first calls
         with contextlib.suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             run(model, random_batch(model, examples=2, tokens=4))
     gc.freeze()  # the collections before each run then look at what is new only
     for examples, tokens in CASES:
         batch = random_batch(model, examples, tokens)
-        show(f"{examples} x {tokens} tokens", measure(model, [batch], arguments.repeats))
+        show(f"{examples} x {tokens} tokens", measure(model, [batch], contestants, arguments.repeats))
     if arguments.teacher is None or not PROCESSED.is_dir():
         print(f"\n{REAL_PROMPTS} real prompts: skipped, they need --teacher and {PROCESSED}")
         return
     batches = real_batches(arguments.teacher)
-    show(f"{REAL_PROMPTS} real prompts, sorted by length", measure(model, batches, arguments.repeats))
+    show(f"{REAL_PROMPTS} real prompts, sorted by length", measure(model, batches, contestants, arguments.repeats))
 
 
 if __name__ == "__main__":
