@@ -57,7 +57,7 @@ def ordered(models: Mapping[str, Any]) -> list[str]:
 class Results:
     data: dict[str, Any]  # metrics/preprocess.json
     teacher: dict[str, Any]  # metrics/adapt_teacher.json
-    gate: dict[str, Any]
+    gate: dict[str, Any]  # metrics/gate.json
     fisher: dict[str, Any]  # metrics/fisher.json
     evaluate: dict[str, Any]
     ablations: dict[str, Any]
