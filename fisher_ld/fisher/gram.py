@@ -6,17 +6,9 @@ the rows i..i+b of the matrix from column i on.
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 
-ROWS = 64  # of a strip, at most: with fewer, products are small and slow, with more, much is computed twice
-
-
-def spans(length: int) -> list[tuple[int, int]]:
-    """The rows of each strip, about as many in each."""
-    count = -(-length // ROWS)
-    return list(pairwise(length * k // count for k in range(count + 1)))
+from fisher_ld.models.attention import spans
 
 
 def gram_is_cheaper(length: int, inputs: int, outputs: int) -> bool:

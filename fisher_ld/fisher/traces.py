@@ -20,7 +20,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from fisher_ld.fisher.coverage import Covered, cover, embedding_scale, norm_epsilon, rms_scale
-from fisher_ld.fisher.gram import count_mirrored, gradient_norm, gram, gram_is_cheaper, gram_product, spans
+from fisher_ld.fisher.gram import count_mirrored, gradient_norm, gram, gram_is_cheaper, gram_product
+from fisher_ld.models.attention import by_strips, spans
 from fisher_ld.models.last_layer import only_at_decisions
 from fisher_ld.models.layers import transformer_layers
 from fisher_ld.runtime import UserError
@@ -115,7 +116,8 @@ def layer_norms(
 
     decision = torch.stack([rows, batch.decision], 1)
     recomputed = _forwards({layer: _recomputed for layer in stack[:-1]} if checkpointing else {})
-    with _frozen(model), recomputed, only_at_decisions(stack[-1], decision), taps.on(covered), torch.enable_grad():
+    at_decisions = only_at_decisions(stack[-1], decision)
+    with _frozen(model), by_strips(model), recomputed, at_decisions, taps.on(covered), torch.enable_grad():
         z = logits_of(model, batch)
         z.sum().backward()
 

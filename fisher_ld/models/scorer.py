@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from fisher_ld.data.lists import Lists
 from fisher_ld.data.packing import PackedBatch, longest_first, pack
 from fisher_ld.data.prompts import Prompts
-from fisher_ld.models.attention import GROUPED
+from fisher_ld.models.attention import STRIPS
 from fisher_ld.models.last_layer import only_at_decisions
 from fisher_ld.models.layers import layers_name
 from fisher_ld.runtime import Compute, UserError, progress
@@ -45,8 +45,8 @@ class Scorer(nn.Module):
         """Itself, moved. The weights, the residual stream and the head stay in float32 at any precision, but
         for the weights within `inference`."""
         self.bf16, self.batch_users = compute.bf16, compute.batch_users
-        if compute.bf16 and compute.device.type == "cpu":
-            self.model.set_attn_implementation(GROUPED)
+        if compute.device.type == "cpu":
+            self.model.set_attn_implementation(STRIPS)
         return self.to(compute.device)
 
     @property

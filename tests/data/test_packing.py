@@ -64,7 +64,7 @@ def world(candidates):
 
 @pytest.mark.parametrize("candidates", CANDIDATES.values(), ids=CANDIDATES)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-@pytest.mark.parametrize("attention", ["sdpa", "grouped"])
+@pytest.mark.parametrize("attention", ["sdpa", "strips"])
 def test_packed_is_one_by_one(attention, config, candidates, float64_norms):
     torch.manual_seed(0)
     scorer = Scorer(AutoModelForSequenceClassification.from_config(config, dtype=torch.float64).eval())

@@ -1,9 +1,7 @@
-from itertools import pairwise
-
 import pytest
 import torch
 
-from fisher_ld.fisher.gram import count_mirrored, gradient_norm, gram, gram_is_cheaper, gram_product, spans
+from fisher_ld.fisher.gram import count_mirrored, gradient_norm, gram, gram_is_cheaper, gram_product
 
 
 @pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 64, 65, 130, 300])
@@ -13,13 +11,6 @@ def test_both_forms_give_the_norm_of_the_gradient(length):
     expected = torch.einsum("nto,nti->noi", g, a).square().sum((1, 2))
     torch.testing.assert_close(gram_product(count_mirrored(gram(a)), g), expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(gradient_norm(a, g), expected, rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize("length", [1, 16, 100, 513])
-def test_strips_follow_each_other_to_the_end(length):
-    rows = spans(length)
-    assert rows[0][0] == 0 and rows[-1][1] == length
-    assert all(end == start for (_, end), (start, _) in pairwise(rows))
 
 
 def test_the_cheaper_form_is_counted():

@@ -1,0 +1,115 @@
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fisher_ld.models import attention
+from fisher_ld.models.attention import spans, strip_attention
+from fisher_ld.runtime import UserError
+
+ROWS, HEADS, GROUPS, WIDTH = 3, 6, 2, 8
+MODULE = SimpleNamespace(is_causal=True)
+
+
+def inputs(queries: int, tokens: int, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    shapes = (HEADS, queries), (GROUPS, tokens), (GROUPS, tokens)
+    return [
+        torch.randn(ROWS, heads, length, WIDTH, dtype=torch.float64, generator=generator)
+        .to(dtype)
+        .transpose(1, 2)  # as a projection leaves them: a token's heads side by side
+        .contiguous()
+        .transpose(1, 2)
+        .requires_grad_()
+        for heads, length in shapes
+    ]
+
+
+def sparse(queries: int, tokens: int) -> torch.Tensor:
+    """Each query sees the first key and some others up to its own."""
+    seen = torch.rand(ROWS, 1, queries, tokens, generator=torch.Generator().manual_seed(1)) < 0.4
+    seen[..., 0] = True
+    return seen.tril(tokens - queries)
+
+
+def reference(query, key, value, mask):
+    key, value = (part.repeat_interleave(HEADS // GROUPS, 1) for part in (key, value))
+    mixed = F.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None, scale=0.3)
+    return mixed.transpose(1, 2)
+
+
+@pytest.mark.parametrize("length", [1, 16, 100, 513])
+def test_strips_follow_each_other_to_the_end(length):
+    rows = spans(length)
+    assert rows[0][0] == 0 and rows[-1][1] == length
+    assert all(end == start for (_, end), (start, _) in pairwise(rows))
+
+
+@pytest.mark.parametrize("kept", [0, 1000], ids=["weights computed again", "weights kept"])
+@pytest.mark.parametrize(
+    "queries, tokens, mask",
+    [
+        (9, 9, None),
+        (100, 100, None),
+        (100, 100, sparse(100, 100)),
+        (65, 65, sparse(65, 65)[:1]),
+        (5, 100, sparse(5, 100)),
+    ],
+    ids=["one strip", "causal", "masked", "one mask for all rows", "few queries"],
+)
+def test_outputs_and_gradients_are_torchs(queries, tokens, mask, kept, monkeypatch):
+    monkeypatch.setattr(attention, "KEPT", kept)
+    parts = inputs(queries, tokens)
+    found, expected = strip_attention(MODULE, *parts, mask, scaling=0.3)[0], reference(*parts, mask)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    weight = torch.randn(found.shape, dtype=torch.float64)
+    gradients = (torch.autograd.grad((out * weight).sum(), parts) for out in (found, expected))
+    for ours, torchs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=1e-10, atol=1e-10)
+    with torch.inference_mode():
+        assert strip_attention(MODULE, *parts, mask, scaling=0.3)[0].equal(found)
+
+
+def test_bf16_is_as_close_as_bf16_is():
+    mask = sparse(300, 300)
+    parts = inputs(300, 300, torch.bfloat16)
+    exact = [part.detach().double().requires_grad_() for part in parts]
+    found, expected = strip_attention(MODULE, *parts, mask, scaling=0.3)[0], reference(*exact, mask)
+    torch.testing.assert_close(found.double(), expected, rtol=0.02, atol=0.02)
+    gradients = torch.autograd.grad(found.sum(), parts), torch.autograd.grad(expected.sum(), exact)
+    for ours, torchs in zip(*gradients, strict=True):
+        assert ours.dtype == torch.bfloat16
+        torch.testing.assert_close(ours.double(), torchs, rtol=0.03, atol=0.03)
+
+
+def test_a_query_that_sees_nothing_spoils_no_other():
+    mask = sparse(70, 70)
+    mask[1, :, :5] = False  # left padding
+    parts = inputs(70, 70)
+    found = strip_attention(MODULE, *parts, mask)[0]
+    gradients = torch.autograd.grad(found[:, 5:].sum(), parts)
+    assert all(gradient.isfinite().all() for gradient in (found, *gradients))
+
+
+@pytest.mark.parametrize(
+    "module, options, said",
+    [
+        (MODULE, {"softcap": 30.0}, "softcap"),
+        (MODULE, {"dropout": 0.1}, "dropout"),
+        (SimpleNamespace(is_causal=False), {}, "sight of later tokens"),
+    ],
+)
+def test_another_attention_is_refused(module, options, said):
+    with pytest.raises(UserError, match=f"SimpleNamespace needs {said}"):
+        strip_attention(module, *inputs(4, 4), None, **options)
+
+
+def test_no_second_derivative():
+    parts = inputs(4, 4)
+    (gradient,) = torch.autograd.grad(
+        strip_attention(MODULE, *parts, None)[0].square().sum(), parts[0], create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
