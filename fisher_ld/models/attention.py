@@ -75,38 +75,48 @@ class _Strips(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, hidden: torch.Tensor):
-        mixed, kept = torch.empty_like(query), []
+        mixed, kept = [], []
         for rows, seen, masked in _Strips.parts(query, hidden):
             weights = _weights(query[:, rows], key[:, seen], masked)
-            mixed[:, rows] = weights @ value[:, seen]
+            mixed.append(weights @ value[:, seen])
             if hidden.shape[4] <= KEPT:
                 kept.append(weights)
         ctx.save_for_backward(query, key, value, hidden, *kept)
-        return mixed
+        return _joined(mixed)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor):
         query, key, value, hidden, *kept = ctx.saved_tensors
-        of_query, of_key, of_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
-        for number, (rows, seen, masked) in enumerate(_Strips.parts(query, hidden)):
-            weights = kept[number] if kept else _weights(query[:, rows], key[:, seen], masked)
-            of_value[:, seen] += weights.mT @ gradient[:, rows]
+        of_query, of_key, of_value = [], None, None
+        for rows, seen, masked in reversed(_Strips.parts(query, hidden)):
+            weights = kept.pop() if kept else _weights(query[:, rows], key[:, seen], masked)
             of_weights = gradient[:, rows] @ value[:, seen].mT
             of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-            of_query[:, rows] = of_scores @ key[:, seen]
-            of_key[:, seen] += of_scores.mT @ query[:, rows]
-        return of_query, of_key, of_value, None
+            of_query.insert(0, of_scores @ key[:, seen])
+            products = of_scores.mT @ query[:, rows], weights.mT @ gradient[:, rows]
+            if of_key is None:  # the last strip sees every key
+                of_key, of_value = products
+            else:
+                of_key[:, seen] += products[0]
+                of_value[:, seen] += products[1]
+        return _joined(of_query), of_key, of_value, None
 
     @staticmethod
-    def parts(query: torch.Tensor, hidden: torch.Tensor) -> Iterator[tuple[slice, slice, torch.Tensor]]:
+    def parts(query: torch.Tensor, hidden: torch.Tensor) -> list[tuple[slice, slice, torch.Tensor]]:
         """Of each strip: its rows of `query`, the keys that it sees, and which of these are hidden."""
         length, tokens = hidden.shape[2], hidden.shape[4]
-        of_token = query.shape[1] // length
-        whole = [(0, length)] if length != tokens else spans(length, ROWS * 4 // query.element_size())
-        for first, end in whole:
-            seen = slice(end if length == tokens else tokens)
-            yield slice(first * of_token, end * of_token), seen, hidden[:, :, first:end, :, seen]
+        each = query.shape[1] // length  # R
+        if length != tokens:
+            return [(slice(None), slice(None), hidden)]
+        return [
+            (slice(first * each, end * each), slice(end), hidden[:, :, first:end, :, :end])
+            for first, end in spans(length, ROWS * 4 // query.element_size())
+        ]
+
+
+def _joined(strips: list[torch.Tensor]) -> torch.Tensor:
+    return strips[0] if len(strips) == 1 else torch.cat(strips, 1)
 
 
 def _weights(query: torch.Tensor, key: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
