@@ -23,7 +23,7 @@ from fisher_ld.runtime import UserError
 STRIPS = "strips"
 AMX = torch.cpu.get_capabilities().get("amx_bf16", False)
 ROWS = 64  # of a strip in float32, at most: with fewer, products are small and slow, with more, much is done in vain
-KEPT = 512  # tokens up to which the weights stay for the backward pass; of more, they are computed again
+KEPT = 512  # tokens in float32 up to which weights stay for the backward pass; of more, they are computed again
 
 
 def spans(length: int, rows: int = ROWS) -> list[tuple[int, int]]:
@@ -79,27 +79,28 @@ class _Strips(torch.autograd.Function):
         for rows, seen, masked in _Strips.parts(query, hidden):
             weights = _weights(query[:, rows], key[:, seen], masked)
             mixed.append(weights @ value[:, seen])
-            if hidden.shape[4] <= KEPT:
+            if hidden.shape[4] <= KEPT * 4 // query.element_size():
                 kept.append(weights)
         ctx.save_for_backward(query, key, value, hidden, *kept)
         return _joined(mixed)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor):
+    def backward(ctx: Any, gradient: torch.Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         query, key, value, hidden, *kept = ctx.saved_tensors
-        of_query, of_key, of_value = [], None, None
+        of_query: list[torch.Tensor] = []
+        of_key = of_value = key.new_empty(0)
         for rows, seen, masked in reversed(_Strips.parts(query, hidden)):
             weights = kept.pop() if kept else _weights(query[:, rows], key[:, seen], masked)
             of_weights = gradient[:, rows] @ value[:, seen].mT
-            of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-            of_query.insert(0, of_scores @ key[:, seen])
+            of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
             products = of_scores.mT @ query[:, rows], weights.mT @ gradient[:, rows]
-            if of_key is None:  # the last strip sees every key
-                of_key, of_value = products
-            else:
+            if of_query:
                 of_key[:, seen] += products[0]
                 of_value[:, seen] += products[1]
+            else:  # the last strip sees every key
+                of_key, of_value = products
+            of_query.insert(0, of_scores @ key[:, seen])
         return _joined(of_query), of_key, of_value, None
 
     @staticmethod
