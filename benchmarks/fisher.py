@@ -47,6 +47,7 @@ from fisher_ld.fisher.coverage import cover
 from fisher_ld.fisher.estimate import draw_examples
 from fisher_ld.fisher.traces import PromptBatch, layer_norms, logits_of, pad_prompts
 from fisher_ld.models.layers import transformer_layers
+from fisher_ld.models.scorer import Scorer
 from fisher_ld.runtime import keep_freed_memory
 
 CASES = ((8, 96), (16, 32), (4, 256), (2, 512))  # examples, tokens
@@ -128,9 +129,9 @@ OWN: dict[str, Contestant] = {
     "naive": naive,  # first: the others are compared with it
     "step": step,
     "floor": floor,
-    "ours": lambda model, batch: layer_norms(model, batch, covered=covered(model)).layers,
+    "ours": lambda model, batch: layer_norms(Scorer(model), batch, covered=covered(model)).layers,
     "ours, checkpointing": lambda model, batch: (
-        layer_norms(model, batch, checkpointing=True, covered=covered(model)).layers
+        layer_norms(Scorer(model), batch, checkpointing=True, covered=covered(model)).layers
     ),
 }
 PEERS: dict[str, Contestant] = {

@@ -50,10 +50,10 @@ def origin(method, params, cache):
 def online_trace(lists, kind, compute, checkpointing):
     """tr(F_l) (L_T,) of the adapted teacher on some examples, as `estimate_fisher` takes it."""
     prompt = functools.partial(saved_prompts(ADAPTED, PROCESSED).example, lists)
-    model, labels = Scorer.load(ADAPTED).to(compute.device).model, lists.labels()
+    scorer, labels = Scorer.load(ADAPTED).to(compute.device), lists.labels()
 
     def trace(examples):
-        table = estimate(model, prompt, labels, examples, "online", len(examples), checkpointing=checkpointing)
+        table = estimate(scorer, prompt, labels, examples, "online", len(examples), checkpointing=checkpointing)
         return torch.from_numpy(layer_traces(table, kind).trace)
 
     return trace

@@ -30,9 +30,10 @@ def main(params, run):
     tables = []
     for state in ("adapted", "base"):
         scorer = Scorer.load(ADAPTED) if state == "adapted" else Scorer.from_causal_lm(BASE, prompts.yes, prompts.no)
-        model = scorer.on(compute).model
         fisher, checkpointing = params.fisher, params.cluster.checkpointing
-        rows = estimate(model, prompt, labels, examples, state, fisher.batch_size, fisher.tolerance, checkpointing)
+        rows = estimate(
+            scorer.on(compute), prompt, labels, examples, state, fisher.batch_size, fisher.tolerance, checkpointing
+        )
         tables.append(rows)
     table = pl.concat(tables)
 

@@ -13,13 +13,12 @@ import numpy as np
 import polars as pl
 import torch
 from torch import distributed
-from transformers import PreTrainedModel
 
 from fisher_ld.data.prompts import check_context
 from fisher_ld.fisher.coverage import Covered, cover, parameter_counts
 from fisher_ld.fisher.profile import KINDS, layer_traces
 from fisher_ld.fisher.traces import layer_norms, pad_prompts
-from fisher_ld.models.layers import transformer_layers
+from fisher_ld.models.scorer import Scorer
 from fisher_ld.runtime import UserError, progress
 
 ROUND = 64  # examples between two looks at the standard errors
@@ -46,7 +45,7 @@ def draw_examples(examples: int, samples: int, seed: int) -> np.ndarray:
 
 
 def estimate(
-    model: PreTrainedModel,
+    scorer: Scorer,
     prompt: Callable[[int], Sequence[int]],
     labels: np.ndarray,
     examples: np.ndarray,
@@ -55,7 +54,7 @@ def estimate(
     tolerance: float = 0.0,
     checkpointing: bool = False,
 ) -> pl.DataFrame:
-    """The table (`SCHEMA`) of the model's norms, one row for each example and layer.
+    """The table (`SCHEMA`) of the scorer's norms, one row for each example and layer.
 
     `prompt` gives the token ids of an example, `labels` is indexed by example id. With a tolerance, examples are taken
     in rounds until the standard error of every layer's weight (its share of the trace) is at most that, under the
@@ -64,15 +63,15 @@ def estimate(
     """
     if not len(examples):
         raise UserError("no examples for Fisher traces: the train lists are empty; look at metrics/preprocess.json")
-    columns = len(transformer_layers(model)) + 2
-    covered = cover(model)
+    columns = len(scorer.layers) + 2
+    covered = cover(scorer.model)
     of_each = {"layer": list(range(columns)), "parameters": parameter_counts(covered, columns)}
     size = ROUND if tolerance else len(examples)
     rounds = []
     for first in range(0, len(examples), size):
         chosen = examples[first : first + size]
         label = f"Fisher traces, {state}"
-        rows = _gather(partial(_norms, model, prompt, chosen, label, batch_size, checkpointing, covered))
+        rows = _gather(partial(_norms, scorer, prompt, chosen, label, batch_size, checkpointing, covered))
         rounds.append(_table(rows, labels, state, of_each))
         if tolerance and largest_share_error(pl.concat(rounds)) <= tolerance:
             break
@@ -92,7 +91,7 @@ def largest_share_error(table: pl.DataFrame) -> float:
 
 
 def _norms(
-    model: PreTrainedModel,
+    scorer: Scorer,
     prompt: Callable[[int], Sequence[int]],
     examples: np.ndarray,
     label: str,
@@ -102,15 +101,15 @@ def _norms(
 ) -> list[Row]:
     """This rank's share: example id, z, and the columns 0..L + 1 of all and of the normalisation parameters."""
     prompts = {int(example): prompt(int(example)) for example in examples}
-    check_context(max(map(len, prompts.values())), model.config.max_position_embeddings)
+    check_context(max(map(len, prompts.values())), scorer.model.config.max_position_embeddings)
     by_length = sorted(prompts, key=lambda example: (len(prompts[example]), example))
     if distributed.is_initialized():
         by_length = by_length[distributed.get_rank() :: distributed.get_world_size()]
     batches = [by_length[i : i + batch_size] for i in range(0, len(by_length), batch_size)]
     rows = []
     for batch in progress(batches, label, unit="batch"):
-        padded = pad_prompts([prompts[example] for example in batch]).to(model.device)
-        result = layer_norms(model, padded, checkpointing=checkpointing, covered=covered)
+        padded = pad_prompts([prompts[example] for example in batch]).to(scorer.model.device)
+        result = layer_norms(scorer, padded, checkpointing=checkpointing, covered=covered)
         nothing = torch.zeros_like(result.embedding)[:, None]
         norm = torch.cat([result.embedding[:, None], result.layers, result.head[:, None]], 1)  # (N, L + 2)
         norms_part = torch.cat([nothing, result.norms, nothing], 1)  # (N, L + 2)

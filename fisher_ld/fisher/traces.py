@@ -23,7 +23,7 @@ from fisher_ld.fisher.coverage import Covered, cover, embedding_scale, norm_epsi
 from fisher_ld.fisher.gram import count_mirrored, gradient_norm, gram, gram_is_cheaper, gram_product
 from fisher_ld.models.attention import by_strips, spans
 from fisher_ld.models.last_layer import only_at_decisions
-from fisher_ld.models.layers import transformer_layers
+from fisher_ld.models.scorer import Scorer
 from fisher_ld.runtime import UserError
 
 
@@ -84,16 +84,16 @@ def logits_of(model: PreTrainedModel, batch: PromptBatch) -> torch.Tensor:
 
 
 def layer_norms(
-    model: PreTrainedModel,
+    scorer: Scorer,
     batch: PromptBatch,
     layers: Sequence[int] | None = None,
     checkpointing: bool = False,
     covered: Sequence[Covered] | None = None,
 ) -> LayerNorms:
-    """||dz/dtheta_l||^2 of every example and layer of a two-label sequence classification model (a Scorer's `model`).
+    """||dz/dtheta_l||^2 of every example and layer, in float32 at least.
 
     layers: which layers (1..L), default all. checkpointing: keep only each layer's input and recompute the rest in the
-    backward pass. covered: `cover(model)`, where it was taken before: its probes cost some 2% of a batch.
+    backward pass. covered: `cover(scorer.model)`, where it was taken before: its probes cost some 2% of a batch.
 
     The last layer computes its queries, keys and values at all tokens, the rest at the decision tokens alone:
     elsewhere its gradient is zero.
@@ -102,7 +102,7 @@ def layer_norms(
     on the way to z or in another way than its norm is taken, for a linear layer of which one output gets a gradient in
     two calls, for a last layer that does not take transformers' cache, and for norms that are not finite.
     """
-    stack = transformer_layers(model)
+    model, stack = scorer.model, scorer.layers
     count = len(stack)
     wanted = list(layers) if layers is not None else list(range(1, count + 1))
     if not set(wanted) <= set(range(1, count + 1)):

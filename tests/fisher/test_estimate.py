@@ -12,6 +12,7 @@ from polars.testing import assert_frame_equal
 from fisher_ld.fisher.estimate import SCHEMA, draw_examples, estimate, largest_share_error
 from fisher_ld.fisher.profile import layer_traces
 from fisher_ld.fisher.traces import layer_norms, pad_prompts
+from fisher_ld.models.scorer import Scorer
 from fisher_ld.runtime import UserError
 
 LABELS = np.arange(400) % 5 == 0
@@ -30,14 +31,14 @@ def reached_after(count: int, table: pl.DataFrame, examples: np.ndarray) -> floa
 
 def test_rows_are_the_norms_of_each_example(build_model):
     model = build_model(dtype=torch.float32)
-    table = estimate(model, prompt, LABELS, np.array([7, 3, 5, 390]), "adapted", batch_size=3)
+    table = estimate(Scorer(model), prompt, LABELS, np.array([7, 3, 5, 390]), "adapted", batch_size=3)
 
     assert dict(table.schema) == SCHEMA
     assert table["example"].to_list() == [e for e in (3, 5, 7, 390) for _ in range(5)]
     assert table["layer"].to_list() == [0, 1, 2, 3, 4] * 4
     assert table["state"].unique().to_list() == ["adapted"]
     rows = table.filter(pl.col("example") == 5)
-    alone = layer_norms(model, pad_prompts([prompt(5)]))
+    alone = layer_norms(Scorer(model), pad_prompts([prompt(5)]))
     assert rows["label"].to_list() == [1] * 5
     assert rows["logit"].to_list() == pytest.approx([float(alone.logits[0])] * 5, rel=1e-5)
     assert rows["norm"][1:4].to_list() == pytest.approx(alone.layers[0].tolist(), rel=1e-5)
@@ -50,14 +51,14 @@ def test_rows_are_the_norms_of_each_example(build_model):
 
 def test_examples_are_drawn_until_the_weights_are_known_well_enough(build_model, capsys):
     model, examples = build_model(dtype=torch.float32), draw_examples(400, 400, seed=1)
-    every = estimate(model, prompt, LABELS, examples, "base", batch_size=16)
+    every = estimate(Scorer(model), prompt, LABELS, examples, "base", batch_size=16)
     assert every["example"].n_unique() == 400
     tolerance = reached_after(128, every, examples)
 
-    stopped = estimate(model, prompt, LABELS, examples, "base", batch_size=16, tolerance=tolerance)
+    stopped = estimate(Scorer(model), prompt, LABELS, examples, "base", batch_size=16, tolerance=tolerance)
     assert set(stopped["example"]) == set(examples[:128])
     assert "fisher.tolerance" not in capsys.readouterr().out
-    unreached = estimate(model, prompt, LABELS, examples[:70], "base", batch_size=16, tolerance=1e-9)
+    unreached = estimate(Scorer(model), prompt, LABELS, examples[:70], "base", batch_size=16, tolerance=1e-9)
     assert set(unreached["example"]) == set(examples[:70])
     assert "after all 70 examples, above fisher.tolerance 1e-09" in capsys.readouterr().out
 
@@ -72,20 +73,20 @@ def test_drawn_examples_differ_by_seed_and_never_repeat():
 
 def test_a_prompt_beyond_the_context_is_an_error(build_model):
     with pytest.raises(UserError, match=r"161 tokens, but the model's context ends at 160.*history_length"):
-        estimate(build_model(), lambda example: [3] * 161, LABELS, np.array([1]), "base", batch_size=1)
+        estimate(Scorer(build_model()), lambda example: [3] * 161, LABELS, np.array([1]), "base", batch_size=1)
 
 
 def test_no_examples_are_an_error(build_model):
     with pytest.raises(UserError, match="train lists are empty"):
-        estimate(build_model(), prompt, LABELS, np.array([], int), "base", batch_size=1)
+        estimate(Scorer(build_model()), prompt, LABELS, np.array([], int), "base", batch_size=1)
 
 
 def test_checkpointing_changes_nothing(build_model):
     model, calls = build_model(dtype=torch.float32), []
     model.model.layers[0].mlp.register_forward_hook(lambda *call: calls.append(torch.is_grad_enabled()))
-    plain = estimate(model, prompt, LABELS, np.arange(6), "base", batch_size=4)
+    plain = estimate(Scorer(model), prompt, LABELS, np.arange(6), "base", batch_size=4)
     assert calls == [True] * 2
-    table = estimate(model, prompt, LABELS, np.arange(6), "base", batch_size=4, checkpointing=True)
+    table = estimate(Scorer(model), prompt, LABELS, np.arange(6), "base", batch_size=4, checkpointing=True)
     assert calls[2:] == [False, True] * 2  # of each batch once more, in the backward pass
     assert_frame_equal(table, plain, rel_tol=1e-5)
 
@@ -95,23 +96,23 @@ import sys
 from pathlib import Path
 import numpy as np
 import torch
-from transformers import LlamaForSequenceClassification
 from fisher_ld.fisher.estimate import draw_examples, estimate
+from fisher_ld.models.scorer import Scorer
 folder, tolerance = Path(sys.argv[1]), float(sys.argv[2])
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=1, world_size=2)
-model = LlamaForSequenceClassification.from_pretrained(folder / "model").eval()
+scorer = Scorer.load(folder / "model")
 prompt = lambda example: [3 + (example * k) % 37 for k in range(1, 4 + example % 11)]
 labels, drawn = np.arange(400) % 5 == 0, draw_examples(400, 400, seed=1)
-estimate(model, prompt, labels, np.arange(21), "adapted", 4).write_parquet(folder / "all.parquet")
-estimate(model, prompt, labels, drawn, "adapted", 16, tolerance).write_parquet(folder / "enough.parquet")
+estimate(scorer, prompt, labels, np.arange(21), "adapted", 4).write_parquet(folder / "all.parquet")
+estimate(scorer, prompt, labels, drawn, "adapted", 16, tolerance).write_parquet(folder / "enough.parquet")
 """
 
 
 def test_two_ranks_equal_one(build_model, tmp_path, monkeypatch):
     """With all examples, and with a tolerance that the third round of 64 reaches."""
     model, drawn = build_model(dtype=torch.float32), draw_examples(400, 400, seed=1)
-    alone = {"all": estimate(model, prompt, LABELS, np.arange(21), "adapted", batch_size=4)}
-    alone["enough"] = estimate(model, prompt, LABELS, drawn[:192], "adapted", batch_size=16)
+    alone = {"all": estimate(Scorer(model), prompt, LABELS, np.arange(21), "adapted", batch_size=4)}
+    alone["enough"] = estimate(Scorer(model), prompt, LABELS, drawn[:192], "adapted", batch_size=16)
     tolerance = reached_after(192, alone["enough"], drawn)
     model.save_pretrained(tmp_path / "model")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
@@ -121,8 +122,8 @@ def test_two_ranks_equal_one(build_model, tmp_path, monkeypatch):
     )
     try:
         torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=2)
-        first = {"all": estimate(model, prompt, LABELS, np.arange(21), "adapted", batch_size=4)}
-        first["enough"] = estimate(model, prompt, LABELS, drawn, "adapted", batch_size=16, tolerance=tolerance)
+        first = {"all": estimate(Scorer(model), prompt, LABELS, np.arange(21), "adapted", batch_size=4)}
+        first["enough"] = estimate(Scorer(model), prompt, LABELS, drawn, "adapted", batch_size=16, tolerance=tolerance)
         assert second.wait(timeout=60) == 0
     finally:
         second.kill()
@@ -147,7 +148,7 @@ def test_an_error_of_another_rank_is_raised(build_model, monkeypatch, kind):
     monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.get_world_size", lambda: 2)
     monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.all_gather_object", gather)
     with pytest.raises(kind, match="no memory there"):
-        estimate(build_model(), prompt, LABELS, np.arange(4), "base", batch_size=2)
+        estimate(Scorer(build_model()), prompt, LABELS, np.arange(4), "base", batch_size=2)
 
 
 def test_a_rank_takes_its_share(build_model, monkeypatch):
@@ -156,5 +157,5 @@ def test_a_rank_takes_its_share(build_model, monkeypatch):
     monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.get_rank", lambda: 1)
     monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.get_world_size", lambda: 3)
     monkeypatch.setattr("fisher_ld.fisher.estimate._gather", lambda norms: seen.extend(norms()) or seen)
-    estimate(build_model(), lambda example: [3] * (example + 1), LABELS, np.arange(7), "base", batch_size=8)
+    estimate(Scorer(build_model()), lambda example: [3] * (example + 1), LABELS, np.arange(7), "base", batch_size=8)
     assert [example for example, *_ in seen] == [1, 4]

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import AutoModelForSequenceClassification, LlamaConfig
 
 from fisher_ld.models import attention
 from fisher_ld.models.attention import spans, strip_attention
@@ -113,3 +114,16 @@ def test_no_second_derivative():
     )
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
+
+
+@pytest.mark.parametrize("own, within", [("sdpa", "strips"), ("eager", "eager")])
+def test_torchs_attention_is_replaced_for_a_while(own, within):
+    config = LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    config._attn_implementation = own
+    model = AutoModelForSequenceClassification.from_config(config)
+    with pytest.raises(KeyError), attention.by_strips(model):
+        assert (
+            model.config._attn_implementation == model.model.layers[0].self_attn.config._attn_implementation == within
+        )
+        raise KeyError
+    assert model.config._attn_implementation == own

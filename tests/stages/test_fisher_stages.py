@@ -85,7 +85,7 @@ def test_traces_and_weights_of_a_tiny_teacher(tmp_path, monkeypatch, run, new_ru
         ("adapted", Scorer.load(estimate_fisher.ADAPTED)),
         ("base", Scorer.from_causal_lm(estimate_fisher.BASE, prompts.yes, prompts.no)),
     ):
-        alone = layer_norms(scorer.model, pad_prompts([prompts.example(lists, example)]))
+        alone = layer_norms(scorer, pad_prompts([prompts.example(lists, example)]))
         rows = table.filter((pl.col("state") == state) & (pl.col("example") == example))
         assert rows["norm"][1:5].to_list() == pytest.approx(alone.layers[0].tolist(), rel=1e-4)
         assert rows["label"].unique().to_list() == [int(place == lists.positive[index])]
@@ -151,11 +151,11 @@ def test_dynamic_weights_from_the_teachers_traces(tmp_path, monkeypatch, run):
     monkeypatch.setattr(sys, "argv", ["distill", "fisher-ld"])
     distill.main(params, run)
 
-    lists, model = read_lists(distill.PROCESSED, "train"), Scorer.load(distill.ADAPTED).model
+    lists, scorer = read_lists(distill.PROCESSED, "train"), Scorer.load(distill.ADAPTED)
     prompt = partial(saved_prompts(distill.ADAPTED, distill.PROCESSED).example, lists)
     expected = list(weights)
     for examples in taken:
-        table = estimate(model, prompt, lists.labels(), examples, "adapted", batch_size=3)
+        table = estimate(scorer, prompt, lists.labels(), examples, "adapted", batch_size=3)
         trace = layer_traces(table, "empirical").trace
         weights = (np.array(weights) + trace / trace.sum()) / 2
         expected += weights.tolist()
