@@ -11,7 +11,9 @@ torch.
 
 One process, all contestants in turn on the same batches. `step` is a plain forward and backward of sum(z) with only
 the layers' parameters trainable; `floor` the same with only the input embeddings' gradient; `naive` one forward and
-backward per example, without padding. The real prompts are drawn as `estimate_fisher` draws them and batched by length.
+backward per example, without padding. These take torch's attention, as a model of transformers does; ours brings its
+own, and `step, our attention` tells what that alone is worth. The real prompts are drawn as `estimate_fisher` draws
+them and batched by length.
 
 time/step: medians, as a multiple of `step`; a peer's time holds the wrapping of the model that it needs each time.
 extra MiB: by how much resident memory rises at most above the loaded model's. error, of a trace: the largest relative
@@ -46,6 +48,7 @@ from fisher_ld.data.prompts import saved_prompts
 from fisher_ld.fisher.coverage import cover
 from fisher_ld.fisher.estimate import draw_examples
 from fisher_ld.fisher.traces import PromptBatch, layer_norms, logits_of, pad_prompts
+from fisher_ld.models.attention import by_strips
 from fisher_ld.models.layers import transformer_layers
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.runtime import keep_freed_memory
@@ -99,6 +102,11 @@ def step(model: PreTrainedModel, batch: PromptBatch) -> None:
     model.zero_grad(set_to_none=True)
 
 
+def step_by_strips(model: PreTrainedModel, batch: PromptBatch) -> None:
+    with by_strips(model):
+        step(model, batch)
+
+
 def floor(model: PreTrainedModel, batch: PromptBatch) -> None:
     train_only(model, layers=False)
     embedding = model.get_input_embeddings()
@@ -128,6 +136,7 @@ covered = functools.cache(cover)  # once a model, as `estimate` does
 OWN: dict[str, Contestant] = {
     "naive": naive,  # first: the others are compared with it
     "step": step,
+    "step, our attention": step_by_strips,
     "floor": floor,
     "ours": lambda model, batch: layer_norms(Scorer(model), batch, covered=covered(model)).layers,
     "ours, checkpointing": lambda model, batch: (
@@ -235,13 +244,13 @@ def show(title: str, records: dict[str, Record]) -> None:
     seconds = {name: statistics.median(record.seconds) for name, record in records.items() if record.seconds}
     times = seconds["naive"] / seconds["ours"]
     print(f"\n{title}: a step takes {seconds['step']:.2f} s, the naive loop {times:.2f} times as long as ours")
-    print(f"{'':20} time/step  extra MiB    error  of a trace")
+    print(f"{'':22} time/step  extra MiB    error  of a trace")
     for name, record in records.items():
         ratio = f"{seconds[name] / seconds['step']:.2f}" if name in seconds else ""
         extra = "" if record.failed else f"{record.extra:.0f}"
         compared = record.error is not None and name != "naive"
         error, of_trace = (f"{record.error:.0e}", f"{record.of_trace:.0e}") if compared else ("", "")
-        print(f"{name:20} {ratio:>9}  {extra:>9}  {error:>7}  {of_trace:>10}  {record.remark}".rstrip(), flush=True)
+        print(f"{name:22} {ratio:>9}  {extra:>9}  {error:>7}  {of_trace:>10}  {record.remark}".rstrip(), flush=True)
 
 
 def main() -> None:

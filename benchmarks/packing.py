@@ -20,6 +20,7 @@ from fisher_ld.data.lists import Lists, read_lists
 from fisher_ld.data.prompts import Prompts, saved_prompts
 from fisher_ld.fisher.traces import pad_prompts
 from fisher_ld.models.scorer import Scorer
+from fisher_ld.runtime import Compute
 
 
 def packed(scorer: Scorer, lists: Lists, windows: list[np.ndarray], prompts: Prompts) -> tuple[float, int]:
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
 
-    scorer = Scorer.load(options.teacher)
+    scorer = Scorer.load(options.teacher).on(Compute(torch.device("cpu"), bf16=False))
     prompts = saved_prompts(options.teacher, options.processed)
     for name in ("test_popularity", "train"):
         lists = read_lists(options.processed, name)

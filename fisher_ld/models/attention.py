@@ -22,8 +22,9 @@ from fisher_ld.runtime import UserError
 
 STRIPS = "strips"
 AMX = torch.cpu.get_capabilities().get("amx_bf16", False)
-ROWS = 64  # of a strip in float32, at most: with fewer, products are small and slow, with more, much is done in vain
-KEPT = 512  # tokens in float32 up to which weights stay for the backward pass; of more, they are computed again
+# for float32, in bf16 twice as many
+ROWS = 64  # of a strip, at most: with fewer, products are small and slow, with more, much is done in vain
+KEPT = 512  # tokens up to which weights stay for the backward pass; of more, they are computed again
 
 
 def spans(length: int, rows: int = ROWS) -> list[tuple[int, int]]:
@@ -37,61 +38,61 @@ def strip_attention(
     query: torch.Tensor,  # (B, H, Q, d)
     key: torch.Tensor,  # (B, G, T, d)
     value: torch.Tensor,  # (B, G, T, d)
-    attention_mask: torch.Tensor | None,  # (B, 1, Q, T) bool, True: may attend; None: to all tokens up to its own
+    attention_mask: torch.Tensor | None,  # (B, 1, Q, T) bool, True: may attend; None: to no later token
     scaling: float | None = None,
     dropout: float = 0.0,
     **options: object,
 ) -> tuple[torch.Tensor, None]:
-    """softmax(q k' + mask) v, (B, Q, H, d). Where Q = T no query may see a later token; fewer queries (at decision
-    tokens) see what the mask says. In bf16, where no gradients are wanted and the processor has AMX, torch's own kernel
-    is taken. Raises UserError for a model whose attention is another."""
+    """softmax(q k' + mask) v, (B, Q, H, d). A mask of Q = T shows no query a later token. With dropout, and in bf16
+    where no gradients are wanted and the processor has AMX, torch's own kernel is taken. Raises UserError for a model
+    whose attention is another."""
     extra = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
-    extra += ["dropout"] * bool(dropout) + ["sight of later tokens"] * (not getattr(module, "is_causal", True))
+    if not options.get("is_causal", getattr(module, "is_causal", True)):
+        extra.append("sight of later tokens")
     if extra:
         raise UserError(
-            f"{type(module).__name__} needs {', '.join(extra)}, which our attention on the CPU does not have: "
-            "choose a teacher of another architecture, or set cluster.device: cuda"
+            f"{type(module).__name__} needs {', '.join(extra)}, which attention does not have here: choose a teacher "
+            "of another architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
         )
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings leave them in float32
     batch, heads, length, width = query.shape
     groups, tokens = key.shape[1:3]
     scale = width**-0.5 if scaling is None else scaling
-    if AMX and value.dtype == torch.bfloat16 and not torch.is_grad_enabled():
-        causal = attention_mask is None
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, attention_mask, 0.0, causal, scale=scale, enable_gqa=True
-        )
-        return mixed.transpose(1, 2).contiguous(), None
     if attention_mask is None:
-        attention_mask = query.new_ones(length, tokens, dtype=torch.bool).tril()
-    hidden = ~attention_mask.expand(batch, 1, length, tokens)[:, :, :, None]  # (B, 1, Q, 1, T)
+        attention_mask = query.new_ones(length, tokens, dtype=torch.bool).tril(tokens - length)
+    if dropout or (AMX and value.dtype == torch.bfloat16 and not torch.is_grad_enabled()):
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attention_mask, dropout, scale=scale, enable_gqa=True
+        )  # (B, H, Q, d)
+        return mixed.transpose(1, 2).contiguous(), None
+    mask = attention_mask.expand(batch, 1, length, tokens)[:, :, :, None]  # (B, 1, Q, 1, T)
     stacked = (query * scale).unflatten(1, (groups, -1)).transpose(2, 3)  # (B, G, Q, H / G, d)
-    mixed = _Strips.apply(stacked.reshape(batch * groups, -1, width), key.flatten(0, 1), value.flatten(0, 1), hidden)
-    return mixed.view_as(stacked).transpose(1, 2).reshape(batch, length, heads, width), None
+    mixed = _Strips.apply(stacked.reshape(batch * groups, -1, width), key.flatten(0, 1), value.flatten(0, 1), mask)
+    return mixed.view(batch, groups, length, -1).transpose(1, 2).reshape(batch, length, heads, -1), None
 
 
 class _Strips(torch.autograd.Function):
     """softmax(q k') v: query (N, Q R, d), R queries a token, key and value (N, T, d)."""
 
     @staticmethod
-    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, hidden: torch.Tensor):
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor):
         mixed, kept = [], []
-        for rows, seen, masked in _Strips.parts(query, hidden):
-            weights = _weights(query[:, rows], key[:, seen], masked)
+        keep = any(ctx.needs_input_grad) and mask.shape[4] <= KEPT * 4 // query.element_size()
+        for rows, seen, part in _Strips.parts(query, mask):
+            weights = _weights(query[:, rows], key[:, seen], part)
             mixed.append(weights @ value[:, seen])
-            if hidden.shape[4] <= KEPT * 4 // query.element_size():
-                kept.append(weights)
-        ctx.save_for_backward(query, key, value, hidden, *kept)
+            kept += [weights] if keep else []
+        ctx.save_for_backward(query, key, value, mask, *kept)
         return _joined(mixed)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        query, key, value, hidden, *kept = ctx.saved_tensors
+        query, key, value, mask, *kept = ctx.saved_tensors
         of_query: list[torch.Tensor] = []
         of_key = of_value = key.new_empty(0)
-        for rows, seen, masked in reversed(_Strips.parts(query, hidden)):
-            weights = kept.pop() if kept else _weights(query[:, rows], key[:, seen], masked)
+        for rows, seen, part in reversed(_Strips.parts(query, mask)):
+            weights = kept.pop() if kept else _weights(query[:, rows], key[:, seen], part)
             of_weights = gradient[:, rows] @ value[:, seen].mT
             of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
             products = of_scores.mT @ query[:, rows], weights.mT @ gradient[:, rows]
@@ -104,14 +105,14 @@ class _Strips(torch.autograd.Function):
         return _joined(of_query), of_key, of_value, None
 
     @staticmethod
-    def parts(query: torch.Tensor, hidden: torch.Tensor) -> list[tuple[slice, slice, torch.Tensor]]:
-        """Of each strip: its rows of `query`, the keys that it sees, and which of these are hidden."""
-        length, tokens = hidden.shape[2], hidden.shape[4]
+    def parts(query: torch.Tensor, mask: torch.Tensor) -> list[tuple[slice, slice, torch.Tensor]]:
+        """Of each strip: its rows of `query`, the keys that it may see, and its part of `mask`."""
+        length, tokens = mask.shape[2], mask.shape[4]
         each = query.shape[1] // length  # R
         if length != tokens:
-            return [(slice(None), slice(None), hidden)]
+            return [(slice(None), slice(None), mask)]
         return [
-            (slice(first * each, end * each), slice(end), hidden[:, :, first:end, :, :end])
+            (slice(first * each, end * each), slice(end), mask[:, :, first:end, :, :end])
             for first, end in spans(length, ROWS * 4 // query.element_size())
         ]
 
@@ -120,10 +121,11 @@ def _joined(strips: list[torch.Tensor]) -> torch.Tensor:
     return strips[0] if len(strips) == 1 else torch.cat(strips, 1)
 
 
-def _weights(query: torch.Tensor, key: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-    scores = query @ key.mT  # (N, n R, T)
-    batch, _, length, _, tokens = hidden.shape
-    scores.view(batch, -1, length, query.shape[1] // length, tokens).masked_fill_(hidden, torch.finfo(scores.dtype).min)
+def _weights(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """softmax(q k') of a strip: (N, n R, d), (N, t, d), (B, 1, n, 1, t) -> (N, n R, t)."""
+    scores = query @ key.mT
+    batch, _, length, _, tokens = mask.shape
+    scores.view(batch, -1, length, query.shape[1] // length, tokens).masked_fill_(~mask, torch.finfo(scores.dtype).min)
     return scores.softmax(-1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,17 @@ class Scorer(nn.Module):
 
     def on(self, compute: Compute) -> Scorer:
         """Itself, moved. The weights, the residual stream and the head stay in float32 at any precision, but
-        for the weights within `inference`."""
+        for the weights within `inference`. Raises UserError for a model whose attention takes no mask of packed rows
+        (transformers' own, `eager`, would add it to the scores)."""
         self.bf16, self.batch_users = compute.bf16, compute.batch_users
-        if compute.device.type == "cpu":
-            self.model.set_attn_implementation(STRIPS)
+        wanted = STRIPS if compute.device.type == "cpu" else "sdpa"
+        with suppress(ValueError):  # says that a model has no sdpa
+            self.model.set_attn_implementation(wanted)
+        if self.model.config._attn_implementation != wanted:
+            raise UserError(
+                f"{type(self.model).__name__} has its own attention, which does not take the masks of packed rows: "
+                "choose a teacher of another architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
+            )
         return self.to(compute.device)
 
     @property

@@ -4,6 +4,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from fisher_ld.fisher import gram
 from fisher_ld.fisher.traces import layer_norms, logits_of, pad_prompts
+from fisher_ld.models.attention import _Strips
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.runtime import UserError
 
@@ -28,6 +29,14 @@ def test_norms_are_those_of_the_naive_loop(case, prompts, side, gram_form, monke
 def test_prompts_of_one_length_need_no_mask(build_model, naive, keep_float64, attention):
     model, prompts = build_model(attention=attention), [[3, 4, 5, 6, 3], [9, 8, 7, 3, 3]]
     assert_equal(layer_norms(Scorer(model), pad_prompts(prompts)), naive(model, prompts), 1e-10)
+
+
+@pytest.mark.parametrize("attention, strips", [("sdpa", 3 * 2), ("eager", 0)])
+def test_attention_is_by_strips_meanwhile(build_model, prompts, monkeypatch, attention, strips):
+    taken, parts = [], _Strips.parts
+    monkeypatch.setattr(_Strips, "parts", staticmethod(lambda *given: taken.append(given) or parts(*given)))
+    layer_norms(Scorer(build_model(attention=attention)), pad_prompts(prompts))
+    assert len(taken) == strips  # forward and backward of each layer
 
 
 def test_checkpointing_changes_nothing(case, prompts):

@@ -45,6 +45,8 @@ def reference(query, key, value, mask):
 def test_strips_follow_each_other_to_the_end(length):
     rows = spans(length)
     assert rows[0][0] == 0 and rows[-1][1] == length
+    assert {end - first for first, end in rows} <= set(range(1, 65)) and len(rows) == -(-length // 64)
+    assert len(spans(length, rows=length)) == 1
     assert all(end == start for (_, end), (start, _) in pairwise(rows))
 
 
@@ -87,18 +89,61 @@ def test_bf16_is_as_close_as_bf16_is():
 
 def test_a_query_that_sees_nothing_spoils_no_other():
     mask = sparse(70, 70)
-    mask[1, :, :5] = False  # left padding
+    mask[1, :, :5] = False  # as where a prompt is padded on the left
+    mask[1, :, 5:, :5] = False
+    mask[1, :, 5:, 5] = True
     parts = inputs(70, 70)
-    found = strip_attention(MODULE, *parts, mask)[0]
-    gradients = torch.autograd.grad(found[:, 5:].sum(), parts)
-    assert all(gradient.isfinite().all() for gradient in (found, *gradients))
+    outputs = strip_attention(MODULE, *parts, mask, scaling=0.3)[0], reference(*parts, mask)
+    torch.testing.assert_close(*(found[:, 5:] for found in outputs), rtol=1e-10, atol=1e-10)
+    for ours, torchs in zip(*(torch.autograd.grad(found[:, 5:].sum(), parts) for found in outputs), strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=1e-10, atol=1e-10)
+
+
+def test_values_may_have_another_width_and_only_some_inputs_a_gradient():
+    query, key, _ = inputs(70, 70)
+    value = torch.randn(ROWS, GROUPS, 70, 5, dtype=torch.float64)
+    found, expected = (
+        way(query.detach(), key, value) for way in (lambda *p: strip_attention(MODULE, *p, None)[0], plainly)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    gradients = (torch.autograd.grad(out.square().sum(), key)[0] for out in (found, expected))
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
+
+
+def plainly(query, key, value):
+    """Causal, scaled by the width of a head."""
+    key, value = (part.repeat_interleave(HEADS // GROUPS, 1) for part in (key, value))
+    scores = query @ key.mT / WIDTH**0.5
+    hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+    return (scores.masked_fill(hidden, float("-inf")).softmax(-1) @ value).transpose(1, 2)
+
+
+def test_the_next_token_sees_all_before_it():
+    parts = inputs(1, 9)
+    seen = torch.ones(ROWS, 1, 1, 9, dtype=torch.bool)
+    assert strip_attention(MODULE, *parts, None)[0].equal(strip_attention(MODULE, *parts, seen)[0])
+
+
+def test_torchs_kernel_is_taken_with_dropout_and_on_amx_without_gradients(monkeypatch):
+    monkeypatch.setattr(attention, "AMX", True)
+    monkeypatch.setattr(attention._Strips, "apply", lambda *given: pytest.fail("own kernel"))
+    for mask in (None, sparse(70, 70)):
+        parts = inputs(70, 70, torch.bfloat16)
+        exact = reference(*(part.detach().double() for part in parts), mask)
+        with torch.no_grad():
+            found = strip_attention(MODULE, *parts, mask, scaling=0.3)[0]
+        torch.testing.assert_close(found.double(), exact, rtol=0.02, atol=0.02)
+    dropped = strip_attention(MODULE, *inputs(70, 70), None, dropout=0.5)[0]
+    assert dropped.shape == (ROWS, 70, HEADS, WIDTH) and dropped[:, 0].eq(0).any()
 
 
 @pytest.mark.parametrize(
     "module, options, said",
     [
         (MODULE, {"softcap": 30.0}, "softcap"),
-        (MODULE, {"dropout": 0.1}, "dropout"),
+        (MODULE, {"s_aux": torch.ones(1)}, "s_aux"),
+        (MODULE, {"position_bias": torch.ones(1)}, "position_bias"),
+        (MODULE, {"is_causal": False}, "sight of later tokens"),
         (SimpleNamespace(is_causal=False), {}, "sight of later tokens"),
     ],
 )

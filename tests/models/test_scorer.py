@@ -127,6 +127,25 @@ def test_a_causal_lm_that_is_not_covered_is_refused(tmp_path, config, message):
         Scorer.from_causal_lm(tmp_path, yes=5, no=6)
 
 
+@pytest.mark.parametrize("bf16", [True, False])
+def test_attention_is_ours_on_the_cpu(tiny, bf16):
+    scorer = tiny.scorer().on(Compute(torch.device("cpu"), bf16))
+    assert scorer.layers[0].self_attn.config._attn_implementation == "strips"
+
+
+def refuse(*given, **named):
+    raise ValueError("does not support sdpa")
+
+
+@pytest.mark.parametrize("name, stub", [("_can_set", lambda *given: False), ("_check_and_adjust", refuse)])
+def test_a_model_that_keeps_its_own_attention_is_refused(tiny, monkeypatch, name, stub):
+    scorer = tiny.scorer()
+    scorer.model.set_attn_implementation("eager")
+    monkeypatch.setattr(type(scorer.model), f"{name}_attn_implementation", stub)
+    with pytest.raises(UserError, match="LlamaForSequenceClassification has its own attention"):
+        scorer.on(Compute(torch.device("cpu"), bf16=False))
+
+
 def test_a_sliding_window_bounds_the_context():
     def scorer(window):
         config = MistralConfig(**SHAPE, num_key_value_heads=1, num_labels=2, sliding_window=window)
