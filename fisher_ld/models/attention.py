@@ -1,5 +1,4 @@
-"""Causal attention on the CPU, where torch's own computes what no query may see as well and has a slow backward pass
-(benchmarks/attention.py).
+"""Causal attention on the CPU, faster than torch's own there, above all in the backward pass (benchmarks/attention.py).
 
 Queries are taken in strips of consecutive tokens, each with the keys up to its last one alone. The H / G queries of a
 key head stand in one product, so that keys and values are never repeated.
@@ -22,7 +21,7 @@ from fisher_ld.runtime import UserError
 
 STRIPS = "strips"
 AMX = torch.cpu.get_capabilities().get("amx_bf16", False)
-# for float32, in bf16 twice as many
+# Both are for float32; bf16 has twice as many.
 ROWS = 64  # of a strip, at most: with fewer, products are small and slow, with more, much is done in vain
 KEPT = 512  # tokens up to which weights stay for the backward pass; of more, they are computed again
 
@@ -43,9 +42,9 @@ def strip_attention(
     dropout: float = 0.0,
     **options: object,
 ) -> tuple[torch.Tensor, None]:
-    """softmax(q k' + mask) v, (B, Q, H, d). A mask of Q = T shows no query a later token. With dropout, and in bf16
-    where no gradients are wanted and the processor has AMX, torch's own kernel is taken. Raises UserError for a model
-    whose attention is another."""
+    """softmax(q k' + mask) v, (B, Q, H, d). Where Q = T the mask must show no query a later token. With dropout, and
+    in bf16 where no gradients are wanted and the processor has AMX, torch's own kernel is taken. Raises UserError for a
+    model whose attention is another."""
     extra = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
     if not options.get("is_causal", getattr(module, "is_causal", True)):
         extra.append("sight of later tokens")
