@@ -19,12 +19,13 @@ from transformers.pytorch_utils import Conv1D
 from fisher_ld.models.layers import transformer_layers
 from fisher_ld.runtime import UserError
 
-Kind = Literal["linear", "layer_norm", "rms_norm", "embedding"]
+Kind = Literal["linear", "layer_norm", "rms_norm", "embedding", "swiglu"]
 
 
 @dataclass(frozen=True)
 class Covered:
-    """One module, and the column its squared gradient norm is added to: 0 embedding, 1..L layers, L + 1 head."""
+    """One module that owns parameters, and the column its squared gradient norm is added to: 0 embedding, 1..L layers,
+    L + 1 head. Also a SwiGLU, which owns none: it takes less memory where it is known as one."""
 
     name: str
     module: nn.Module
@@ -34,7 +35,7 @@ class Covered:
 
 
 def cover(model: PreTrainedModel) -> list[Covered]:
-    """Every module of `model` that owns parameters, in the order of `named_modules`.
+    """Every module of `model` that owns parameters, and every SwiGLU, in the order of `named_modules`.
 
     Raises UserError for an adapter (PEFT), an unknown module with parameters, or parameters shared between modules.
     """
@@ -76,6 +77,8 @@ def _walk(module: nn.Module, name: str, column: int | None, column_of: dict[nn.M
         kind, offset = _kind(module, name)
         outside = 0 if kind == "embedding" else len(column_of) + 1
         yield Covered(name, module, kind, outside if column is None else column, offset)
+    elif column is not None and _is_swiglu(module):
+        yield Covered(name, module, "swiglu", column)
     for child_name, child in module.named_children():
         yield from _walk(child, f"{name}.{child_name}".lstrip("."), column, column_of)
 
@@ -122,6 +125,20 @@ def _probed(module: nn.Module, weight: torch.Tensor, bias: torch.Tensor | None) 
             if torch.allclose(output, x * rms_scale(x, epsilon) * (offset + probe), tolerance, tolerance):
                 return "rms_norm", offset
     return None
+
+
+def _is_swiglu(module: nn.Module) -> bool:
+    """Whether a module is down(silu(gate(x)) * up(x)), by a probe with small weights in place of its own."""
+    weights = ["gate_proj.weight", "up_proj.weight", "down_proj.weight"]
+    if {name for name, _ in module.named_parameters()} != set(weights):
+        return False
+    x, gate, up, down = torch.linspace(-1, 3, 4 * 12).sin().view(4, 3, 4)
+    try:
+        output = functional_call(module, dict(zip(weights, (gate, up, down.mT), strict=True)), (x,))
+    except Exception:  # whatever a module of another make says
+        return False
+    linear, silu = nn.functional.linear, nn.functional.silu
+    return torch.allclose(output, linear(silu(linear(x, gate)) * linear(x, up), down.mT))
 
 
 def embedding_scale(module: nn.Module) -> float:

@@ -32,11 +32,8 @@ def count_mirrored(strips: list[torch.Tensor]) -> list[torch.Tensor]:
 
 def gram_product(strips: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     """sum(K * x x^T) for each example, with K in strips and counted for its mirror: (N,) float64."""
-    total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    for strip, other in zip(strips, gram(x), strict=True):
-        rows = other.mul_(strip).sum(-1)  # (N, b)
-        total += rows.double().sum(-1)  # (N,)
-    return total
+    rows = [other.mul_(strip).sum(-1) for strip, other in zip(strips, gram(x), strict=True)]  # (N, b)
+    return torch.cat(rows, 1).sum(-1, dtype=torch.float64)
 
 
 def gradient_norm(inputs: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:

@@ -183,6 +183,21 @@ class _RmsNorm(torch.autograd.Function):
         return (gradient * weight).mul_(scale).addcmul_(x, along, value=-1), None, None, None
 
 
+class _Gated(torch.autograd.Function):
+    """silu(gate) * up, which keeps gate and up alone for its backward pass."""
+
+    @staticmethod
+    def forward(ctx, gate: torch.Tensor, up: torch.Tensor):
+        ctx.save_for_backward(gate, up)
+        return nn.functional.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx, *gradients: torch.Tensor):
+        gate, up = ctx.saved_tensors
+        (gradient,) = gradients
+        return torch.ops.aten.silu_backward(gradient * up, gate), nn.functional.silu(gate).mul_(gradient)
+
+
 class _Taps:
     """Hooks, and RMS norms in place of the model's, that read inputs in the forward and output gradients in the
     backward pass, and add up squared norms."""
@@ -205,11 +220,12 @@ class _Taps:
                 self.of_norms[part.name] = torch.zeros(shape, dtype=dtype, device=self.norms.device)
         hooks = {"linear": self._linear, "embedding": self._embedding, "layer_norm": self._layer_norm}
         handles = [c.module.register_forward_hook(partial(hooks[c.kind], c)) for c in covered if c.kind in hooks]
-        rms_norms = {
-            c.module: lambda forward, part=c: partial(self._rms_norm, part) for c in covered if c.kind == "rms_norm"
+        forwards = {"rms_norm": self._rms_norm, "swiglu": self._swiglu}
+        replaced = {
+            c.module: lambda forward, part=c: partial(forwards[part.kind], part) for c in covered if c.kind in forwards
         }
         try:
-            with _forwards(rms_norms):
+            with _forwards(replaced):
                 yield
         finally:
             self.shared = None
@@ -218,7 +234,7 @@ class _Taps:
 
     def finish(self, covered: list[Covered]) -> None:
         for part in covered:
-            if part.name not in self.features:
+            if part.kind != "swiglu" and part.name not in self.features:
                 raise _unknown(part, f"got no gradient in {self.calls.get(part.name, 0)} calls")
             if part.name in self.of_norms:
                 self.norms[:, :, part.column] += _squares(self.of_norms[part.name])
@@ -254,6 +270,10 @@ class _Taps:
         dtype = torch.promote_types(x.dtype, torch.float32)
         weight = part.offset + part.module.get_parameter("weight").to(dtype)
         return _RmsNorm.apply(x.to(dtype), weight, norm_epsilon(part.module), read).to(x.dtype)
+
+    def _swiglu(self, part: Covered, x: torch.Tensor) -> torch.Tensor:
+        gate, up, down = map(part.module.get_submodule, ("gate_proj", "up_proj", "down_proj"))
+        return down(_Gated.apply(gate(x), up(x)))
 
     def _layer_norm(self, part: Covered, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor):
         if not torch.is_grad_enabled():

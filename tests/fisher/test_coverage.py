@@ -48,6 +48,13 @@ def test_a_norm_that_computes_something_else_is_named(build_model):
         cover(model)
 
 
+def test_a_swiglu_is_known_by_what_it_computes(build_model):
+    model = build_model()
+    model.model.layers[1].mlp.act_fn = nn.GELU()
+    assert [part.name for part in cover(model) if part.kind == "swiglu"] == ["model.layers.0.mlp", "model.layers.2.mlp"]
+    assert not [part for part in cover(build_model("gemma")) if part.kind == "swiglu"]
+
+
 def test_a_parameter_of_two_modules_is_refused(build_model):
     model = build_model()
     model.model.layers[1].mlp.up_proj.weight = model.model.layers[0].mlp.up_proj.weight

@@ -83,7 +83,7 @@ def test_no_examples_are_an_error(build_model):
 
 def test_checkpointing_changes_nothing(build_model):
     model, calls = build_model(dtype=torch.float32), []
-    model.model.layers[0].mlp.register_forward_hook(lambda *call: calls.append(torch.is_grad_enabled()))
+    model.model.layers[0].self_attn.register_forward_hook(lambda *call: calls.append(torch.is_grad_enabled()))
     plain = estimate(Scorer(model), prompt, LABELS, np.arange(6), "base", batch_size=4)
     assert calls == [True] * 2
     table = estimate(Scorer(model), prompt, LABELS, np.arange(6), "base", batch_size=4, checkpointing=True)

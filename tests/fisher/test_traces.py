@@ -39,6 +39,13 @@ def test_attention_is_by_strips_meanwhile(build_model, prompts, monkeypatch, att
     assert len(taken) == strips  # forward and backward of each layer
 
 
+def test_a_swiglu_keeps_gate_and_up_alone(build_model, prompts):
+    model, batch, kept = build_model(), pad_prompts(prompts), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.shape) or x, lambda x: x):
+        layer_norms(Scorer(model), batch)
+    assert kept.count((*batch.input_ids.shape, model.config.intermediate_size)) == 2 * 2  # the last layer's are short
+
+
 def test_checkpointing_changes_nothing(case, prompts):
     assert_equal(layer_norms(Scorer(case.model), pad_prompts(prompts), checkpointing=True), case, 1e-10)
 
@@ -155,7 +162,7 @@ def test_an_input_changed_in_place_is_refused(build_model, prompts):
 def test_a_call_by_keyword_is_refused(build_model, prompts):
     model = build_model()
     mlp = model.model.layers[2].mlp
-    mlp.forward = lambda x: mlp.down_proj(input=mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x))
+    mlp.forward = lambda x: mlp.down_proj(input=mlp.gate_proj(x) * mlp.up_proj(x))
     with pytest.raises(UserError, match=r"layers\.2\.mlp\.down_proj: .*one positional argument, got 0"):
         layer_norms(Scorer(model), pad_prompts(prompts))
 
