@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -21,9 +22,10 @@ from fisher_ld.runtime import UserError
 
 STRIPS = "strips"
 AMX = torch.cpu.get_capabilities().get("amx_bf16", False)
-# Both are for float32; bf16 has twice as many.
+# Rows and kept tokens are for float32; bf16 has twice as many.
 ROWS = 64  # of a strip, at most: with fewer, products are small and slow, with more, much is done in vain
 KEPT = 512  # tokens up to which weights stay for the backward pass; of more, they are computed again
+LONG = 1024  # tokens of float32 up to which strips are as fast as torch's kernel where nothing is padded
 
 
 def spans(length: int, rows: int = ROWS) -> list[tuple[int, int]]:
@@ -42,9 +44,9 @@ def strip_attention(
     dropout: float = 0.0,
     **options: object,
 ) -> tuple[torch.Tensor, None]:
-    """softmax(q k' + mask) v, (B, Q, H, d). Where Q = T the mask must show no query a later token. With dropout, and
-    in bf16 where no gradients are wanted and the processor has AMX, torch's own kernel is taken. Raises UserError for a
-    model whose attention is another."""
+    """softmax(q k' + mask) v, (B, Q, H, d). Where Q = T the mask must show no query a later token. With dropout, in
+    bf16 where no gradients are wanted and the processor has AMX, and in float32 for long rows without padding, torch's
+    own kernel is taken. Raises UserError for a model whose attention is another."""
     extra = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
     if not options.get("is_causal", getattr(module, "is_causal", True)):
         extra.append("sight of later tokens")
@@ -57,41 +59,73 @@ def strip_attention(
     batch, heads, length, width = query.shape
     groups, tokens = key.shape[1:3]
     scale = width**-0.5 if scaling is None else scaling
-    if attention_mask is None:
-        attention_mask = query.new_ones(length, tokens, dtype=torch.bool).tril(tokens - length)
-    if dropout or (AMX and value.dtype == torch.bfloat16 and not torch.is_grad_enabled()):
+    if attention_mask is None and length < tokens:
+        attention_mask = query.new_ones(1, 1, length, tokens, dtype=torch.bool).tril(tokens - length)
+    scores_on_amx = AMX and value.dtype == torch.bfloat16 and not torch.is_grad_enabled()
+    long = attention_mask is None and value.dtype == torch.float32 and tokens > LONG
+    if dropout or scores_on_amx or long:
         mixed = F.scaled_dot_product_attention(
-            query, key, value, attention_mask, dropout, scale=scale, enable_gqa=True
+            query, key, value, attention_mask, dropout, attention_mask is None, scale=scale, enable_gqa=True
         )  # (B, H, Q, d)
         return mixed.transpose(1, 2).contiguous(), None
-    mask = attention_mask.expand(batch, 1, length, tokens)[:, :, :, None]  # (B, 1, Q, 1, T)
     stacked = (query * scale).unflatten(1, (groups, -1)).transpose(2, 3)  # (B, G, Q, H / G, d)
-    mixed = _Strips.apply(stacked.reshape(batch * groups, -1, width), key.flatten(0, 1), value.flatten(0, 1), mask)
+    mixed = _Strips.apply(
+        stacked.reshape(batch * groups, -1, width),
+        key.flatten(0, 1),
+        value.flatten(0, 1),
+        _strips(attention_mask, query, tokens, heads // groups),
+    )
     return mixed.view(batch, groups, length, -1).transpose(1, 2).reshape(batch, length, heads, -1), None
+
+
+@dataclass(frozen=True)
+class _Strip:
+    rows: slice  # of the queries
+    seen: slice  # keys that it may see
+    mask: torch.Tensor  # (B or 1, 1, n, 1, m) bool, of the last m of these keys
+
+
+def _strips(mask: torch.Tensor | None, query: torch.Tensor, tokens: int, each: int) -> list[_Strip]:
+    """The strips of queries (B, H, Q, d), `each` a token and key head, that have `tokens` keys."""
+    length = query.shape[2]
+    if mask is not None:
+        mask = mask[:, :, :, None]  # (B or 1, 1, Q, 1, T)
+        if length < tokens:
+            return [_Strip(slice(None), slice(None), mask)]
+    strips = []
+    for first, end in spans(length, ROWS * 4 // query.element_size()):
+        if mask is None:  # all tokens before the strip's own are seen
+            part = query.new_ones(1, 1, end - first, end - first, dtype=torch.bool).tril()[:, :, :, None]
+        else:
+            part = mask[:, :, first:end, :, :end]
+        strips.append(_Strip(slice(first * each, end * each), slice(end), part))
+    return strips
 
 
 class _Strips(torch.autograd.Function):
     """softmax(q k') v: query (N, Q R, d), R queries a token, key and value (N, T, d)."""
 
     @staticmethod
-    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor):
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, strips: list[_Strip]):
         mixed, kept = [], []
-        keep = any(ctx.needs_input_grad) and mask.shape[4] <= KEPT * 4 // query.element_size()
-        for rows, seen, part in _Strips.parts(query, mask):
-            weights = _weights(query[:, rows], key[:, seen], part)
-            mixed.append(weights @ value[:, seen])
+        keep = any(ctx.needs_input_grad) and key.shape[1] <= KEPT * 4 // key.element_size()
+        for strip in strips:
+            weights = _weights(query, key, strip)
+            mixed.append(weights @ value[:, strip.seen])
             kept += [weights] if keep else []
-        ctx.save_for_backward(query, key, value, mask, *kept)
+        ctx.strips = strips
+        ctx.save_for_backward(query, key, value, *kept)
         return _joined(mixed)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        query, key, value, mask, *kept = ctx.saved_tensors
+        query, key, value, *kept = ctx.saved_tensors
         of_query: list[torch.Tensor] = []
         of_key = of_value = key.new_empty(0)
-        for rows, seen, part in reversed(_Strips.parts(query, mask)):
-            weights = kept.pop() if kept else _weights(query[:, rows], key[:, seen], part)
+        for strip in reversed(ctx.strips):
+            rows, seen = strip.rows, strip.seen
+            weights = kept.pop() if kept else _weights(query, key, strip)
             of_weights = gradient[:, rows] @ value[:, seen].mT
             of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
             products = of_scores.mT @ query[:, rows], weights.mT @ gradient[:, rows]
@@ -103,28 +137,17 @@ class _Strips(torch.autograd.Function):
             of_query.insert(0, of_scores @ key[:, seen])
         return _joined(of_query), of_key, of_value, None
 
-    @staticmethod
-    def parts(query: torch.Tensor, mask: torch.Tensor) -> list[tuple[slice, slice, torch.Tensor]]:
-        """Of each strip: its rows of `query`, the keys that it may see, and its part of `mask`."""
-        length, tokens = mask.shape[2], mask.shape[4]
-        each = query.shape[1] // length  # R
-        if length != tokens:
-            return [(slice(None), slice(None), mask)]
-        return [
-            (slice(first * each, end * each), slice(end), mask[:, :, first:end, :, :end])
-            for first, end in spans(length, ROWS * 4 // query.element_size())
-        ]
-
 
 def _joined(strips: list[torch.Tensor]) -> torch.Tensor:
     return strips[0] if len(strips) == 1 else torch.cat(strips, 1)
 
 
-def _weights(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """softmax(q k') of a strip: (N, n R, d), (N, t, d), (B, 1, n, 1, t) -> (N, n R, t)."""
-    scores = query @ key.mT
-    batch, _, length, _, tokens = mask.shape
-    scores.view(batch, -1, length, query.shape[1] // length, tokens).masked_fill_(~mask, torch.finfo(scores.dtype).min)
+def _weights(query: torch.Tensor, key: torch.Tensor, strip: _Strip) -> torch.Tensor:
+    """softmax(q k') of a strip: (N, Q R, d), (N, T, d) -> (N, n R, t)."""
+    scores = query[:, strip.rows] @ key[:, strip.seen].mT
+    batch, _, length, _, last = strip.mask.shape
+    by_token = scores.view(batch, -1, length, scores.shape[1] // length, scores.shape[2])
+    by_token[..., -last:].masked_fill_(~strip.mask, torch.finfo(scores.dtype).min)
     return scores.softmax(-1)
 
 

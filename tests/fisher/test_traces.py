@@ -4,7 +4,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from fisher_ld.fisher import gram
 from fisher_ld.fisher.traces import layer_norms, logits_of, pad_prompts
-from fisher_ld.models.attention import _Strips
+from fisher_ld.models.attention import _strips
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.runtime import UserError
 
@@ -31,12 +31,12 @@ def test_prompts_of_one_length_need_no_mask(build_model, naive, keep_float64, at
     assert_equal(layer_norms(Scorer(model), pad_prompts(prompts)), naive(model, prompts), 1e-10)
 
 
-@pytest.mark.parametrize("attention, strips", [("sdpa", 3 * 2), ("eager", 0)])
+@pytest.mark.parametrize("attention, strips", [("sdpa", 3), ("eager", 0)])
 def test_attention_is_by_strips_meanwhile(build_model, prompts, monkeypatch, attention, strips):
-    taken, parts = [], _Strips.parts
-    monkeypatch.setattr(_Strips, "parts", staticmethod(lambda *given: taken.append(given) or parts(*given)))
+    taken = []
+    monkeypatch.setattr("fisher_ld.models.attention._strips", lambda *given: taken.append(given) or _strips(*given))
     layer_norms(Scorer(build_model(attention=attention)), pad_prompts(prompts))
-    assert len(taken) == strips  # forward and backward of each layer
+    assert len(taken) == strips  # once a layer
 
 
 def test_a_swiglu_keeps_gate_and_up_alone(build_model, prompts):

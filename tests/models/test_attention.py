@@ -124,7 +124,7 @@ def test_the_next_token_sees_all_before_it():
     assert strip_attention(MODULE, *parts, None)[0].equal(strip_attention(MODULE, *parts, seen)[0])
 
 
-def test_torchs_kernel_is_taken_with_dropout_and_on_amx_without_gradients(monkeypatch):
+def test_torchs_kernel_is_taken_where_it_is_as_fast_and_with_dropout(monkeypatch):
     monkeypatch.setattr(attention, "AMX", True)
     monkeypatch.setattr(attention._Strips, "apply", lambda *given: pytest.fail("own kernel"))
     for mask in (None, sparse(70, 70)):
@@ -133,6 +133,10 @@ def test_torchs_kernel_is_taken_with_dropout_and_on_amx_without_gradients(monkey
         with torch.no_grad():
             found = strip_attention(MODULE, *parts, mask, scaling=0.3)[0]
         torch.testing.assert_close(found.double(), exact, rtol=0.02, atol=0.02)
+    monkeypatch.setattr(attention, "LONG", 69)
+    parts = inputs(70, 70, torch.float32)
+    found, expected = strip_attention(MODULE, *parts, None, scaling=0.3)[0], reference(*parts, None)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     dropped = strip_attention(MODULE, *inputs(70, 70), None, dropout=0.5)[0]
     assert dropped.shape == (ROWS, 70, HEADS, WIDTH) and dropped[:, 0].eq(0).any()
 
