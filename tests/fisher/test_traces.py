@@ -21,7 +21,7 @@ def assert_equal(result, case, rtol):
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_norms_are_those_of_the_naive_loop(case, prompts, side, gram_form, monkeypatch):
     if gram_form is not None:
-        monkeypatch.setattr("fisher_ld.fisher.traces.gram_is_cheaper", lambda *sizes: gram_form)
+        monkeypatch.setattr("fisher_ld.fisher.taps.gram_is_cheaper", lambda *sizes: gram_form)
     assert_equal(layer_norms(Scorer(case.model), pad_prompts(prompts, side)), case, 1e-10)
 
 
@@ -52,9 +52,7 @@ def test_checkpointing_changes_nothing(case, prompts):
 
 def test_short_prompts_take_the_gram_form_and_long_ones_the_gradient(build_model, prompts, monkeypatch):
     taken = []
-    monkeypatch.setattr(
-        "fisher_ld.fisher.traces.gradient_norm", lambda a, g: taken.append(a) or gram.gradient_norm(a, g)
-    )
+    monkeypatch.setattr("fisher_ld.fisher.taps.gradient_norm", lambda a, g: taken.append(a) or gram.gradient_norm(a, g))
     model = build_model()
     layer_norms(Scorer(model), pad_prompts(prompts[:1]))
     assert not taken
@@ -64,7 +62,7 @@ def test_short_prompts_take_the_gram_form_and_long_ones_the_gradient(build_model
 
 def test_queries_keys_and_values_share_one_input_gram(build_model, prompts, monkeypatch):
     inputs = []
-    monkeypatch.setattr("fisher_ld.fisher.traces.count_mirrored", lambda s: inputs.append(s) or gram.count_mirrored(s))
+    monkeypatch.setattr("fisher_ld.fisher.taps.count_mirrored", lambda s: inputs.append(s) or gram.count_mirrored(s))
     layer_norms(Scorer(build_model()), pad_prompts(prompts[:1]))
     assert len(inputs) == 3 * 4 + 1 + 2  # q/k/v, o, gate/up, down of a layer; the last one's q; head and embedding
 
