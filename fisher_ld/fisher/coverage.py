@@ -35,7 +35,8 @@ class Covered:
 
 
 def cover(model: PreTrainedModel) -> list[Covered]:
-    """Every module of `model` that owns parameters, and every SwiGLU, in the order of `named_modules`.
+    """Every module of `model` that owns parameters, and every SwiGLU, in the order of `named_modules`. Norms,
+    embeddings and MLPs are called with small inputs for that, their forward hooks included.
 
     Raises UserError for an adapter (PEFT), an unknown module with parameters, or parameters shared between modules.
     """
@@ -128,17 +129,20 @@ def _probed(module: nn.Module, weight: torch.Tensor, bias: torch.Tensor | None) 
 
 
 def _is_swiglu(module: nn.Module) -> bool:
-    """Whether a module is down(silu(gate(x)) * up(x)), by a probe with small weights in place of its own."""
+    """Whether a module is down(silu(gate(x)) * up(x)), by a probe with small weights in place of its own, of both signs
+    and up to values that a model which clamps them (DeepSeek V4) would clamp."""
     weights = ["gate_proj.weight", "up_proj.weight", "down_proj.weight"]
     if {name for name, _ in module.named_parameters()} != set(weights):
         return False
-    x, gate, up, down = torch.linspace(-1, 3, 4 * 12).sin().view(4, 3, 4)
+    x, gate, up, down = torch.linspace(-1, 200, 4 * 24).sin().view(4, 6, 4)
+    x = x * x.new_tensor([[1], [1], [30], [30], [1000], [1000]])
+    linear, silu = nn.functional.linear, nn.functional.silu
+    expected = linear(silu(linear(x, gate)) * linear(x, up), down.mT)  # (6, 4)
     try:
         output = functional_call(module, dict(zip(weights, (gate, up, down.mT), strict=True)), (x,))
+        return output.shape == expected.shape and torch.allclose(output, expected)
     except Exception:  # whatever a module of another make says
         return False
-    linear, silu = nn.functional.linear, nn.functional.silu
-    return torch.allclose(output, linear(silu(linear(x, gate)) * linear(x, up), down.mT))
 
 
 def embedding_scale(module: nn.Module) -> float:

@@ -110,7 +110,7 @@ def layer_norms(
     rows = torch.arange(len(batch.decision), device=batch.decision.device)
     if not batch.attention_mask[rows, batch.decision].all():
         raise UserError("the decision token of an example is padding: expected attention_mask 1 at its column")
-    covered = [c for c in covered or cover(model) if c.column in {0, *wanted, count + 1}]
+    covered = [c for c in covered or cover(model) if c.column in {0, *wanted, count + 1} or c.kind == "swiglu"]
     size, device = len(batch.input_ids), batch.input_ids.device
     taps = Taps(torch.zeros(2, size, count + 2, dtype=torch.float64, device=device))
 

@@ -25,7 +25,7 @@ AMX = torch.cpu.get_capabilities().get("amx_bf16", False)
 # Rows and kept tokens are for float32; bf16 has twice as many.
 ROWS = 64  # of a strip, at most: with fewer, products are small and slow, with more, much is done in vain
 KEPT = 512  # tokens up to which weights stay for the backward pass; of more, they are computed again
-LONG = 1024  # tokens of float32 up to which strips are as fast as torch's kernel where nothing is padded
+LONG = 1024  # tokens of float32 up to which strips are at least as fast as torch's kernel where nothing is padded
 
 
 def spans(length: int, rows: int = ROWS) -> list[tuple[int, int]]:
@@ -39,7 +39,7 @@ def strip_attention(
     query: torch.Tensor,  # (B, H, Q, d)
     key: torch.Tensor,  # (B, G, T, d)
     value: torch.Tensor,  # (B, G, T, d)
-    attention_mask: torch.Tensor | None,  # (B, 1, Q, T) bool, True: may attend; None: to no later token
+    attention_mask: torch.Tensor | None,  # (B or 1, 1, Q, T) bool, True: may attend; None: to no later token
     scaling: float | None = None,
     dropout: float = 0.0,
     **options: object,
@@ -59,11 +59,13 @@ def strip_attention(
     batch, heads, length, width = query.shape
     groups, tokens = key.shape[1:3]
     scale = width**-0.5 if scaling is None else scaling
-    if attention_mask is None and length < tokens:
+    if attention_mask is not None:
+        attention_mask = attention_mask.expand(-1, 1, length, tokens)
+    elif length < tokens:
         attention_mask = query.new_ones(1, 1, length, tokens, dtype=torch.bool).tril(tokens - length)
     scores_on_amx = AMX and value.dtype == torch.bfloat16 and not torch.is_grad_enabled()
-    long = attention_mask is None and value.dtype == torch.float32 and tokens > LONG
-    if dropout or scores_on_amx or long:
+    plain = attention_mask is None and value.dtype == torch.float32 and value.shape[3] == width
+    if dropout or scores_on_amx or (plain and tokens > LONG):
         mixed = F.scaled_dot_product_attention(
             query, key, value, attention_mask, dropout, attention_mask is None, scale=scale, enable_gqa=True
         )  # (B, H, Q, d)

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -48,11 +50,28 @@ def test_a_norm_that_computes_something_else_is_named(build_model):
         cover(model)
 
 
-def test_a_swiglu_is_known_by_what_it_computes(build_model):
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda mlp, x: mlp.down_proj(nn.functional.gelu(mlp.gate_proj(x)) * mlp.up_proj(x)),
+        lambda mlp, x: mlp.down_proj(nn.functional.silu(mlp.gate_proj(x)).clamp(max=7) * mlp.up_proj(x)),
+        lambda mlp, x: mlp.down_proj(nn.functional.silu(mlp.gate_proj(x).clamp(max=0)) * mlp.up_proj(x)),
+        lambda mlp, x: mlp.down_proj(nn.functional.silu(mlp.gate_proj(x)) * mlp.up_proj(x).clamp(-7, 7)),
+        lambda mlp, x: mlp.down_proj(nn.functional.silu(mlp.gate_proj(x)) * -mlp.up_proj(x).abs()),
+        lambda mlp, x: (mlp.down_proj(nn.functional.silu(mlp.gate_proj(x)) * mlp.up_proj(x)), None),
+    ],
+    ids=["gelu", "silu clamped", "gate clamped", "up clamped", "absolute", "a tuple"],
+)
+def test_a_swiglu_is_known_by_what_it_computes(build_model, forward):
     model = build_model()
-    model.model.layers[1].mlp.act_fn = nn.GELU()
+    mlp = model.model.layers[1].mlp
+    mlp.forward = partial(forward, mlp)
     assert [part.name for part in cover(model) if part.kind == "swiglu"] == ["model.layers.0.mlp", "model.layers.2.mlp"]
-    assert not [part for part in cover(build_model("gemma")) if part.kind == "swiglu"]
+
+
+@pytest.mark.parametrize("architecture", ["gemma", "llama-biases", "gpt2"])
+def test_an_mlp_of_another_make_is_no_swiglu(build_model, architecture):
+    assert not [part for part in cover(build_model(architecture)) if part.kind == "swiglu"]
 
 
 def test_a_parameter_of_two_modules_is_refused(build_model):

@@ -39,10 +39,11 @@ def test_attention_is_by_strips_meanwhile(build_model, prompts, monkeypatch, att
     assert len(taken) == strips  # once a layer
 
 
-def test_a_swiglu_keeps_gate_and_up_alone(build_model, prompts):
+@pytest.mark.parametrize("layers", [None, [1]], ids=["all", "one"])
+def test_a_swiglu_keeps_gate_and_up_alone(build_model, prompts, layers):
     model, batch, kept = build_model(), pad_prompts(prompts), []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.shape) or x, lambda x: x):
-        layer_norms(Scorer(model), batch)
+        layer_norms(Scorer(model), batch, layers)
     assert kept.count((*batch.input_ids.shape, model.config.intermediate_size)) == 2 * 2  # the last layer's are short
 
 

@@ -118,9 +118,10 @@ def plainly(query, key, value):
     return (scores.masked_fill(hidden, float("-inf")).softmax(-1) @ value).transpose(1, 2)
 
 
-def test_the_next_token_sees_all_before_it():
-    parts = inputs(1, 9)
-    seen = torch.ones(ROWS, 1, 1, 9, dtype=torch.bool)
+@pytest.mark.parametrize("queries", [1, 4])
+def test_the_next_tokens_see_all_before_them(queries):
+    parts = inputs(queries, 9)
+    seen = torch.ones(1, 1, queries, 9, dtype=torch.bool).tril(9 - queries)
     assert strip_attention(MODULE, *parts, None)[0].equal(strip_attention(MODULE, *parts, seen)[0])
 
 
