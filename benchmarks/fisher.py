@@ -11,9 +11,9 @@ torch.
 
 One process, all contestants in turn on the same batches. `step` is a plain forward and backward of sum(z) with only
 the layers' parameters trainable; `floor` the same with only the input embeddings' gradient; `naive` one forward and
-backward per example, without padding. These take torch's attention, as a model of transformers does; ours brings its
-own, and `step, our attention` tells what that alone is worth. The real prompts are drawn as `estimate_fisher` draws
-them and batched by length.
+backward per example, without padding. These take torch's attention and products, as a model of transformers does;
+ours brings its own attention and takes oneDNN's products, and `floor, our products` tells what the two are worth. The
+real prompts are drawn as `estimate_fisher` draws them and batched by length.
 
 time/step: medians, as a multiple of `step`; a peer's time holds the wrapping of the model that it needs each time.
 extra MiB: by how much resident memory rises at most above the loaded model's. error, of a trace: the largest relative
@@ -47,6 +47,7 @@ from fisher_ld.data.lists import read_lists
 from fisher_ld.data.prompts import saved_prompts
 from fisher_ld.fisher.coverage import cover
 from fisher_ld.fisher.estimate import draw_examples
+from fisher_ld.fisher.taps import by_onednn
 from fisher_ld.fisher.traces import PromptBatch, layer_norms, logits_of, pad_prompts
 from fisher_ld.models.attention import by_strips
 from fisher_ld.models.layers import transformer_layers
@@ -102,17 +103,17 @@ def step(model: PreTrainedModel, batch: PromptBatch) -> None:
     model.zero_grad(set_to_none=True)
 
 
-def step_by_strips(model: PreTrainedModel, batch: PromptBatch) -> None:
-    with by_strips(model):
-        step(model, batch)
-
-
 def floor(model: PreTrainedModel, batch: PromptBatch) -> None:
     train_only(model, layers=False)
     embedding = model.get_input_embeddings()
     handle = embedding.register_forward_hook(lambda module, inputs, output: output.detach().requires_grad_())
     logits_of(model, batch).sum().backward()
     handle.remove()
+
+
+def floor_with_our_products(model: PreTrainedModel, batch: PromptBatch) -> None:
+    with by_strips(model), by_onednn(covered(model)):
+        floor(model, batch)
 
 
 def naive(model: PreTrainedModel, batch: PromptBatch) -> torch.Tensor:
@@ -136,8 +137,8 @@ covered = functools.cache(cover)  # once a model, as `estimate` does
 OWN: dict[str, Contestant] = {
     "naive": naive,  # first: the others are compared with it
     "step": step,
-    "step, our attention": step_by_strips,
     "floor": floor,
+    "floor, our products": floor_with_our_products,
     "ours": lambda model, batch: layer_norms(Scorer(model), batch, covered=covered(model)).layers,
     "ours, checkpointing": lambda model, batch: (
         layer_norms(Scorer(model), batch, checkpointing=True, covered=covered(model)).layers

@@ -1,10 +1,10 @@
-"""What `traces` reads on the way: hooks on linear and embedding layers and layer norms, and RMS norms and SwiGLUs with
-backward passes of their own in place of the model's."""
+"""What `traces` reads on the way: hooks on linear and embedding layers and layer norms, and linear layers, RMS norms
+and SwiGLUs that compute otherwise than the model's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
 import torch
@@ -44,6 +44,25 @@ class _SharedInput:
         """||G^T A||_F^2 for each example: (N, T, d_out) -> (N,)."""
         self.close()
         return gradient_norm(self.inputs, gradient) if self.strips is None else gram_product(self.strips, gradient)
+
+
+class _Linear(torch.autograd.Function):
+    """x W' + b by oneDNN, for a frozen layer."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None):
+        ctx.save_for_backward(weight)
+        return _onednn(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, *gradients: torch.Tensor):
+        (weight,) = ctx.saved_tensors
+        (gradient,) = gradients
+        return _onednn(gradient, weight.mT), None, None
+
+
+def _onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -241,6 +260,23 @@ def _per_example(x: torch.Tensor) -> torch.Tensor:
 def _squares(gradient: torch.Tensor) -> torch.Tensor:
     """(N, d) -> (N,) float64."""
     return gradient.double().square().sum(-1)
+
+
+def by_onednn(covered: Sequence[Covered]) -> AbstractContextManager[None]:
+    """Within it, frozen linear layers in float32 on the CPU multiply by oneDNN. Torch takes MKL there, which is some
+    tenth slower on AMD processors."""
+
+    def able(part: Covered) -> bool:
+        linear = part.kind == "linear" and type(part.module).forward is nn.Linear.forward
+        if not linear or not torch.backends.mkldnn.is_available():
+            return False
+        weight = part.module.get_parameter("weight")
+        return (weight.device.type, weight.dtype) == ("cpu", torch.float32)
+
+    def linear(module: nn.Module, input: torch.Tensor) -> torch.Tensor:
+        return _Linear.apply(input, module.weight, module.bias)
+
+    return replaced({c.module: lambda own, module=c.module: partial(linear, module) for c in covered if able(c)})
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from fisher_ld.fisher.coverage import Covered, cover
-from fisher_ld.fisher.taps import Taps, replaced
+from fisher_ld.fisher.taps import Taps, by_onednn, replaced
 from fisher_ld.models.attention import by_strips
 from fisher_ld.models.last_layer import only_at_decisions
 from fisher_ld.models.scorer import Scorer
@@ -117,7 +117,15 @@ def layer_norms(
     decision = torch.stack([rows, batch.decision], 1)
     recomputed = replaced({layer: _recomputed for layer in stack[:-1]} if checkpointing else {})
     at_decisions = only_at_decisions(stack[-1], decision)
-    with _frozen(model), by_strips(model), recomputed, at_decisions, taps.on(covered), torch.enable_grad():
+    with (
+        _frozen(model),
+        by_strips(model),
+        by_onednn(covered),
+        recomputed,
+        at_decisions,
+        taps.on(covered),
+        torch.enable_grad(),
+    ):
         z = logits_of(model, batch)
         z.sum().backward()
 

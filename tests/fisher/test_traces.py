@@ -3,6 +3,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fisher_ld.fisher import gram
+from fisher_ld.fisher.taps import _onednn
 from fisher_ld.fisher.traces import layer_norms, logits_of, pad_prompts
 from fisher_ld.models.attention import _strips
 from fisher_ld.models.scorer import Scorer
@@ -29,6 +30,14 @@ def test_norms_are_those_of_the_naive_loop(case, prompts, side, gram_form, monke
 def test_prompts_of_one_length_need_no_mask(build_model, naive, keep_float64, attention):
     model, prompts = build_model(attention=attention), [[3, 4, 5, 6, 3], [9, 8, 7, 3, 3]]
     assert_equal(layer_norms(Scorer(model), pad_prompts(prompts)), naive(model, prompts), 1e-10)
+
+
+@pytest.mark.parametrize("dtype, taken", [(torch.float32, 2 * (3 * 7 + 1) + 3), (torch.float64, 0)])
+def test_float32_layers_multiply_by_onednn_meanwhile(build_model, prompts, monkeypatch, dtype, taken):
+    model, inputs = build_model(dtype=dtype), []
+    monkeypatch.setattr("fisher_ld.fisher.taps._onednn", lambda *given: inputs.append(given[0]) or _onednn(*given))
+    layer_norms(Scorer(model), pad_prompts(prompts))
+    assert len(inputs) == taken  # forward and backward; the last layer's q/k/v once more, without a gradient
 
 
 @pytest.mark.parametrize("attention, strips", [("sdpa", 3), ("eager", 0)])
@@ -158,8 +167,9 @@ def test_an_input_changed_in_place_is_refused(build_model, prompts):
         layer_norms(Scorer(model), pad_prompts(prompts[:1]))
 
 
-def test_a_call_by_keyword_is_refused(build_model, prompts):
-    model = build_model()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_call_by_keyword_is_refused(build_model, prompts, dtype):
+    model = build_model(dtype=dtype)
     mlp = model.model.layers[2].mlp
     mlp.forward = lambda x: mlp.down_proj(input=mlp.gate_proj(x) * mlp.up_proj(x))
     with pytest.raises(UserError, match=r"layers\.2\.mlp\.down_proj: .*one positional argument, got 0"):
