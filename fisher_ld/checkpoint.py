@@ -86,8 +86,7 @@ class Lock:
 def still_running(stage: str, pid: int) -> UserError:
     return UserError(
         f"process {pid} still runs {stage} in this folder, probably left behind when `dvc repro` was "
-        f"killed. Wait until it ends, or stop it (kill {pid}), then run the same command again: it resumes from the "
-        "last checkpoint."
+        f"killed. Wait until it ends, or stop it (kill {pid}), then run the same command again."
     )
 
 

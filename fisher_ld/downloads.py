@@ -183,10 +183,11 @@ def check_teacher(folder: Path, name: str) -> None:
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
     if "config.json" not in names:
         raise UserError(f"teacher {name}: expected a folder with config.json, got {_listed(names)}.")
-    if not names & {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model"}:
+    if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
         raise UserError(
-            f"teacher {name}: it has no tokenizer (tokenizer.json or tokenizer.model), got {_listed(names)}. Save the "
-            "model's tokenizer to the same folder (tokenizer.save_pretrained) and run it again."
+            f"teacher {name}: expected a tokenizer (tokenizer.json), got {_listed(names)}. Save the model's tokenizer "
+            "to the same folder and run it again: AutoTokenizer.from_pretrained(...).save_pretrained(...) writes it, "
+            "where it has a tokenizer.model after pip install sentencepiece."
         )
     if "model.safetensors.index.json" in names:
         weights = set(_json(folder / "model.safetensors.index.json", name)["weight_map"].values())

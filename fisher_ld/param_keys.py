@@ -49,7 +49,8 @@ def template_fault(key: str, template: str, allowed: set[str] | None) -> Iterato
     wanted = " or ".join(f"{{{name}}}" for name in sorted(allowed or {"title"}))
     try:
         fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
-    except ValueError as error:
+        template.format(**dict.fromkeys(fields, "text"))
+    except (ValueError, LookupError, AttributeError) as error:
         yield f"{key}: {template!r} is not a template ({error}); write {wanted} where the text belongs"
         return
     if not fields or (allowed is not None and fields - allowed):
@@ -79,7 +80,7 @@ def describe(error: ValidationError, root: type[BaseModel]) -> list[str]:
         elif kind == "model_type":
             lines.append(f"{key}: expected a section with keys of its own, got {given!r}")
         elif kind == "value_error" and isinstance(given, Mapping | BaseModel):
-            lines += [f"{key}: {line}" for line in str(fault.get("ctx", {})["error"]).splitlines()]
+            lines += [f"{key}: {line}" if key else line for line in str(fault.get("ctx", {})["error"]).splitlines()]
         else:
             message = re.sub("^(Value error, )?Input should (be )?", "", fault["msg"])
             message = message.replace("greater than or equal to", "at least").replace(

@@ -41,6 +41,7 @@ def _date(value: Any) -> Any:
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Whole = Annotated[int, Field(strict=True)]
 Positive = Annotated[Whole, Field(ge=1)]
+Several = Annotated[Whole, Field(ge=2)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Rate = Annotated[Number, Field(gt=0)]
@@ -267,8 +268,8 @@ class Evaluate(Section):
     bootstrap_samples: Positive = 2000
     permutations: Annotated[Whole, Field(ge=500)] = 5000  # some 400 is the least that ten comparisons take after Holm
     neighbours: Positive = 50  # item-kNN
-    uniform_users: Positive | None = 200
-    zero_shot_users: Positive = 100
+    uniform_users: Several | None = 200  # of one user no interval can be told
+    zero_shot_users: Several = 100
     latency_queries: Positive = 20
 
 
@@ -305,6 +306,10 @@ class Params(Section):
     evaluate: Evaluate = Evaluate()
     cluster: Cluster = Cluster()
     tracking: Tracking = Tracking()
+
+    def contradictions(self) -> Iterator[str]:
+        if "none" in self.methods and self.distill.alpha == 0:
+            yield "methods: none learns from labels alone, and distill.alpha gives them no weight"
 
 
 def parse(raw: Mapping[str, Any]) -> Params:

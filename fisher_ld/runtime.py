@@ -62,6 +62,10 @@ class Compute:
     bf16: bool
     batch_users: int = 1
 
+    def __str__(self) -> str:
+        """What a result depends on, so that a checkpoint's key has it."""
+        return f"{self.device} in {'bf16' if self.bf16 else 'fp32'}"
+
 
 def _has_bf16(device: str) -> bool:
     """Whether the hardware itself multiplies bf16; emulation is several times slower than fp32."""
@@ -104,5 +108,6 @@ def setup(cluster: Cluster, seed: int) -> Compute:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    print(f"computing on {cluster.device} in {'bf16' if bf16 else 'fp32'} with {torch.get_num_threads()} threads")
-    return Compute(torch.device(cluster.device), bf16, cluster.batch_users)
+    compute = Compute(torch.device(cluster.device), bf16, cluster.batch_users)
+    print(f"computing on {compute} with {torch.get_num_threads()} threads")
+    return compute

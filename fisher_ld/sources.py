@@ -10,8 +10,8 @@
 A sum that is not published (for a hub: the commit) is recorded in the lock file on first use and checked from then on.
 The lock file is JSON and belongs into version control; deleting an entry accepts a changed file.
 Downloads live in a store outside the pipeline's outputs, so that a cut one goes on where it stopped (a wheel, which
-pip fetches, begins anew) and a complete one is not fetched again. Only verified files get their final name there; the
-store can be deleted at any time.
+pip fetches, begins anew) and a complete one is not fetched again. Only verified files get their final name there (of a
+hub, they lose it where they are found wrong); the store can be deleted at any time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,16 @@ from typing import Any
 
 from fisher_ld.archives import check_whole
 from fisher_ld.hub import fetch_model
-from fisher_ld.runtime import Lock, UserError, disk_full_message, is_disk_full, progress, read_json, write_json
+from fisher_ld.runtime import (
+    Lock,
+    UserError,
+    disk_full_message,
+    is_disk_full,
+    progress,
+    read_json,
+    work_root,
+    write_json,
+)
 from fisher_ld.transfer import download, need_space, show_bytes, sizes
 
 
@@ -88,9 +97,9 @@ def _local(address: str) -> Path:
     if "://" in address and scheme != "file":
         raise UserError(f"{address}: expected https://, http://, file:// or a path, got {scheme}://")
     path = Path(urllib.request.url2pathname(address.removeprefix("file://")) if scheme == "file" else address)
-    path = path.expanduser()
+    path = work_root() / path.expanduser()
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder (looked from {Path.cwd()}); check the path in params.yaml.")
+        raise UserError(f"{path}: no such file or folder; check the path in params.yaml.")
     if path.stat().st_size == 0:
         raise UserError(f"{path}: expected data, got an empty file; check the path in params.yaml.")
     return path

@@ -125,7 +125,8 @@ class StageRun:
     holds: of the killed run the last points may be missing, others past the checkpoint. `declared`: the stage's own
     params, dotted.
 
-    Once started, a store that takes no metrics is reported and does not stop the stage: they are kept and sent again.
+    Once started, a fault of the store is reported and does not stop the stage. Metrics that it does not take are kept
+    and sent again, until the run ends.
     """
 
     def __init__(self, stage: str, params: Params, declared: Mapping[str, Any]):
@@ -191,22 +192,26 @@ class StageRun:
         if len(self.buffer) >= METRICS_AT_ONCE or time.monotonic() - self.last_flush > FLUSH_SECONDS:
             self.flush()
 
-    def flush(self) -> None:
-        from mlflow.exceptions import MlflowException
-
+    def flush(self, last: bool = False) -> None:
         self.last_flush = time.monotonic()
-        while self.buffer:
-            try:
+        with self._reported(f"{len(self.buffer)} values {'are lost' if last else 'wait and are sent again'}"):
+            while self.buffer:
                 self.client.log_batch(self.run_id, metrics=self.buffer[:METRICS_AT_ONCE])
-            except (MlflowException, OSError) as error:
-                kept = f"{len(self.buffer)} values are kept and sent again"
-                print(f"MLflow store {self.uri} does not take metrics ({error}); {kept}", file=sys.stderr, flush=True)
-                return
-            del self.buffer[:METRICS_AT_ONCE]
+                del self.buffer[:METRICS_AT_ONCE]
 
     def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
         """A file, or a folder with all it holds."""
-        _log_artifact(self.client, self.run_id, path, folder)
+        with self._reported(f"{path} is not stored"):
+            _log_artifact(self.client, self.run_id, path, folder)
+
+    @contextmanager
+    def _reported(self, loss: str) -> Iterator[None]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            print(f"MLflow store {self.uri}: {loss} ({error})", file=sys.stderr, flush=True)
 
     def complete_parent(
         self, run_files: Iterable[str | Path], metrics: Mapping[str, Any], artifacts: Iterable[str | Path]
@@ -258,21 +263,17 @@ class StageRun:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        from mlflow.exceptions import MlflowException
-
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MiB
         self.log_metrics(dict(zip(COST, (time.time() - self.started, peak), strict=True)))
-        self.flush()
+        self.flush(last=True)
         if self.monitor is not None:
             self.monitor.finish()
         status = "FINISHED"
         if kind is not None:
             status = "FAILED" if issubclass(kind, Exception) else "KILLED"
-        try:
+        with self._reported(f"run {self.run_id} is not closed"):
             for run in (self.run_id, self.parent_id):  # no later stage may come to close the parent
                 self.client.set_terminated(run, status)
-        except (MlflowException, OSError) as fault:
-            print(f"MLflow store {self.uri}: run {self.run_id} not closed ({fault})", file=sys.stderr, flush=True)
 
 
 def _log_artifact(client: MlflowClient, run_id: str, path: str | Path, folder: str | None) -> None:

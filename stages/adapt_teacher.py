@@ -32,7 +32,7 @@ def main(params, run):
     cover(scorer.model)
     validate = validator(scorer, PROCESSED, prompts, settings.val_users, params.seed)
 
-    key = {"params": params.model_dump(mode="json"), "inputs": fingerprint([PROCESSED, BASE])}
+    key = {"params": params.model_dump(mode="json"), "compute": str(compute), "inputs": fingerprint([PROCESSED, BASE])}
     parts = [Checkpoint("adapt_teacher", key | {"part": part}) for part in ("items", "first", "above")]
     result = adapt(scorer, lists, prompts, settings, validate, parts, run.log_metrics, params.seed)
     save(scorer, tokenizer, params.teacher.prompt, ADAPTED)

@@ -53,7 +53,7 @@ def main(params, run):
     marks, inputs = signal_fingerprint(ADAPTED, PROCESSED, train), fingerprint([PROCESSED, BASE, ADAPTED])
     settings = params.model_dump(mode="json")
     del settings["teacher"]["ignore_gate"]  # the gate: what it stopped can go on
-    key = {"params": settings, "inputs": inputs, "marks": marks}
+    key = {"params": settings, "compute": str(compute), "inputs": inputs, "marks": marks}
     checkpoint = Checkpoint("cache_teacher", key)
     work = checkpoint.folder / "cache"
 
@@ -67,6 +67,7 @@ def main(params, run):
     layers, width = len(scorer.layers), scorer.model.config.hidden_size
     writer = CacheWriter(work, int(train.offsets[-1]), layers, width, params.cache.shard_rows, marks)
     fill(writer, scorer, train, prompts)
+    del scorer  # of two large teachers only one fits
     base = Scorer.from_causal_lm(BASE, prompts.yes, prompts.no).on(compute)
     numbers = dict.fromkeys(families, users[few])
     files = {family: ZERO_SHOT / f"test_{family}.parquet" for family in families}

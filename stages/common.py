@@ -31,8 +31,8 @@ def declared_keys(stage: str) -> tuple[str, ...]:
 
 
 class DeclaredParams:
-    """Params as a stage may see them. A section that is declared whole is the section itself; one declared in part
-    is again such a view; any other key raises UserError."""
+    """Params as a stage may see them: what it declares, and `ALWAYS`. A section that is declared whole is the section
+    itself; one declared in part is again such a view; any other key raises UserError."""
 
     def __init__(self, section: BaseModel, keys: tuple[str, ...], stage: str, prefix: str = ""):
         self._section, self._keys, self._stage, self._prefix = section, keys, stage, prefix
@@ -45,7 +45,7 @@ class DeclaredParams:
         if name not in fields:
             raise AttributeError(f"params have no {key}; {nearest(name, fields)}")
         value = getattr(self._section, name)
-        if any(key == k or key.startswith(f"{k}.") for k in self._keys):
+        if key in ALWAYS or any(key == k or key.startswith(f"{k}.") for k in self._keys):
             return value
         if any(k.startswith(f"{key}.") for k in self._keys):
             return DeclaredParams(value, self._keys, self._stage, f"{key}.")
@@ -107,10 +107,9 @@ def _run(name: str, main: Callable[[Params, StageRun], None]) -> None:
         raise still_running(name, holder["pid"])
     try:
         own = restrict(params, stage, keys)
-        view = restrict(params, stage, (*keys, *ALWAYS))
         started = time.monotonic()
         with StageRun(name, params, flatten(own.model_dump(mode="json"))) as run:
-            main(cast("Params", view), run)
+            main(cast("Params", own), run)
             run.write_run_file()
     finally:
         lock.release()

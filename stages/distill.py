@@ -71,7 +71,7 @@ def main(params, run):
     if method.dynamic and params.fisher.update_from == "teacher":
         teacher_trace = online_trace(lists, weighting["kind"], compute, params.cluster.checkpointing)
     inputs = fingerprint([PROCESSED, ADAPTED, CACHE, WEIGHTS / f"{name}.json"])
-    key = {"method": name, "params": params.model_dump(mode="json"), "inputs": inputs}
+    key = {"method": name, "params": params.model_dump(mode="json"), "compute": str(compute), "inputs": inputs}
 
     families = {name: read_lists(PROCESSED, name) for name in ("test_popularity", "test_uniform")}
     # the lists that the teacher was scored on

@@ -156,7 +156,7 @@ def test_teacher_in_shards(teacher, local):
 @pytest.mark.parametrize(
     "lost, text",
     [
-        ("tokenizer.json", "it has no tokenizer"),
+        ("tokenizer.json", "expected a tokenizer"),
         ("config.json", "expected a folder with config.json"),
         ("model.safetensors", "expected the weights model.safetensors, got .*pytorch_model.bin.*save_pretrained"),
     ],

@@ -70,6 +70,10 @@ def test_all_errors_at_once():
         ({"data": {"history_block": 30}}, "data: history_block (30) must not exceed history_length (10)"),
         ({"data": {"item_text": "a film"}}, "data: item_text: 'a film' must hold {title}"),
         ({"data": {"item_text": "{title"}}, "'{title' is not a template"),
+        ({"data": {"item_text": "{title:d}"}}, "'{title:d}' is not a template"),
+        ({"teacher": {"prompt": {"candidate": "{text.name}?"}}}, "'{text.name}?' is not a template"),
+        ({"distill": {"alpha": 0}}, "  methods: none learns from labels alone, and distill.alpha gives them no weight"),
+        ({"evaluate": {"zero_shot_users": 1}}, "evaluate.zero_shot_users: expected at least 2, got 1"),
         (
             {"data": {"source": {"kind": "table", "columns": {"order": "place"}}}},
             "data.source: kind: table needs `interactions` and `items`",

@@ -338,10 +338,12 @@ def test_source_packages_are_refused(get, wheels, tmp_path):
         get("package:toy==1.0", wheels[0])
 
 
-def test_local_paths_are_used_where_they_are(get, tmp_path):
+def test_local_paths_are_used_where_they_are(get, tmp_path, monkeypatch):
     (tmp_path / "my table.csv").write_text("a,b")
     assert get(str(tmp_path / "my table.csv")) == tmp_path / "my table.csv"
     assert get((tmp_path / "my table.csv").as_uri()) == tmp_path / "my table.csv"
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))  # as in `dvc exp run --temp`, whose folder lacks what git ignores
+    assert get("my table.csv") == tmp_path / "my table.csv"
     assert not (tmp_path / "lock.json").exists()
 
 

@@ -88,6 +88,11 @@ def test_a_stage_reads_what_it_declares(project):
         assert params.teacher.prompt is params.teacher.prompt and params.teacher.prompt.yes == " yes"
         assert params.cluster.device == "cpu" and params.tracking.experiment == "fisher-ld"
         assert params.fisher.model_dump() == {"kind": "true", "samples": 8}
+        assert set(params.model_dump()) == {
+            "seed",
+            "fisher",
+            "teacher",
+        }  # not where it runs: a checkpoint's key
 
     stage("estimate_fisher", main)
     (run,) = project

@@ -133,8 +133,25 @@ def test_a_store_that_fails_does_not_stop_the_stage(root, monkeypatch, capsys):
         with monkeypatch.context() as patch:
             patch.setattr(run.client, "log_batch", fail)
             run.flush()
-        assert "database is locked" in capsys.readouterr().err
+        assert "1 values wait and are sent again (database is locked)" in capsys.readouterr().err
     assert history(run, run.run_id, "loss") == [(3, 1.0)]
+
+
+def test_what_a_store_never_takes_is_said(root, monkeypatch, capsys):
+    from mlflow.exceptions import MlflowException
+
+    def fail(*args, **options):
+        raise MlflowException("no server")
+
+    (root / "plot.png").write_bytes(b"png")
+    with StageRun("alone", PARAMS, {}) as run:
+        run.log_metrics({"loss": 1.0}, 3)
+        for call in ("log_batch", "log_artifact", "set_terminated"):
+            monkeypatch.setattr(run.client, call, fail)
+        run.log_artifact(root / "plot.png")
+    said = capsys.readouterr().err
+    assert "plot.png is not stored (no server)" in said and "values are lost (no server)" in said
+    assert "is not closed (no server)" in said
 
 
 @pytest.mark.parametrize(

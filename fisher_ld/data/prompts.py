@@ -78,8 +78,8 @@ def build_prompts(tokenizer: PreTrainedTokenizerBase, processed: Path, prompt: P
     special = list(tokenizer("").input_ids)  # a beginning-of-text token where the tokenizer sets one
     return Prompts(
         prefix=special + encode([prompt.prefix])[0],
-        history=encode([prompt.history.replace("{text}", text) for text in texts]),
-        candidate=encode([prompt.candidate.replace("{text}", text) for text in texts]),
+        history=encode([prompt.history.format(text=text) for text in texts]),
+        candidate=encode([prompt.candidate.format(text=text) for text in texts]),
         yes=single_token(tokenizer, prompt.yes, "yes"),
         no=single_token(tokenizer, prompt.no, "no"),
     )

@@ -45,9 +45,9 @@ class LayerMatcher(nn.Module):
         super().__init__()
         self.teacher_layers = [layer - 1 for layer, _ in pairs]
         self.student_layers = [layer - 1 for _, layer in pairs]
-        start = torch.eye(teacher_width, student_width) if teacher_width == student_width else None
         maps = torch.empty(len(pairs), teacher_width, student_width)
-        nn.init.orthogonal_(maps) if start is None else maps.copy_(start)
+        for one in maps:
+            nn.init.eye_(one) if teacher_width == student_width else nn.init.orthogonal_(one)
         self.maps = nn.Parameter(maps)  # (P, d_T, d_S)
         matched = torch.tensor([weights[layer] for layer in self.teacher_layers])
         self.register_buffer("weights", matched / matched.sum())  # (P,)

@@ -23,7 +23,7 @@ MIB = 2**20
 
 
 class EnergyCounter:
-    """Joules of the processor packages since boot, by RAPL. They count the whole machine, other programs included."""
+    """Joules of the processor packages since boot, by RAPL. They count other programs too."""
 
     def __init__(self, powercap: Path = POWERCAP):
         self.domains: list[Path] = []
@@ -40,7 +40,7 @@ class EnergyCounter:
 
     @property
     def source(self) -> str:
-        return "RAPL package counters, whole machine" if self.domains else NOT_AVAILABLE
+        return "RAPL, processor packages, other programs included" if self.domains else NOT_AVAILABLE
 
     def read(self) -> list[int]:
         """Microjoules of each package."""

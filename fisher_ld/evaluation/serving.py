@@ -57,26 +57,31 @@ def measure(
     folders: dict[str, Path], reference: str, processed: Path, name: str, count: int, compute: Compute, seed: int
 ) -> dict[str, Any]:
     """Efficiency of the models in `folders` on `count` seeded lists of the file `name`, and ratios to `reference`
-    (above 1: better). Of models with one architecture the first is measured, and `stands_for` names them all."""
-    groups = one_of_each_shape(folders)
+    (above 1: better). Of models with one architecture, `reference` apart, the first is measured, and `stands_for`
+    names them all. Memory and energy are the host's, and so not available where models run elsewhere."""
+    others = {model: folder for model, folder in folders.items() if model != reference}
+    groups = {reference: [reference], **one_of_each_shape(others)}
+    on_host = compute.device.type == "cpu"
     lists = read_lists(processed, name)
     chosen = np.random.default_rng(seed).permutation(len(lists))[:count]
     queries = [int(i) for i in chosen]
     threads = torch.get_num_threads()
     memory = {
         model: efficiency.peak_memory(run_alone, folders[model], processed, name, queries, compute, threads)
-        for model in progress(list(groups), "peak memory of each model alone", unit="model")
+        for model in progress(list(groups) if on_host else [], "peak memory of each model alone", unit="model")
     }
     scorers = {model: Scorer.load(folders[model]).on(compute) for model in groups}
     models = {m: as_model(folders[m], scorers[m], lists, processed) for m in groups}
     counter = efficiency.EnergyCounter()
+    if not on_host:
+        counter.domains = []
     with ExitStack() as ready:
         for scorer in scorers.values():
             ready.enter_context(scorer.inference())
         seconds, joules = efficiency.latency(models, queries, counter)
         rows = efficiency.summarise(seconds, joules, efficiency.throughput(models, queries))
     for model, row in rows.items():
-        row["memory"] = memory[model]
+        row["memory"] = memory.get(model, efficiency.NOT_AVAILABLE)
         row["parameters"] = efficiency.parameters(scorers[model].model)
         row["size_bytes"] = efficiency.size_on_disk(folders[model])
         row["stands_for"] = groups[model]

@@ -104,7 +104,7 @@ def build_student(
 
 def prompt_texts(texts: list[str], prompt: Prompt) -> list[str]:
     """Every piece of text that prompts over items with these texts are made of."""
-    pieces = [template.replace("{text}", text) for template in (prompt.history, prompt.candidate) for text in texts]
+    pieces = [template.format(text=text) for template in (prompt.history, prompt.candidate) for text in texts]
     return [prompt.prefix, prompt.yes, prompt.no, *pieces]
 
 

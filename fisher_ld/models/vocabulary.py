@@ -17,8 +17,9 @@ from fisher_ld.shape import not_byte_level
 
 
 def _derivation(token: str, ranks: dict[tuple[str, str], int]) -> set[str]:
-    """Every token that BPE passes through on its way from single bytes to `token`."""
-    parts, passed = list(token), set(token)
+    """`token` (which merges need not reach where the tokenizer looks whole words up first), and every token that BPE
+    passes through on its way to it from single bytes."""
+    parts, passed = list(token), {token, *token}
     while len(parts) > 1:
         rank, place = min((ranks.get(pair, len(ranks)), i) for i, pair in enumerate(pairwise(parts)))
         if rank == len(ranks):

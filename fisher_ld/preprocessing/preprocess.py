@@ -18,15 +18,15 @@ from fisher_ld.preprocessing.readers import Raw, read_source
 from fisher_ld.preprocessing.report import data_report
 from fisher_ld.preprocessing.splits import Split, folds, global_time, leave_last_out, stream
 from fisher_ld.preprocessing.titles import fill
-from fisher_ld.runtime import UserError, atomic_path
+from fisher_ld.runtime import UserError, atomic_path, work_root
 
 
 def preprocess(raw_dir: Path, out_dir: Path, data: Data, seed: int) -> dict[str, Any]:
     """Writes the folder `out_dir`, all or nothing, and returns the data report. The same files, params and seed give
     the same values. Raises UserError for a missing or empty file, too many unreadable rows (they are then kept in
-    `out_dir`.rejected.parquet), no users left, or lists that cannot be drawn."""
+    `out_dir`.rejected.parquet, in the original repository), no users left, or lists that cannot be drawn."""
     fields = sorted({name for _, name, _, _ in Formatter().parse(data.item_text) if name})
-    kept_aside = out_dir.with_name(f"{out_dir.name}.rejected.parquet")
+    kept_aside = (work_root() / out_dir).with_name(f"{out_dir.name}.rejected.parquet")
     kept_aside.unlink(missing_ok=True)
     with atomic_path(out_dir) as folder:
         work = folder / "work"

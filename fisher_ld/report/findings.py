@@ -141,18 +141,16 @@ def _reason(uniform: Finding, shuffled: Finding) -> str:
     rivals = {"uniform layers": uniform, "its own shuffle": shuffled}
     above = [name for name, finding in rivals.items() if finding.good]
     below = [name for name, finding in rivals.items() if finding.answer == VERDICTS["shown below"]]
+    trained = shuffled.answer != "not measured"
     if below:
         return f"Fisher weighting is shown to cost quality: Fisher-LD is below {' and '.join(below)}."
     if above == list(rivals):
         return "The Fisher weights are shown to help: over uniform layers and over their own shuffle."
     if above == ["uniform layers"]:
-        return (
-            "It is shown to beat uniform layers, but not its own shuffle: what helps need not be which layer gets "
-            "which weight."
-        )
+        but = "but not its own shuffle" if trained else "but its own shuffle was not trained"
+        return f"It is shown to beat uniform layers, {but}: what helps need not be which layer gets which weight."
     if above:
         return "It is shown to beat its own shuffle, but not uniform layers, which are simpler."
-    return (
-        "That Fisher weighting is the reason is not shown: neither a gain over uniform layers nor one over the "
-        "shuffled weights."
-    )
+    neither = "neither a gain over uniform layers nor one over the shuffled weights"
+    found = neither if trained else "no gain over uniform layers, and the shuffled weights were not trained"
+    return f"That Fisher weighting is the reason is not shown: {found}."

@@ -42,6 +42,13 @@ def test_layer_maps():
         layer_map("fisher", 6, 2)
 
 
+def test_maps_start_as_the_identity_or_orthogonal():
+    for student_width in (4, 3):
+        for one in LayerMatcher([(1, 1), (2, 1)], [0.5, 0.5], student_width, 4).maps:
+            torch.testing.assert_close(one.T @ one, torch.eye(student_width))
+    assert torch.equal(LayerMatcher([(1, 1)], [1.0], 4, 4).maps[0], torch.eye(4))
+
+
 def test_eq_9_moves_the_weights_toward_the_recent_gradients():
     matcher = LayerMatcher([(1, 1), (2, 1)], [0.5, 0.5], 4, 4)
     teacher = torch.randn(6, 2, 4)

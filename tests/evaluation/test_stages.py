@@ -16,7 +16,7 @@ from fisher_ld.evaluation import serving
 from fisher_ld.evaluation.scores import Scores, write_scores
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.params import Cluster, Distill, Evaluate, Prompt
-from fisher_ld.runtime import UserError, read_json, write_json
+from fisher_ld.runtime import Compute, UserError, read_json, write_json
 from stages import cache_teacher
 
 USERS, ITEMS, SEEDS = 60, 40, 2
@@ -148,6 +148,17 @@ def test_efficiency_of_one_student_for_all_of_its_shape(evaluated):
     assert 3.9 < found["ratios"]["fisher-ld"]["body_parameters"] <= 4
     assert teacher["size_bytes"] > student["size_bytes"] > 0
     assert teacher["memory"]["peak_mib"] > teacher["memory"]["idle_mib"] > 0
+
+
+def test_a_student_of_the_teachers_shape_stands_apart(world):
+    folders = dict.fromkeys(("twin", "teacher", "other"), world / "data/students/none/0")
+    compute = Compute(torch.device("cpu"), bf16=False)
+    found = serving.measure(folders, "teacher", world / "data/processed", "test_popularity", 2, compute, 0)
+    assert {name: row["stands_for"] for name, row in found["models"].items()} == {
+        "teacher": ["teacher"],
+        "twin": ["twin", "other"],
+    }
+    assert found["ratios"]["twin"]["parameters"] == 1
 
 
 def test_a_served_model_scores_as_one_prompt_each(world):

@@ -57,6 +57,18 @@ def test_merges_that_kept_tokens_pass_through_are_kept():
     assert pruned.tokenize("xybc") == ["x", "y", "b", "c"]
 
 
+def test_words_that_no_merge_reaches_are_kept():
+    """Llama 3 looks whole words up first: b and c are merged before a and b, and nothing joins a and bc."""
+    alphabet = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    vocab = alphabet | {"ab": 256, "bc": 257, "abc": 258}
+    inner = Tokenizer(models.BPE(vocab, [("b", "c"), ("a", "b"), ("ab", "c")], ignore_merges=True))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    whole = PreTrainedTokenizerFast(tokenizer_object=inner)
+    assert whole.tokenize("abc") == ["abc"]
+    assert prune(whole, ["abc"])[0].tokenize("abc") == ["abc"]
+
+
 @pytest.mark.parametrize("nested", [False, True])
 def test_special_tokens_around_a_text_are_renumbered(tokenizer, nested):
     inner = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())

@@ -171,7 +171,10 @@ def test_shuffle_that_was_not_run_is_not_measured(changed):
         for family, rows in content["comparisons"].items():
             content["comparisons"][family] = [r for r in rows if r["b"] != "fisher-shuffled"]
 
-    assert findings(changed("ablations.json", drop))["shuffled"].answer == "not measured"
+    results = changed("ablations.json", drop)
+    found = findings(results)
+    assert found["shuffled"].answer == "not measured"
+    assert headline(results, found)[2].endswith("the shuffled weights were not trained.")
 
 
 def test_slow_and_large_students_fail(changed):
