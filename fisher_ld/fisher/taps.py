@@ -267,8 +267,8 @@ def by_onednn(covered: Sequence[Covered]) -> AbstractContextManager[None]:
     tenth slower on AMD processors."""
 
     def able(part: Covered) -> bool:
-        linear = part.kind == "linear" and type(part.module).forward is nn.Linear.forward
-        if not linear or not torch.backends.mkldnn.is_available():
+        plain = type(part.module).forward is nn.Linear.forward and "forward" not in vars(part.module)
+        if not plain or not torch.backends.mkldnn.is_available():
             return False
         weight = part.module.get_parameter("weight")
         return (weight.device.type, weight.dtype) == ("cpu", torch.float32)

@@ -40,6 +40,15 @@ def test_float32_layers_multiply_by_onednn_meanwhile(build_model, prompts, monke
     assert len(inputs) == taken  # forward and backward; the last layer's q/k/v once more, without a gradient
 
 
+def test_a_linear_layer_with_a_forward_of_its_own_keeps_it(build_model, naive, prompts):
+    model = build_model(dtype=torch.float32)
+    layer = model.model.layers[1].mlp.up_proj
+    plain = layer.forward
+    layer.forward = lambda x: plain(x).mul(3)
+    found, expected = layer_norms(Scorer(model), pad_prompts(prompts)), naive(model, prompts)
+    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("attention, strips", [("sdpa", 3), ("eager", 0)])
 def test_attention_is_by_strips_meanwhile(build_model, prompts, monkeypatch, attention, strips):
     taken = []
