@@ -309,7 +309,10 @@ class Params(Section):
 
     def contradictions(self) -> Iterator[str]:
         if "none" in self.methods and self.distill.alpha == 0:
-            yield "methods: none learns from labels alone, and distill.alpha gives them no weight"
+            yield (
+                "methods: none learns from labels alone, and distill.alpha gives them no weight; raise it, or leave "
+                "none out"
+            )
 
 
 def parse(raw: Mapping[str, Any]) -> Params:

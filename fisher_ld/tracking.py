@@ -125,8 +125,8 @@ class StageRun:
     holds: of the killed run the last points may be missing, others past the checkpoint. `declared`: the stage's own
     params, dotted.
 
-    Once started, a fault of the store is reported and does not stop the stage. Metrics that it does not take are kept
-    and sent again, until the run ends.
+    Once started, a store that takes no metrics or artifacts, or does not close the run, is reported and does not stop
+    the stage. Metrics are kept and sent again, until the run ends.
     """
 
     def __init__(self, stage: str, params: Params, declared: Mapping[str, Any]):
