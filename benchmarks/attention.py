@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from fisher_ld.models.attention import strip_attention
-from fisher_ld.params import Cluster
-from fisher_ld.runtime import setup
+from fisher_ld.config.params import Cluster
+from fisher_ld.core.compute import setup
+from fisher_ld.kernels.attention import strip_attention
 
 HEADS, GROUPS, WIDTH, REPEATS = 9, 3, 64, 15
 CASES = (  # rows, tokens

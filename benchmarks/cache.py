@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fisher_ld.cache import CacheWriter, TeacherCache
-from fisher_ld.data.lists import Lists, make_lists, read_lists
-from fisher_ld.data.packing import by_length, held_back
-from fisher_ld.params import load_params
-from fisher_ld.runtime import UserError
+from fisher_ld.batches.lists import Lists, make_lists, read_lists
+from fisher_ld.batches.packing import by_length, held_back
+from fisher_ld.config.params import load_params
+from fisher_ld.core.errors import UserError
+from fisher_ld.distillation.cache import CacheWriter, TeacherCache
 
 LAYERS, WIDTH = 30, 576
 USERS, WINDOWS, LISTS, CANDIDATES = 1000, 2, 2, 5  # windows a user, lists a window, candidates a list

@@ -20,17 +20,18 @@ import polars as pl
 import torch
 from transformers import AutoTokenizer
 
-from fisher_ld.cache import TeacherCache
-from fisher_ld.data.lists import Lists, read_lists, take
-from fisher_ld.data.packing import held_back
-from fisher_ld.data.prompts import Prompts, build_prompts, saved_prompts
+from fisher_ld.batches.lists import Lists, read_lists, take
+from fisher_ld.batches.packing import held_back
+from fisher_ld.batches.prompts import Prompts, build_prompts, saved_prompts
+from fisher_ld.config.params import Prompt, load_params
+from fisher_ld.config.teacher_fit import check_shape
+from fisher_ld.core.compute import setup
+from fisher_ld.core.files import read_json
+from fisher_ld.distillation.cache import TeacherCache
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.distillation.trainer import distill
 from fisher_ld.models.scorer import Scorer, unit_rms
 from fisher_ld.models.student import build_student, prompt_texts
-from fisher_ld.params import Prompt, load_params
-from fisher_ld.runtime import read_json, setup
-from fisher_ld.shape import check_shape
 
 PROCESSED, ADAPTED, CACHE = Path("data/processed"), Path("data/teacher/adapted"), Path("data/cache")
 WEIGHTS = Path("data/fisher/weights/fisher-ld.json")

@@ -43,16 +43,16 @@ import torch
 from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTrainedModel
 
 from benchmarks import peers
-from fisher_ld.data.lists import read_lists
-from fisher_ld.data.prompts import saved_prompts
+from fisher_ld.batches.lists import read_lists
+from fisher_ld.batches.prompts import saved_prompts
+from fisher_ld.core.compute import keep_freed_memory
 from fisher_ld.fisher.coverage import cover
 from fisher_ld.fisher.estimate import draw_examples
-from fisher_ld.fisher.taps import by_onednn
-from fisher_ld.fisher.traces import PromptBatch, layer_norms, logits_of, pad_prompts
-from fisher_ld.models.attention import by_strips
+from fisher_ld.fisher.gradient_norms import PromptBatch, layer_norms, logits_of, pad_prompts
+from fisher_ld.fisher.hooks import by_onednn
+from fisher_ld.kernels.attention import by_strips
 from fisher_ld.models.layers import transformer_layers
 from fisher_ld.models.scorer import Scorer
-from fisher_ld.runtime import keep_freed_memory
 
 CASES = ((8, 96), (16, 32), (4, 256), (2, 512))  # examples, tokens
 REAL_PROMPTS, REAL_BATCH, SEED = 64, 8, 0

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fisher_ld.data.lists import Lists, read_lists
-from fisher_ld.data.prompts import Prompts, saved_prompts
-from fisher_ld.fisher.traces import pad_prompts
+from fisher_ld.batches.lists import Lists, read_lists
+from fisher_ld.batches.prompts import Prompts, saved_prompts
+from fisher_ld.core.compute import Compute
+from fisher_ld.fisher.gradient_norms import pad_prompts
 from fisher_ld.models.scorer import Scorer
-from fisher_ld.runtime import Compute
 
 
 def packed(scorer: Scorer, lists: Lists, windows: list[np.ndarray], prompts: Prompts) -> tuple[float, int]:

@@ -17,7 +17,7 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from transformers import PreTrainedModel
 
-from fisher_ld.fisher.traces import PromptBatch, logits_of
+from fisher_ld.fisher.gradient_norms import PromptBatch, logits_of
 from fisher_ld.models.layers import transformer_layers
 
 CHUNK = 4  # examples whose gradients torch.func holds at once: 0.4 GB each for the default teacher

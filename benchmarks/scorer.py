@@ -19,17 +19,17 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from fisher_ld.data.lists import Lists, read_lists, take
-from fisher_ld.data.prompts import saved_prompts
+from fisher_ld.batches.lists import Lists, read_lists, take
+from fisher_ld.batches.prompts import saved_prompts
+from fisher_ld.config.params import load_params
+from fisher_ld.core.compute import setup
 from fisher_ld.models import scorer as scorer_module
 from fisher_ld.models.scorer import Scorer, score_lists
-from fisher_ld.params import load_params
-from fisher_ld.runtime import setup
 
 CAST, ROWS = "weights cast once", "the prompts' rows of the embedding alone"
 WITHOUT: dict[str, Callable[[], contextlib.AbstractContextManager]] = {
     "nothing": contextlib.nullcontext,
-    "rows of like lengths (padded to a multiple)": lambda: patch("fisher_ld.data.packing.MULTIPLE", 1),
+    "rows of like lengths (padded to a multiple)": lambda: patch("fisher_ld.batches.packing.MULTIPLE", 1),
     "the last layer at decision tokens alone": lambda: patch.object(
         scorer_module, "only_at_decisions", lambda layer, decision: contextlib.nullcontext()
     ),

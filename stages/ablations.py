@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fisher_ld.data.lists import read_lists
+from fisher_ld.batches.lists import read_lists
+from fisher_ld.core.files import write_csv, write_json
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.evaluation import evaluate as ev
-from fisher_ld.runtime import write_csv, write_json
-from stages.common import stage
+from fisher_ld.run.stage import stage
 
 PROCESSED, STUDENTS = Path("data/processed"), Path("data/students")
 

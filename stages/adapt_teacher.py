@@ -6,15 +6,17 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from fisher_ld.data.lists import read_lists
-from fisher_ld.data.prompts import build_prompts, check_context
+from fisher_ld.batches.lists import read_lists
+from fisher_ld.batches.prompts import build_prompts, check_context
+from fisher_ld.core.checkpoint import Checkpoint
+from fisher_ld.core.compute import setup
+from fisher_ld.core.files import fingerprint, write_csv, write_json
 from fisher_ld.evaluation.scoring import validator
 from fisher_ld.fisher.coverage import cover
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.student import save
-from fisher_ld.models.teacher import adapt
-from fisher_ld.runtime import Checkpoint, fingerprint, setup, write_csv, write_json
-from stages.common import stage
+from fisher_ld.run.stage import stage
+from fisher_ld.training.adapt import adapt
 
 PROCESSED, BASE, ADAPTED = Path("data/processed"), Path("data/teacher/base"), Path("data/teacher/adapted")
 

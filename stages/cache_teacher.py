@@ -8,16 +8,19 @@ from pathlib import Path
 import numpy as np
 from transformers import AutoTokenizer
 
-from fisher_ld.cache import CacheWriter, fill, signal_fingerprint
-from fisher_ld.data.lists import read_lists
-from fisher_ld.data.packing import held_back
-from fisher_ld.data.prompts import build_prompts
+from fisher_ld.batches.lists import read_lists
+from fisher_ld.batches.packing import held_back
+from fisher_ld.batches.prompts import build_prompts
+from fisher_ld.core.checkpoint import Checkpoint
+from fisher_ld.core.compute import setup
+from fisher_ld.core.errors import UserError
+from fisher_ld.core.files import fingerprint, write_json
+from fisher_ld.distillation.cache import CacheWriter, fill, signal_fingerprint
 from fisher_ld.evaluation import evaluate as ev
 from fisher_ld.evaluation.scores import read_scores
 from fisher_ld.evaluation.scoring import score_test_lists
 from fisher_ld.models.scorer import Scorer
-from fisher_ld.runtime import Checkpoint, UserError, fingerprint, setup, write_json
-from stages.common import stage
+from fisher_ld.run.stage import stage
 
 PROCESSED, BASE, ADAPTED = Path("data/processed"), Path("data/teacher/base"), Path("data/teacher/adapted")
 CACHE, ZERO_SHOT = Path("data/cache"), Path("data/zero_shot")

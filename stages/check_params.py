@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from fisher_ld.params import load_params
-from fisher_ld.runtime import UserError
+from fisher_ld.config.params import load_params
+from fisher_ld.core.errors import UserError
 
 if __name__ == "__main__":
     try:

@@ -13,22 +13,24 @@ import polars as pl
 import torch
 from transformers import AutoTokenizer
 
-from fisher_ld.cache import TeacherCache, signal_fingerprint
-from fisher_ld.data.lists import read_lists
-from fisher_ld.data.packing import held_back
-from fisher_ld.data.prompts import build_prompts, saved_prompts
+from fisher_ld.batches.lists import read_lists
+from fisher_ld.batches.packing import held_back
+from fisher_ld.batches.prompts import build_prompts, saved_prompts
+from fisher_ld.config.params import Prompt, Student
+from fisher_ld.core.checkpoint import Checkpoint
+from fisher_ld.core.compute import setup
+from fisher_ld.core.files import atomic_path, fingerprint, read_json, write_csv, write_json
+from fisher_ld.distillation.cache import TeacherCache, signal_fingerprint
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.distillation.trainer import distill
 from fisher_ld.evaluation.scores import read_scores
 from fisher_ld.evaluation.scoring import score_test_lists, validator
 from fisher_ld.fisher.estimate import estimate
 from fisher_ld.fisher.profile import layer_traces
-from fisher_ld.models.head import fit_head
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.student import build_student, prompt_texts, save
-from fisher_ld.params import Prompt, Student
-from fisher_ld.runtime import Checkpoint, atomic_path, fingerprint, read_json, setup, write_csv, write_json
-from stages.common import stage
+from fisher_ld.run.stage import stage
+from fisher_ld.training.head import fit_head
 
 PROCESSED, ADAPTED = Path("data/processed"), Path("data/teacher/adapted")
 CACHE, WEIGHTS = Path("data/cache"), Path("data/fisher/weights")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fisher_ld.downloads import fetch_data, fetch_teacher
-from fisher_ld.params import Params
-from fisher_ld.runtime import work_root
-from fisher_ld.tracking import StageRun
-from stages.common import stage
+from fisher_ld.config.params import Params
+from fisher_ld.core.locks import work_root
+from fisher_ld.fetch.downloads import fetch_data, fetch_teacher
+from fisher_ld.run.stage import stage
+from fisher_ld.run.tracking import StageRun
 
 
 def main(params: Params, run: StageRun) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 import polars as pl
 from transformers import AutoTokenizer
 
-from fisher_ld.data.lists import read_lists
-from fisher_ld.data.prompts import build_prompts
+from fisher_ld.batches.lists import read_lists
+from fisher_ld.batches.prompts import build_prompts
+from fisher_ld.core.compute import setup
+from fisher_ld.core.files import atomic_path, write_csv, write_json
 from fisher_ld.fisher import profile
 from fisher_ld.fisher.estimate import draw_examples, estimate
 from fisher_ld.models.scorer import Scorer
-from fisher_ld.runtime import atomic_path, setup, write_csv, write_json
-from stages.common import stage
+from fisher_ld.run.stage import stage
 
 PROCESSED, BASE, ADAPTED = Path("data/processed"), Path("data/teacher/base"), Path("data/teacher/adapted")
 

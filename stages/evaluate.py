@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fisher_ld.data.lists import read_lists
+from fisher_ld.batches.lists import read_lists
+from fisher_ld.core.compute import setup
+from fisher_ld.core.files import atomic_path, write_csv, write_json
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.evaluation import evaluate as ev
 from fisher_ld.evaluation import serving
 from fisher_ld.evaluation.scores import read_scores
-from fisher_ld.runtime import atomic_path, setup, write_csv, write_json
-from stages.common import stage
+from fisher_ld.run.stage import stage
 
 PROCESSED, CACHE, STUDENTS = Path("data/processed"), Path("data/cache"), Path("data/students")
 TEACHER, ZERO_SHOT = Path("data/teacher/adapted"), Path("data/zero_shot")

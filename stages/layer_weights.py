@@ -7,11 +7,12 @@ from pathlib import Path
 
 import polars as pl
 
+from fisher_ld.core.errors import UserError
+from fisher_ld.core.files import write_json
 from fisher_ld.distillation.methods import METHODS
+from fisher_ld.distillation.weights import layer_weights
 from fisher_ld.fisher.profile import layer_traces
-from fisher_ld.fisher.weights import layer_weights
-from fisher_ld.runtime import UserError, write_json
-from stages.common import stage
+from fisher_ld.run.stage import stage
 
 TRACES, WEIGHTS = Path("data/fisher/traces.parquet"), Path("data/fisher/weights")
 

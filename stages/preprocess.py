@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fisher_ld.params import Params
+from fisher_ld.config.params import Params
+from fisher_ld.core.files import write_json
 from fisher_ld.preprocessing.preprocess import preprocess
 from fisher_ld.preprocessing.report import plot_report, report_metrics
-from fisher_ld.runtime import write_json
-from fisher_ld.tracking import StageRun
-from stages.common import stage
+from fisher_ld.run.stage import stage
+from fisher_ld.run.tracking import StageRun
 
 PROCESSED, METRICS = Path("data/processed"), Path("metrics")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fisher_ld.report.inputs import final_metrics, read_results
 from fisher_ld.report.report import write_report
-from stages.common import stage
+from fisher_ld.run.stage import stage
 
 METRICS = Path("metrics")
 

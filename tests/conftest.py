@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from fisher_ld.data.lists import Lists
-from fisher_ld.data.prompts import Prompts
+from fisher_ld.batches.lists import Lists
+from fisher_ld.batches.prompts import Prompts
 from fisher_ld.models.scorer import Scorer
 
 

@@ -20,10 +20,10 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fisher_ld.downloads import fetch_teacher
-from fisher_ld.params import TeacherSource
-from fisher_ld.runtime import read_json
-from fisher_ld.tracking import STAGE
+from fisher_ld.config.params import TeacherSource
+from fisher_ld.core.files import read_json
+from fisher_ld.fetch.downloads import fetch_teacher
+from fisher_ld.run.tracking import STAGE
 
 pytestmark = pytest.mark.slow
 

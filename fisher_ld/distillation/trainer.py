@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from fisher_ld.data.lists import Lists
-from fisher_ld.data.packing import step_plan
-from fisher_ld.data.prompts import Prompts
+from fisher_ld.batches.lists import Lists
+from fisher_ld.batches.packing import step_plan
+from fisher_ld.batches.prompts import Prompts
+from fisher_ld.config.params import Distill, Fisher
+from fisher_ld.core.checkpoint import Checkpoint
 from fisher_ld.distillation.layer_map import layer_map
 from fisher_ld.distillation.losses import l2, layer_losses, output_loss
 from fisher_ld.distillation.methods import Method
 from fisher_ld.models.scorer import Scorer
-from fisher_ld.models.teacher import ranking_loss
-from fisher_ld.params import Distill, Fisher
-from fisher_ld.runtime import Checkpoint
-from fisher_ld.training import Fit, Schedule, fit
+from fisher_ld.training.adapt import ranking_loss
+from fisher_ld.training.loop import Fit, Schedule, fit
 
 RECENT_EXAMPLES = 8  # of which the teacher's trace is taken for one update of Eq. 9
 

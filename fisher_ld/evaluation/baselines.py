@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from fisher_ld.data.lists import Lists
+from fisher_ld.batches.lists import Lists
 
 
 def interactions(sequences: list[np.ndarray], train_positives: np.ndarray, n_items: int) -> sp.csr_array:

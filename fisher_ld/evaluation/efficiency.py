@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fisher_ld.runtime import progress
+from fisher_ld.core.progress import progress
 
 Model = Callable[[Sequence[int]], Any]
 NOT_AVAILABLE = "not available"

@@ -11,13 +11,13 @@ import numpy as np
 import polars as pl
 import scipy.sparse as sp
 
-from fisher_ld.data.lists import Lists
+from fisher_ld.batches.lists import Lists
+from fisher_ld.config.params import Evaluate
+from fisher_ld.core.errors import UserError
 from fisher_ld.evaluation.baselines import baseline_scores
 from fisher_ld.evaluation.ranking import METRICS, category_matrix, chance, diversity, ranking_metrics
 from fisher_ld.evaluation.scores import Scores, read_scores
 from fisher_ld.evaluation.significance import bootstrap_means, compare, holm, interval, over_seeds, verdict
-from fisher_ld.params import Evaluate
-from fisher_ld.runtime import UserError
 
 FAMILIES = ("popularity", "uniform")  # of test lists; the first is the main one
 PRIMARY = "ndcg_10"  # the metric of comparisons, gate and retained share

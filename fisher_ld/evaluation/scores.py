@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fisher_ld.data.lists import Lists
-from fisher_ld.runtime import UserError, atomic_path
+from fisher_ld.batches.lists import Lists
+from fisher_ld.core.errors import UserError
+from fisher_ld.core.files import atomic_path
 
 
 @dataclass(frozen=True)

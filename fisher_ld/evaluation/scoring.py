@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fisher_ld.data.lists import Lists, concat, read_lists, take
-from fisher_ld.data.prompts import Prompts
+from fisher_ld.batches.lists import Lists, concat, read_lists, take
+from fisher_ld.batches.prompts import Prompts
 from fisher_ld.evaluation.ranking import ranking_metrics
 from fisher_ld.evaluation.scores import write_scores
 from fisher_ld.models.scorer import Scorer, score_lists

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from fisher_ld.data.lists import Lists, read_lists
-from fisher_ld.data.prompts import saved_prompts
+from fisher_ld.batches.lists import Lists, read_lists
+from fisher_ld.batches.prompts import saved_prompts
+from fisher_ld.core.compute import Compute
+from fisher_ld.core.files import read_json
+from fisher_ld.core.progress import progress
 from fisher_ld.evaluation import efficiency
 from fisher_ld.models.scorer import Scorer
-from fisher_ld.runtime import Compute, progress, read_json
 
 
 def as_model(folder: Path, scorer: Scorer, lists: Lists, processed: Path) -> efficiency.Model:

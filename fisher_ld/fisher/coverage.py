@@ -16,8 +16,8 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from fisher_ld.core.errors import UserError
 from fisher_ld.models.layers import transformer_layers
-from fisher_ld.runtime import UserError
 
 Kind = Literal["linear", "layer_norm", "rms_norm", "embedding", "swiglu"]
 

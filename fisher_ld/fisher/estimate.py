@@ -14,12 +14,13 @@ import polars as pl
 import torch
 from torch import distributed
 
-from fisher_ld.data.prompts import check_context
+from fisher_ld.batches.prompts import check_context
+from fisher_ld.core.errors import UserError
+from fisher_ld.core.progress import progress
 from fisher_ld.fisher.coverage import Covered, cover, parameter_counts
+from fisher_ld.fisher.gradient_norms import layer_norms, pad_prompts
 from fisher_ld.fisher.profile import KINDS, layer_traces
-from fisher_ld.fisher.traces import layer_norms, pad_prompts
 from fisher_ld.models.scorer import Scorer
-from fisher_ld.runtime import UserError, progress
 
 ROUND = 64  # examples between two looks at the standard errors
 

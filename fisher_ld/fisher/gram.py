@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from fisher_ld.models.attention import spans
+from fisher_ld.kernels.attention import spans
 
 
 def gram_is_cheaper(length: int, inputs: int, outputs: int) -> bool:

@@ -11,7 +11,8 @@ import polars as pl
 from scipy.special import expit
 from scipy.stats import rankdata
 
-from fisher_ld.runtime import UserError, atomic_path
+from fisher_ld.core.errors import UserError
+from fisher_ld.core.files import atomic_path
 
 Kind = Literal["empirical", "true"]
 KINDS: tuple[Kind, ...] = ("true", "empirical")

@@ -16,12 +16,13 @@ import scipy.sparse as sp
 import torch
 from torch import nn
 
-from fisher_ld.data.lists import COLUMNS, Lists, make_lists
-from fisher_ld.data.packing import PackedBatch
-from fisher_ld.data.prompts import Prompts
+from fisher_ld.batches.lists import COLUMNS, Lists, make_lists
+from fisher_ld.batches.packing import PackedBatch
+from fisher_ld.batches.prompts import Prompts
+from fisher_ld.core.checkpoint import Checkpoint
+from fisher_ld.core.errors import UserError
 from fisher_ld.models.scorer import Scorer, unit_rms
-from fisher_ld.runtime import Checkpoint, UserError
-from fisher_ld.training import Schedule, fit
+from fisher_ld.training.loop import Schedule, fit
 
 ITEMS = 256  # compared at once, at most
 TOKENS = 512  # of a packed row, about

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from transformers import PreTrainedModel
 
-from fisher_ld.runtime import UserError
+from fisher_ld.core.errors import UserError
 
 
 def layers_name(model: PreTrainedModel) -> str:

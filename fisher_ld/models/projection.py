@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from fisher_ld.core.errors import UserError
 from fisher_ld.models.scorer import unit_rms
-from fisher_ld.runtime import UserError
 
 State = dict[str, torch.Tensor]
 

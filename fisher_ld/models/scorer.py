@@ -13,13 +13,15 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
-from fisher_ld.data.lists import Lists
-from fisher_ld.data.packing import PackedBatch, longest_first, pack
-from fisher_ld.data.prompts import Prompts
-from fisher_ld.models.attention import STRIPS
-from fisher_ld.models.last_layer import only_at_decisions
+from fisher_ld.batches.lists import Lists
+from fisher_ld.batches.packing import PackedBatch, longest_first, pack
+from fisher_ld.batches.prompts import Prompts
+from fisher_ld.core.compute import Compute
+from fisher_ld.core.errors import UserError
+from fisher_ld.core.progress import progress
+from fisher_ld.kernels.attention import STRIPS
+from fisher_ld.kernels.last_layer import only_at_decisions
 from fisher_ld.models.layers import layers_name
-from fisher_ld.runtime import Compute, UserError, progress
 
 
 def unit_rms(states: torch.Tensor) -> torch.Tensor:

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTrainedTokenizerBase
 
+from fisher_ld.config.params import Prompt, Student
+from fisher_ld.config.teacher_fit import WIDTHS, widths
+from fisher_ld.core.files import atomic_path, write_json
 from fisher_ld.models.projection import principal_directions, project
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.vocabulary import prune
-from fisher_ld.params import Prompt, Student
-from fisher_ld.runtime import atomic_path, write_json
-from fisher_ld.shape import WIDTHS, widths
 
 
 def layers_taken(init: str, teacher_layers: int, student_layers: int) -> list[int]:

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from fisher_ld.runtime import UserError
-from fisher_ld.shape import not_byte_level
+from fisher_ld.config.teacher_fit import not_byte_level
+from fisher_ld.core.errors import UserError
 
 
 def _derivation(token: str, ranks: dict[tuple[str, str], int]) -> set[str]:

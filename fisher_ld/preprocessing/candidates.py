@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fisher_ld.params import Data
+from fisher_ld.config.params import Data
+from fisher_ld.core.errors import UserError
 from fisher_ld.preprocessing.filters import Positives
 from fisher_ld.preprocessing.negatives import available, sample_negatives
 from fisher_ld.preprocessing.splits import Split, block_starts, stream, train_positions
-from fisher_ld.runtime import UserError
 
 
 def write_lists(

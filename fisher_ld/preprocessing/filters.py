@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fisher_ld.params import Data
+from fisher_ld.config.params import Data
+from fisher_ld.core.errors import UserError
 from fisher_ld.preprocessing.negatives import pair_keys
 from fisher_ld.preprocessing.splits import stream
-from fisher_ld.runtime import UserError
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fisher_ld.params import Data
+from fisher_ld.config.params import Data
+from fisher_ld.core.errors import UserError
+from fisher_ld.core.files import atomic_path
+from fisher_ld.core.locks import work_root
+from fisher_ld.datasets.titles import fill
 from fisher_ld.preprocessing.candidates import write_lists
 from fisher_ld.preprocessing.filters import Positives, keep_positives
 from fisher_ld.preprocessing.readers import Raw, read_source
 from fisher_ld.preprocessing.report import data_report
 from fisher_ld.preprocessing.splits import Split, folds, global_time, leave_last_out, stream
-from fisher_ld.preprocessing.titles import fill
-from fisher_ld.runtime import UserError, atomic_path, work_root
 
 
 def preprocess(raw_dir: Path, out_dir: Path, data: Data, seed: int) -> dict[str, Any]:

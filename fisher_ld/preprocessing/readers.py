@@ -12,11 +12,11 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
-from fisher_ld.params import DataSource
-from fisher_ld.preprocessing.kinds import Interactions, Items, open_source
-from fisher_ld.preprocessing.rows import Row
-from fisher_ld.preprocessing.titles import categories, clean, text
-from fisher_ld.runtime import UserError
+from fisher_ld.config.params import DataSource
+from fisher_ld.core.errors import UserError
+from fisher_ld.datasets.kinds import Interactions, Items, open_source
+from fisher_ld.datasets.rows import Row
+from fisher_ld.datasets.titles import categories, clean, text
 
 BATCH_ROWS = 50_000
 YEAR_2100 = 4_102_444_800  # seconds since 1970; milliseconds taken for seconds lie far beyond

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fisher_ld.runtime import atomic_path
+from fisher_ld.core.files import atomic_path
 
 LISTS = ("train", "val", "test_popularity", "test_uniform")
 QUANTILES = {"min": 0, "p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "max": 1}

@@ -9,7 +9,8 @@ from typing import Any
 
 import polars as pl
 
-from fisher_ld.runtime import UserError, read_json
+from fisher_ld.core.errors import UserError
+from fisher_ld.core.files import read_json
 
 MAIN, FAMILIES = "popularity", ("popularity", "uniform")  # of test lists
 PRIMARY = "ndcg_10"

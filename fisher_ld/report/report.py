@@ -6,22 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fisher_ld.core.files import atomic_path
 from fisher_ld.report import paper
 from fisher_ld.report.charts import charts
 from fisher_ld.report.compare import beside
 from fisher_ld.report.findings import findings, headline, share, span
-from fisher_ld.report.inputs import (
-    FAMILIES,
-    MAIN,
-    METRIC_LABELS,
-    PRIMARY,
-    STUDENT,
-    Results,
-    label,
-    ordered,
-)
+from fisher_ld.report.inputs import FAMILIES, MAIN, METRIC_LABELS, PRIMARY, STUDENT, Results, label, ordered
 from fisher_ld.report.page import Block, Cell, Heading, Picture, Table, Text, html, markdown
-from fisher_ld.runtime import atomic_path
 
 TITLE = "Fisher-LD: what the student gives for what it costs"
 RATIOS = {

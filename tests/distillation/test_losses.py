@@ -6,7 +6,7 @@ import torch
 from fisher_ld.distillation.layer_map import layer_map
 from fisher_ld.distillation.losses import l2, layer_losses, output_loss
 from fisher_ld.distillation.trainer import LayerMatcher
-from fisher_ld.models.teacher import ranking_loss
+from fisher_ld.training.adapt import ranking_loss
 
 
 def test_output_loss_is_the_kl_of_two_bernoulli_at_a_temperature():

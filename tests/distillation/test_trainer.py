@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from fisher_ld.data.packing import pack
+from fisher_ld.batches.packing import pack
+from fisher_ld.config.params import Distill, Fisher
+from fisher_ld.core.checkpoint import Checkpoint
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.distillation.trainer import distill
 from fisher_ld.models.scorer import unit_rms
-from fisher_ld.params import Distill, Fisher
-from fisher_ld.runtime import Checkpoint
 
 
 class MemoryTeacher:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fisher_ld.data.lists import Lists
+from fisher_ld.batches.lists import Lists
 from fisher_ld.evaluation.baselines import ItemKNN, Popularity, baseline_scores, interactions
 
 # four users, five items; what lies behind a user's cut-off must not be learned from

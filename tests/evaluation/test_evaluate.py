@@ -5,13 +5,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fisher_ld.data.lists import Lists
+from fisher_ld.batches.lists import Lists
+from fisher_ld.config.params import Evaluate, Method, parse
+from fisher_ld.core.errors import UserError
 from fisher_ld.evaluation import evaluate as ev
 from fisher_ld.evaluation.ranking import METRICS, category_matrix
 from fisher_ld.evaluation.scores import Scores
 from fisher_ld.evaluation.significance import LEVEL, holm
-from fisher_ld.params import Evaluate, Method, parse
-from fisher_ld.runtime import UserError
 
 PARAMS = Evaluate(bootstrap_samples=400, permutations=2000)
 CATEGORIES = category_matrix([["a"], ["b"], ["a", "b"], ["c"], []] * 4)

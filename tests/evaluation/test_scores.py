@@ -2,9 +2,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fisher_ld.data.lists import Lists
+from fisher_ld.batches.lists import Lists
+from fisher_ld.core.errors import UserError
 from fisher_ld.evaluation.scores import read_scores, write_scores
-from fisher_ld.runtime import UserError
 
 LISTS = Lists(
     user=np.arange(3),

@@ -8,16 +8,18 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from fisher_ld.stages import cache_teacher
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from fisher_ld.data.lists import read_lists
+from fisher_ld.batches.lists import read_lists
+from fisher_ld.config.params import Cluster, Distill, Evaluate, Prompt
+from fisher_ld.core.compute import Compute
+from fisher_ld.core.errors import UserError
+from fisher_ld.core.files import read_json, write_json
 from fisher_ld.evaluation import serving
 from fisher_ld.evaluation.scores import Scores, write_scores
 from fisher_ld.models.scorer import Scorer
-from fisher_ld.params import Cluster, Distill, Evaluate, Prompt
-from fisher_ld.runtime import Compute, UserError, read_json, write_json
-from stages import cache_teacher
 
 USERS, ITEMS, SEEDS = 60, 40, 2
 STRATEGIES = ("linear", "exponential", "fisher", "fisher-shuffled", "fisher-reversed")

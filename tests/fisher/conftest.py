@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from fisher_ld.fisher.coverage import Covered, cover
-from fisher_ld.fisher.traces import logits_of, pad_prompts
+from fisher_ld.fisher.gradient_norms import logits_of, pad_prompts
 
 SHAPE = {
     "vocab_size": 40,

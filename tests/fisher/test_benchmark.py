@@ -5,7 +5,7 @@ import torch
 
 from benchmarks import peers
 from benchmarks.fisher import naive
-from fisher_ld.fisher.traces import layer_norms, pad_prompts
+from fisher_ld.fisher.gradient_norms import layer_norms, pad_prompts
 from fisher_ld.models.scorer import Scorer
 
 

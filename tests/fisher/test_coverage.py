@@ -6,8 +6,8 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraModel
 from torch import nn
 
+from fisher_ld.core.errors import UserError
 from fisher_ld.fisher.coverage import cover, parameter_counts
-from fisher_ld.runtime import UserError
 
 
 def test_every_parameter_has_a_column(build_model):

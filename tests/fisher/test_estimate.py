@@ -9,11 +9,11 @@ import pytest
 import torch
 from polars.testing import assert_frame_equal
 
+from fisher_ld.core.errors import UserError
 from fisher_ld.fisher.estimate import SCHEMA, draw_examples, estimate, largest_share_error
+from fisher_ld.fisher.gradient_norms import layer_norms, pad_prompts
 from fisher_ld.fisher.profile import layer_traces
-from fisher_ld.fisher.traces import layer_norms, pad_prompts
 from fisher_ld.models.scorer import Scorer
-from fisher_ld.runtime import UserError
 
 LABELS = np.arange(400) % 5 == 0
 

@@ -3,10 +3,10 @@ import polars as pl
 import pytest
 from scipy.stats import spearmanr
 
-from fisher_ld.files import read_json, write_json
+from fisher_ld.core.errors import UserError
+from fisher_ld.core.files import read_json, write_json
 from fisher_ld.fisher import profile
 from fisher_ld.fisher.profile import layer_traces, outside_the_layers, quarter_ratio, rank_stability, summary
-from fisher_ld.runtime import UserError
 
 
 def make_table(logits, labels, norms, norms_part=None, state="adapted"):

@@ -5,11 +5,12 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from fisher_ld.data.lists import take
+from fisher_ld.batches.lists import take
+from fisher_ld.core.checkpoint import Checkpoint
+from fisher_ld.core.errors import UserError
 from fisher_ld.models import items
 from fisher_ld.models.items import DECAY, draw, follow_counts, follow_loss, learn_items
-from fisher_ld.runtime import Checkpoint, UserError
-from fisher_ld.training import Schedule
+from fisher_ld.training.loop import Schedule
 
 
 def test_follow_counts_are_from_histories_to_positives(tiny):

@@ -10,10 +10,11 @@ from transformers import (
     PhiConfig,
 )
 
-from fisher_ld.data.packing import pack
-from fisher_ld.models.last_layer import only_at_decisions
+from fisher_ld.batches.packing import pack
+from fisher_ld.core.compute import Compute
+from fisher_ld.core.errors import UserError
+from fisher_ld.kernels.last_layer import only_at_decisions
 from fisher_ld.models.scorer import Scorer, score_lists
-from fisher_ld.runtime import Compute, UserError
 
 SHAPE = {
     "vocab_size": 32,

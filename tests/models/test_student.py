@@ -12,14 +12,14 @@ from transformers import (
     LlamaConfig,
 )
 
-from fisher_ld.data.lists import Lists
-from fisher_ld.data.packing import pack
-from fisher_ld.data.prompts import Prompts
+from fisher_ld.batches.lists import Lists
+from fisher_ld.batches.packing import pack
+from fisher_ld.batches.prompts import Prompts
+from fisher_ld.config.params import Prompt, Student
+from fisher_ld.core.errors import UserError
 from fisher_ld.models.projection import principal_directions, project
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.student import build_student, layers_taken, prompt_texts, save
-from fisher_ld.params import Prompt, Student
-from fisher_ld.runtime import UserError
 
 SEEN = ["the story of a toy", "toy story two", "another story\n"]
 

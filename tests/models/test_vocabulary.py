@@ -5,8 +5,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from fisher_ld.core.errors import UserError
 from fisher_ld.models.vocabulary import prune
-from fisher_ld.runtime import UserError
 
 SEEN = ["the story of a toy", "toy story two", "another story\n"]
 

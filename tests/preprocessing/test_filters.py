@@ -2,9 +2,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fisher_ld.params import Data
+from fisher_ld.config.params import Data
+from fisher_ld.core.errors import UserError
 from fisher_ld.preprocessing.filters import first_pairs, k_core, keep_positives
-from fisher_ld.runtime import UserError
 
 
 def test_the_first_of_repeats_is_kept():

@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fisher_ld.data.lists import read_lists, read_sequences
-from fisher_ld.params import Columns, Data, DataSource
+from fisher_ld.batches.lists import read_lists, read_sequences
+from fisher_ld.config.params import Columns, Data, DataSource
+from fisher_ld.core.errors import UserError
 from fisher_ld.preprocessing.preprocess import preprocess
-from fisher_ld.runtime import UserError
 
 TABLE = DataSource(
     kind="table",
@@ -229,7 +229,7 @@ def test_the_same_seed_gives_the_same_files(raw_dir, processed, tmp_path):
     """In another process with another number of threads, too; another seed draws everything anew."""
     script = (
         "import sys; from pathlib import Path; from fisher_ld.preprocessing.preprocess import preprocess; "
-        "from fisher_ld.params import Data; raw, out, data = sys.argv[1:]; "
+        "from fisher_ld.config.params import Data; raw, out, data = sys.argv[1:]; "
         "preprocess(Path(raw), Path(out), Data.model_validate_json(data), 0)"
     )
     command = [sys.executable, "-c", script, str(raw_dir), str(tmp_path / "same"), DATA.model_dump_json()]

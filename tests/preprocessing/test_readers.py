@@ -4,9 +4,9 @@ import json
 import polars as pl
 import pytest
 
-from fisher_ld.params import Columns, DataSource
+from fisher_ld.config.params import Columns, DataSource
+from fisher_ld.core.errors import UserError
 from fisher_ld.preprocessing.readers import read_source
-from fisher_ld.runtime import UserError
 
 TABLE = {"kind": "table", "interactions": "anywhere", "items": "anywhere"}
 

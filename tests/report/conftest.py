@@ -4,14 +4,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from fisher_ld.config.params import Evaluate
+from fisher_ld.core.files import read_json, write_json
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.evaluation import efficiency
 from fisher_ld.evaluation import evaluate as ev
 from fisher_ld.evaluation.ranking import chance, ranking_metrics
 from fisher_ld.fisher import profile
-from fisher_ld.params import Evaluate
 from fisher_ld.preprocessing.report import data_report, plot_report
-from fisher_ld.runtime import read_json, write_json
 
 LAYERS, SIZE, SEEDS = 30, 20, 2
 SKILL = {

@@ -6,14 +6,14 @@ from types import SimpleNamespace
 
 import polars as pl
 import pytest
+from fisher_ld.stages import report as stage
 
-from fisher_ld.param_keys import flatten
-from fisher_ld.params import Params
+from fisher_ld.config.messages import flatten
+from fisher_ld.config.params import Params
+from fisher_ld.core.errors import UserError
 from fisher_ld.report.inputs import final_metrics, read_results
 from fisher_ld.report.page import Table, Text, html, markdown
 from fisher_ld.report.report import write_report
-from fisher_ld.runtime import UserError
-from stages import report as stage
 
 
 def test_html_is_self_contained(sample, tmp_path):

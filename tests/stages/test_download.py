@@ -1,6 +1,7 @@
-from fisher_ld.params import Params
-from fisher_ld.runtime import read_json
-from stages import download
+from fisher_ld.stages import download
+
+from fisher_ld.config.params import Params
+from fisher_ld.core.files import read_json
 
 
 def test_lays_down_data_and_teacher(tmp_path, monkeypatch, run):

@@ -7,19 +7,20 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from fisher_ld.stages import cache_teacher, distill, estimate_fisher, layer_weights
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from fisher_ld.data.lists import read_lists
-from fisher_ld.data.prompts import build_prompts, saved_prompts
+from fisher_ld.batches.lists import read_lists
+from fisher_ld.batches.prompts import build_prompts, saved_prompts
+from fisher_ld.config.params import Cluster, Distill, Fisher, Params, Prompt, Student, Teacher
+from fisher_ld.core.errors import UserError
+from fisher_ld.core.files import read_json, write_json
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.fisher.estimate import estimate
+from fisher_ld.fisher.gradient_norms import layer_norms, pad_prompts
 from fisher_ld.fisher.profile import layer_traces
-from fisher_ld.fisher.traces import layer_norms, pad_prompts
 from fisher_ld.models.scorer import Scorer
-from fisher_ld.params import Cluster, Distill, Fisher, Params, Prompt, Student, Teacher
-from fisher_ld.runtime import UserError, read_json, write_json
-from stages import cache_teacher, distill, estimate_fisher, layer_weights
 
 ITEMS = 12
 

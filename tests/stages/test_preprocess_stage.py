@@ -1,9 +1,10 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from fisher_ld.params import Columns, Data, DataSource
-from fisher_ld.runtime import read_json
-from stages.preprocess import main
+from fisher_ld.stages.preprocess import main
+
+from fisher_ld.config.params import Columns, Data, DataSource
+from fisher_ld.core.files import read_json
 
 
 def test_the_stage_writes_tables_report_and_plots(tmp_path, monkeypatch, run):

@@ -1,0 +1,88 @@
+"""Candidate lists and user sequences as `preprocess` wrote them, in numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from fisher_ld.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Lists:
+    """n candidate lists, each after a part of what its user liked: its history."""
+
+    user: np.ndarray  # (n,) int
+    start: np.ndarray  # (n,) int
+    position: np.ndarray  # (n,) int
+    positive: np.ndarray  # (n,) int, the positive's place in `candidates`
+    candidates: list[np.ndarray]  # n arrays of item numbers
+    offsets: np.ndarray  # (n + 1,) int; candidate j of list i is example `offsets[i] + j`
+    sequences: list[np.ndarray]  # the positives of every user, oldest first; index = user number
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def history(self, number: int) -> np.ndarray:
+        """Item numbers that a prompt of this list holds before the candidate, oldest first."""
+        return self.sequences[self.user[number]][self.start[number] : self.position[number]]
+
+    def examples(self, numbers: Iterable[int]) -> np.ndarray:
+        """Example ids of the lists with these numbers, one list after the other."""
+        return np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1], dtype=np.int64) for i in numbers])
+
+    def labels(self) -> np.ndarray:
+        """1 for the positive of each list, 0 for its negatives: (examples,) float32."""
+        labels = np.zeros(self.offsets[-1], np.float32)
+        labels[self.offsets[:-1] + self.positive] = 1
+        return labels
+
+    def windows(self) -> list[np.ndarray]:
+        """List numbers grouped by what one packed row can share: the user and the history's start."""
+        order = np.lexsort((self.position, self.start, self.user))
+        changed = (np.diff(self.user[order]) != 0) | (np.diff(self.start[order]) != 0)
+        return np.split(order, np.flatnonzero(changed) + 1) if len(order) else []
+
+
+COLUMNS = ("user", "start", "position", "positive")
+
+
+def make_lists(columns: Mapping[str, np.ndarray], candidates: list[np.ndarray], sequences: list[np.ndarray]) -> Lists:
+    """`columns`: those of COLUMNS, (n,) int each, others are left aside; the offsets follow from the candidates."""
+    offsets = np.concatenate([[0], np.cumsum([len(c) for c in candidates])]).astype(np.int64)
+    own = {name: columns[name] for name in COLUMNS}
+    return Lists(**own, candidates=candidates, offsets=offsets, sequences=sequences)
+
+
+def _table(path: Path) -> pl.DataFrame:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run the stage preprocess (dvc repro)")
+    return pl.read_parquet(path)
+
+
+def read_lists(processed: Path, name: str) -> Lists:
+    """`name`: train, val, test_popularity or test_uniform. Raises UserError where preprocess has not written it."""
+    table = _table(processed / f"{name}.parquet").sort("list")
+    columns = {column: table[column].to_numpy().astype(np.int64) for column in COLUMNS}
+    return make_lists(columns, [np.asarray(c) for c in table["candidates"]], read_sequences(processed))
+
+
+def take(lists: Lists, numbers: np.ndarray) -> Lists:
+    """The lists with these numbers, renumbered from 0."""
+    columns = {name: getattr(lists, name)[numbers] for name in COLUMNS}
+    return make_lists(columns, [lists.candidates[i] for i in numbers], lists.sequences)
+
+
+def concat(a: Lists, b: Lists) -> Lists:
+    """The lists of `a`, then those of `b`, over the same users."""
+    columns = {name: np.concatenate([getattr(a, name), getattr(b, name)]) for name in COLUMNS}
+    return make_lists(columns, a.candidates + b.candidates, a.sequences)
+
+
+def read_sequences(processed: Path) -> list[np.ndarray]:
+    """The positives of every user, oldest first; index = user number."""
+    return [np.asarray(s) for s in _table(processed / "sequences.parquet").sort("user")["items"]]

@@ -1,0 +1,149 @@
+"""Shared-prefix packing: candidates that share a user's history share one sequence.
+
+A packed row is a trunk (prefix and history, plain causal) and one segment for each candidate. A segment sees the
+trunk up to its own place in the history, and itself; its positions go on from there. Every candidate's decision token
+therefore has exactly the context of its own one-by-one prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from fisher_ld.batches.lists import Lists, take
+from fisher_ld.batches.prompts import Prompts, check_context
+
+MULTIPLE = 32  # of tokens in a row: matrix kernels are made anew for each length, and fast at even ones
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """B packed rows of T tokens that hold N candidates (examples) of some lists."""
+
+    input_ids: torch.Tensor  # (B, T)
+    position_ids: torch.Tensor  # (B, T)
+    mask: torch.Tensor  # (B, 1, T, T) bool, True: may attend
+    decision: torch.Tensor  # (N, 2) row and column of each decision token
+    examples: torch.Tensor  # (N,) example ids
+    labels: torch.Tensor  # (N,) float
+    tokens: int  # without padding
+
+    def to(self, device: torch.device) -> PackedBatch:
+        moved: Any = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in vars(self).items()}
+        return PackedBatch(**moved)
+
+
+@dataclass
+class _Row:
+    ids: list[int]
+    positions: list[int]
+    segment: list[int]  # 0: trunk
+    visible: list[int]  # how many trunk tokens a token may see
+    decision: list[int]
+
+
+def _longest_history(window: np.ndarray, lists: Lists) -> np.ndarray:
+    return lists.history(window[lists.position[window].argmax()])
+
+
+def _pack_row(lists: Lists, window: np.ndarray, prompts: Prompts) -> _Row:
+    start = int(lists.start[window[0]])
+    trunk = list(prompts.prefix)
+    trunk_length = {start: len(trunk)}
+    for place, item in enumerate(_longest_history(window, lists), start):
+        trunk += prompts.history[item]
+        trunk_length[place + 1] = len(trunk)
+
+    row = _Row(trunk, list(range(len(trunk))), [0] * len(trunk), list(range(1, len(trunk) + 1)), [])
+    segment = 0
+    for index in window:
+        visible = trunk_length[int(lists.position[index])]
+        for item in lists.candidates[index]:
+            piece = prompts.candidate[item]
+            segment += 1
+            row.ids += piece
+            row.positions += range(visible, visible + len(piece))
+            row.segment += [segment] * len(piece)
+            row.visible += [visible] * len(piece)
+            row.decision.append(len(row.ids) - 1)
+    return row
+
+
+def pack(lists: Lists, windows: list[np.ndarray], prompts: Prompts, context: int) -> PackedBatch:
+    """One row for each window (list numbers of one user with one history start; a window of one list is the usual
+    one-sequence-per-list packing). Raises UserError where a prompt is longer than the teacher's `context`."""
+    rows = [_pack_row(lists, window, prompts) for window in windows]
+    check_context(max(max(row.positions) + 1 for row in rows), context)
+    length = -(-max(len(row.ids) for row in rows) // MULTIPLE) * MULTIPLE
+
+    def padded(values: list[list[int]], fill: int) -> torch.Tensor:
+        return torch.tensor([v + [fill] * (length - len(v)) for v in values])  # (B, T)
+
+    segment = padded([row.segment for row in rows], -1)
+    visible = padded([row.visible for row in rows], 1)  # padding sees the first token: no empty softmax
+    place = torch.arange(length)
+    in_trunk = (segment == 0)[:, None, :] & (place < visible[:, :, None])  # (B, T, T)
+    in_own = (segment[:, :, None] == segment[:, None, :]) & (segment > 0)[:, None, :] & (place <= place[:, None])
+    numbers = np.concatenate(windows)
+    labels = np.concatenate([np.arange(len(lists.candidates[i])) == lists.positive[i] for i in numbers])
+    return PackedBatch(
+        input_ids=padded([row.ids for row in rows], 0),
+        position_ids=padded([row.positions for row in rows], 0),
+        mask=(in_trunk | in_own)[:, None],
+        decision=torch.tensor([(b, t) for b, row in enumerate(rows) for t in row.decision]),
+        examples=torch.from_numpy(lists.examples(numbers)),
+        labels=torch.from_numpy(labels.astype(np.float32)),
+        tokens=sum(len(row.ids) for row in rows),
+    )
+
+
+def row_tokens(window: np.ndarray, lists: Lists, prompts: Prompts) -> int:
+    """Tokens of a window's packed row, but for the prefix."""
+    history = _longest_history(window, lists)
+    candidates = np.concatenate([lists.candidates[i] for i in window])
+    return sum(len(prompts.history[i]) for i in history) + sum(len(prompts.candidate[i]) for i in candidates)
+
+
+def longest_first(lists: Lists, prompts: Prompts, size: int) -> list[list[np.ndarray]]:
+    """All windows in groups of `size` of like length, for little padding."""
+    windows = sorted(lists.windows(), key=lambda window: -row_tokens(window, lists, prompts))
+    return [windows[i : i + size] for i in range(0, len(windows), size)]
+
+
+def step_plan(lists: Lists, prompts: Prompts, size: int, steps: int, seed: int) -> list[list[np.ndarray]]:
+    """The windows of each of `steps` optimiser steps: as many epochs as that takes, each shuffled anew."""
+    plan: list[list[np.ndarray]] = []
+    windows = lists.windows()
+    length = np.array([row_tokens(window, lists, prompts) for window in windows])
+    while len(plan) < steps:
+        plan += by_length(windows, length, size, seed + len(plan))
+    return plan[:steps]
+
+
+def held_back(lists: Lists, count: int | None, seed: int) -> Lists:
+    """The lists of the `count` windows (None: all) that come last in the first epoch of `step_plan` with this seed, up
+    to its pools of 64 batches. A teacher adapted by that plan has not been trained on them as long as its steps end a
+    pool before; with fewer windows than that it has."""
+    windows = lists.windows()
+    order = np.random.default_rng(seed).permutation(len(windows))  # as in by_length
+    kept = [windows[i] for i in order[-(count or len(order)) :]]
+    return take(lists, np.sort(np.concatenate(kept)))
+
+
+def by_length(
+    windows: list[np.ndarray], length: np.ndarray, size: int, seed: int, pool: int = 64
+) -> list[list[np.ndarray]]:
+    """Seeded batches of `size` windows. Windows of like `length` share a batch, for little padding: each pool of
+    `pool` shuffled batches is sorted by length, then its batches are shuffled."""
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(windows))
+    plan = []
+    for begin in range(0, len(shuffled), pool * size):
+        chunk = shuffled[begin : begin + pool * size]
+        chunk = chunk[np.argsort(length[chunk], kind="stable")]
+        cuts = [chunk[i : i + size] for i in range(0, len(chunk), size)]
+        plan += [[windows[i] for i in cuts[k]] for k in rng.permutation(len(cuts))]
+    return plan

@@ -1,0 +1,109 @@
+"""What the parameters ask of the teacher, held against its config and tokenizer before any work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fisher_ld.config.params import Params, Student
+from fisher_ld.core.errors import UserError
+from fisher_ld.core.files import read_json
+
+WIDTHS = {
+    "hidden_size": "hidden_size",
+    "intermediate_size": "intermediate_size",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+}  # params.student -> transformers' config
+GPT2 = {
+    "num_hidden_layers": "n_layer",
+    "hidden_size": "n_embd",
+    "intermediate_size": "n_inner",
+    "num_attention_heads": "n_head",
+}  # its own names for them
+PROJECTABLE = ("llama", "mistral", "qwen2")  # RMSNorm with a plain weight, separate q, k, v, gate, up
+
+
+def check_shape(params: Params, folder: Path) -> None:
+    """Raises UserError with every fault of depth, widths and vocabulary that the config and tokenizer of the teacher
+    in `folder` show. Where there is none yet, or one that names its shape in another way, nothing is checked here."""
+    if not (folder / "config.json").is_file():
+        return
+    config = read_json(folder / "config.json")
+    if not all(_of(config, name) for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")):
+        return
+    tokenizer = folder / "tokenizer.json"
+    faults = [*_depth(params, config), *_widths(params.student, config)]
+    if params.student.vocabulary == "pruned" and tokenizer.is_file():
+        faults += not_byte_level(read_json(tokenizer))
+    if faults:
+        raise UserError("the parameters do not fit the teacher:\n" + "\n".join(f"  {fault}" for fault in faults))
+
+
+def _depth(params: Params, config: dict[str, Any]) -> Iterator[str]:
+    depth, first, student = _of(config, "num_hidden_layers"), params.teacher.adapt.first_layers, params.student.layers
+    if student > depth:
+        yield f"student.layers: expected at most the teacher's {depth} layers, got {student}"
+    if first and first >= depth:
+        yield (
+            f"teacher.adapt.first_layers: expected less than the teacher's {depth} layers, got {first}; null adapts "
+            "all at once"
+        )
+
+
+def _of(config: dict[str, Any], name: str) -> Any:
+    return config.get(name) or config.get(GPT2.get(name, name))
+
+
+def widths(student: Student, config: dict[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
+    """The student's and the teacher's widths, by their names in params.student."""
+    own = {name: _of(config, key) for name, key in WIDTHS.items()}
+    own["kv_heads"] = own["kv_heads"] or own["heads"]
+    own["intermediate_size"] = own["intermediate_size"] or 4 * own["hidden_size"]
+    return {name: getattr(student, name) or own[name] for name in WIDTHS}, own
+
+
+def _widths(student: Student, config: dict[str, Any]) -> Iterator[str]:
+    asked, own = widths(student, config)
+    for whole, part in (("hidden_size", "heads"), ("heads", "kv_heads")):
+        if asked[whole] % asked[part]:
+            yield (
+                f"student.{whole}: expected a multiple of student.{part} ({asked[part]}), got {asked[whole]} "
+                "(a null is the teacher's value)"
+            )
+    size = asked["hidden_size"] // asked["heads"]
+    if student.init == "random" and size % 2:
+        yield (
+            "student.hidden_size / student.heads: rotary positions need an even head size, got "
+            f"{asked['hidden_size']} / {asked['heads']} = {size}"
+        )
+    if student.init == "random" or asked == own:
+        return
+    if config["model_type"] not in PROJECTABLE:
+        yield (
+            f"student.init: spaced at a smaller width knows the weights of {', '.join(PROJECTABLE)}, the teacher is "
+            f"{config['model_type']}; leave the student's widths null, or set student.init: random"
+        )
+    for name, value in asked.items():
+        if value > own[name]:
+            yield (
+                f"student.{name}: init: spaced cuts the teacher's weights down, so expected at most {own[name]}, got "
+                f"{value}; lower it, or set student.init: random"
+            )
+    if asked["heads"] // asked["kv_heads"] > own["heads"] // own["kv_heads"]:
+        yield (
+            f"student.heads / student.kv_heads: expected at most the teacher's {own['heads']} / {own['kv_heads']} for "
+            f"init: spaced, got {asked['heads']} / {asked['kv_heads']}; raise kv_heads or lower heads"
+        )
+
+
+def not_byte_level(tokenizer: dict[str, Any]) -> list[str]:
+    """Why the vocabulary of a tokenizer (its tokenizer.json) cannot be pruned; nothing if it can."""
+    kind, decoder = (tokenizer.get("model") or {}).get("type"), (tokenizer.get("decoder") or {}).get("type")
+    if (kind, decoder) == ("BPE", "ByteLevel"):
+        return []
+    return [
+        "student.vocabulary: pruned needs a byte-level BPE tokenizer of the tokenizers library, the teacher's is "
+        f"{kind} with the decoder {decoder}; set student.vocabulary: full"
+    ]

@@ -1,0 +1,78 @@
+"""Device, precision, threads and seeds."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fisher_ld.core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from fisher_ld.config.params import Cluster
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where models run, whether their linear layers and attention do so in bf16 (torch.autocast), and how many packed
+    rows they score at once."""
+
+    device: torch.device
+    bf16: bool
+    batch_users: int = 1
+
+    def __str__(self) -> str:
+        """What a result depends on, so that a checkpoint's key has it."""
+        return f"{self.device} in {'bf16' if self.bf16 else 'fp32'}"
+
+
+def _has_bf16(device: str) -> bool:
+    """Whether the hardware itself multiplies bf16; emulation is several times slower than fp32."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc not to hand freed memory back to the system: a forward pass frees and takes the same memory in every
+    layer, and to have its pages zeroed each time doubles the time of scoring. Where the C library is another, nothing
+    is done."""
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        trim_threshold, mmap_max = -1, -4  # malloc.h
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_max, 0)
+
+
+def setup(cluster: Cluster, seed: int) -> Compute:
+    """Sets threads, memory, seeds and deterministic kernels; returns where to compute. A device or precision that is
+    not to be had raises UserError. `threads: null` takes $OMP_NUM_THREADS if set, else every core this process may
+    use."""
+    import torch
+
+    if cluster.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("cluster.device: cuda was asked for, but torch sees no GPU here; set cluster.device: cpu")
+    bf16 = cluster.precision != "fp32" and _has_bf16(cluster.device)
+    if cluster.precision == "bf16" and not bf16:
+        raise UserError("cluster.precision: this hardware does not compute in bf16; set it to fp32, or to auto")
+    default_threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(cluster.threads or default_threads)
+    keep_freed_memory()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
+    torch.use_deterministic_algorithms(True)
+    # filling fresh memory costs time and hides nothing we rely on; torch's stubs do not know the attribute
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    compute = Compute(torch.device(cluster.device), bf16, cluster.batch_users)
+    print(f"computing on {compute} with {torch.get_num_threads()} threads")
+    return compute

@@ -1,0 +1,166 @@
+"""Squared norms of every example's logit gradient, layer by layer, from one backward pass.
+
+For an example with logit z, n_l = ||dz/dtheta_l||^2 over all parameters of layer l. Both Fishers follow from (z, n_l)
+without the model: p(1 - p) n_l is the true one (Eq. 1, 10), (p - y)^2 n_l the empirical one (Eq. 3). No parameter
+requires a gradient: the backward of sum(z) computes the gradients of activations only, which hooks and the backward
+pass of RMS norms read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from fisher_ld.core.errors import UserError
+from fisher_ld.fisher.coverage import Covered, cover
+from fisher_ld.fisher.hooks import Taps, by_onednn, replaced
+from fisher_ld.kernels.attention import by_strips
+from fisher_ld.kernels.last_layer import only_at_decisions
+from fisher_ld.models.scorer import Scorer
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """N independent prompts, one a row, padded on either side."""
+
+    input_ids: torch.Tensor  # (N, T)
+    attention_mask: torch.Tensor  # (N, T), 1 where a token is real
+    decision: torch.Tensor  # (N,) column of each row's decision token
+
+    def to(self, device: torch.device) -> PromptBatch:
+        return PromptBatch(*(tensor.to(device) for tensor in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class LayerNorms:
+    """For each of N examples the logit z and ||dz/dtheta||^2, float64. Columns are the layers asked for."""
+
+    logits: torch.Tensor  # (N,)
+    layers: torch.Tensor  # (N, L)
+    norms: torch.Tensor  # (N, L) the part of `layers` that belongs to normalisation parameters
+    embedding: torch.Tensor  # (N,) token and position embeddings
+    head: torch.Tensor  # (N,) final norm and the two rows of the head
+
+
+def pad_prompts(prompts: Sequence[Sequence[int]], side: Literal["left", "right"] = "right") -> PromptBatch:
+    """Prompts that end with their decision token, padded with token 0 to the longest. Raises ValueError where there is
+    no prompt, or an empty one."""
+    if not prompts or not all(prompts):
+        raise ValueError(f"expected one prompt or more, none of them empty, got lengths {[len(p) for p in prompts]}")
+    longest = max(map(len, prompts))
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)  # (N, T)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        first = 0 if side == "right" else longest - len(prompt)
+        ids[row, first : first + len(prompt)] = torch.tensor(prompt)
+        mask[row, first : first + len(prompt)] = 1
+    last = torch.tensor([longest if side == "left" else len(prompt) for prompt in prompts]) - 1
+    return PromptBatch(ids, mask, last)
+
+
+def logits_of(model: PreTrainedModel, batch: PromptBatch) -> torch.Tensor:
+    """z = logit(yes) - logit(no) at the decision tokens: (N,). Raises UserError for a model without a two-row head."""
+    head = getattr(model, "score", None)
+    if not isinstance(head, nn.Module) or model.config.num_labels != 2:
+        raise UserError(
+            f"expected a sequence classification model with a head `score` of two labels (no, yes), got "
+            f"{type(model).__name__} with {model.config.num_labels} labels; Scorer.from_causal_lm makes one"
+        )
+    positions = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)  # (N, T)
+    hidden = model.base_model(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=positions, use_cache=False
+    ).last_hidden_state  # (N, T, d)
+    rows = torch.arange(len(hidden), device=hidden.device)
+    no, yes = head(hidden[rows, batch.decision]).unbind(-1)  # (N,), (N,)
+    return yes - no
+
+
+def layer_norms(
+    scorer: Scorer,
+    batch: PromptBatch,
+    layers: Sequence[int] | None = None,
+    checkpointing: bool = False,
+    covered: Sequence[Covered] | None = None,
+) -> LayerNorms:
+    """||dz/dtheta_l||^2 of every example and layer, in float32 at least.
+
+    layers: which layers (1..L), default all. checkpointing: keep only each layer's input and recompute the rest in the
+    backward pass. covered: `cover(scorer.model)`, where it was taken before: its probes cost some 2% of a batch.
+
+    The last layer computes its queries, keys and values at all tokens, the rest at the decision tokens alone:
+    elsewhere its gradient is zero.
+
+    Raises UserError for a model whose parameters are not all covered (see `coverage`), for a module that is never used
+    on the way to z or in another way than its norm is taken, for a linear layer of which one output gets a gradient in
+    two calls, for a last layer that does not take transformers' cache, and for norms that are not finite.
+    """
+    model, stack = scorer.model, scorer.layers
+    count = len(stack)
+    wanted = list(layers) if layers is not None else list(range(1, count + 1))
+    if not set(wanted) <= set(range(1, count + 1)):
+        raise UserError(f"layers: expected numbers from 1 to {count}, got {wanted}")
+    rows = torch.arange(len(batch.decision), device=batch.decision.device)
+    if not batch.attention_mask[rows, batch.decision].all():
+        raise UserError("the decision token of an example is padding: expected attention_mask 1 at its column")
+    covered = [c for c in covered or cover(model) if c.column in {0, *wanted, count + 1} or c.kind == "swiglu"]
+    size, device = len(batch.input_ids), batch.input_ids.device
+    taps = Taps(torch.zeros(2, size, count + 2, dtype=torch.float64, device=device))
+
+    decision = torch.stack([rows, batch.decision], 1)
+    recomputed = replaced({layer: _recomputed for layer in stack[:-1]} if checkpointing else {})
+    at_decisions = only_at_decisions(stack[-1], decision)
+    with (
+        _frozen(model),
+        by_strips(model),
+        by_onednn(covered),
+        recomputed,
+        at_decisions,
+        taps.on(covered),
+        torch.enable_grad(),
+    ):
+        z = logits_of(model, batch)
+        z.sum().backward()
+
+    taps.finish(covered)
+    total, norms = taps.norms  # (N, L + 2) each
+    if not total.isfinite().all():
+        row, column = (~total.isfinite()).nonzero()[0].tolist()
+        raise UserError(
+            f"the gradient norm of example {row} in layer {column} (0 embedding, {count + 1} head) is not finite: "
+            "look at the model's weights and at the attention mask"
+        )
+    return LayerNorms(z.detach().double(), total[:, wanted], norms[:, wanted], total[:, 0], total[:, count + 1])
+
+
+@contextmanager
+def _frozen(model: PreTrainedModel) -> Iterator[None]:
+    """No dropout, and no parameter that requires a gradient."""
+    training = [module for module in model.modules() if module.training]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.eval()
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def _recomputed(forward: Callable) -> Callable:
+    """A re-entrant checkpoint, which recomputes without dropout, as `_frozen` has it."""
+
+    def checkpointed(states: torch.Tensor, *others: object, **named: object) -> object:
+        return checkpoint(partial(forward, **named), states, *others, use_reentrant=True, preserve_rng_state=False)
+
+    return checkpointed

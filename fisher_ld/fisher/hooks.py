@@ -1,0 +1,294 @@
+"""What `traces` reads on the way: hooks on linear and embedding layers and layer norms, and linear layers, RMS norms
+and SwiGLUs that compute otherwise than the model's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+
+import torch
+from torch import nn
+
+from fisher_ld.core.errors import UserError
+from fisher_ld.fisher.coverage import Covered, embedding_scale, norm_epsilon, rms_scale
+from fisher_ld.fisher.gram import count_mirrored, gradient_norm, gram, gram_is_cheaper, gram_product
+from fisher_ld.kernels.attention import spans
+
+
+class _SharedInput:
+    """The input of linear layers that are called one after the other on the same tensor (q/k/v, gate/up). Once its
+    last user is known, it becomes either Gram strips or stays as it is, whichever makes the norms cheaper."""
+
+    def __init__(self, source: torch.Tensor):
+        self.source: torch.Tensor | None = source
+        self.inputs = _per_example(source)  # (N, T, d_in)
+        self.version = self.inputs._version
+        self.outputs = 0
+        self.strips: list[torch.Tensor] | None = None
+
+    def close(self) -> None:
+        """Decides. The tensor is let go where its Gram matrix, usually far smaller, stands for it."""
+        if self.inputs._version != self.version:  # autograd, which does not keep it for a frozen layer, would not see
+            raise UserError("the input of a linear layer was changed in place after the call: its norm is not known")
+        if self.source is None:
+            return
+        self.source = None
+        _, length, features = self.inputs.shape
+        if gram_is_cheaper(length, features, self.outputs):
+            self.strips = count_mirrored(gram(self.inputs))
+            self.inputs = self.inputs.new_empty(0)
+            self.version = self.inputs._version
+
+    def norm(self, gradient: torch.Tensor) -> torch.Tensor:
+        """||G^T A||_F^2 for each example: (N, T, d_out) -> (N,)."""
+        self.close()
+        return gradient_norm(self.inputs, gradient) if self.strips is None else gram_product(self.strips, gradient)
+
+
+class _Linear(torch.autograd.Function):
+    """x W' + b by oneDNN, for a frozen layer."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None):
+        ctx.save_for_backward(weight)
+        return _onednn(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, *gradients: torch.Tensor):
+        (weight,) = ctx.saved_tensors
+        (gradient,) = gradients
+        return _onednn(gradient, weight.mT), None, None
+
+
+def _onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+class _RmsNorm(torch.autograd.Function):
+    """x / rms(x) * weight, with a backward pass that reads x half as often as autograd's and hands each example's
+    gradient of the weight, (N, d), to `read`."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, epsilon: float, read: Callable[[torch.Tensor], None]):
+        scale = rms_scale(x, epsilon)  # (N, T, 1), or (N, T, heads, 1)
+        ctx.save_for_backward(x, weight, scale)
+        ctx.read = read
+        return x * scale * weight
+
+    @staticmethod
+    def backward(ctx, *gradients: torch.Tensor):
+        x, weight, scale = ctx.saved_tensors
+        (gradient,) = gradients
+        product = gradient * x
+        ctx.read(torch.bmm(_per_example(scale).mT, _per_example(product)).squeeze(1))
+        along = (product @ weight)[..., None] * scale**3 / x.shape[-1]
+        return (gradient * weight).mul_(scale).addcmul_(x, along, value=-1), None, None, None
+
+
+class _Gated(torch.autograd.Function):
+    """silu(gate) * up, which keeps gate and up alone for its backward pass."""
+
+    @staticmethod
+    def forward(ctx, gate: torch.Tensor, up: torch.Tensor):
+        ctx.save_for_backward(gate, up)
+        return nn.functional.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx, *gradients: torch.Tensor):
+        gate, up = ctx.saved_tensors
+        (gradient,) = gradients
+        return torch.ops.aten.silu_backward(gradient * up, gate), nn.functional.silu(gate).mul_(gradient)
+
+
+class Taps:
+    """While `on`, reads inputs in the forward and output gradients in the backward pass, and adds up squared norms."""
+
+    def __init__(self, norms: torch.Tensor):
+        self.norms = norms  # (2, N, L + 2): all parameters, normalisation parameters
+        self.shared: _SharedInput | None = None
+        self.calls: dict[str, int] = {}
+        self.features: dict[str, torch.Tensor] = {}  # which outputs of a module got a gradient
+        self.every = torch.ones(1, dtype=torch.bool, device=norms.device)
+        self.of_norms: dict[str, torch.Tensor] = {}  # (N, parameters), the gradient of a norm, added up over its calls
+
+    @contextmanager
+    def on(self, covered: list[Covered]) -> Iterator[None]:
+        for part in covered:  # before the passes: small tensors that stay would lie between large ones that go
+            if part.kind.endswith("norm"):
+                own = list(part.module.parameters(recurse=False))
+                dtype = torch.promote_types(own[0].dtype, torch.float32)
+                shape = self.norms.shape[1], sum(p.numel() for p in own)
+                self.of_norms[part.name] = torch.zeros(shape, dtype=dtype, device=self.norms.device)
+        hooks = {"linear": self._linear, "embedding": self._embedding, "layer_norm": self._layer_norm}
+        handles = [c.module.register_forward_hook(partial(hooks[c.kind], c)) for c in covered if c.kind in hooks]
+        forwards = {"rms_norm": self._rms_norm, "swiglu": self._swiglu}
+        wraps = {
+            c.module: lambda forward, part=c: partial(forwards[part.kind], part) for c in covered if c.kind in forwards
+        }
+        try:
+            with replaced(wraps):
+                yield
+        finally:
+            self.shared = None
+            for handle in handles:
+                handle.remove()
+
+    def finish(self, covered: list[Covered]) -> None:
+        for part in covered:
+            if part.kind != "swiglu" and part.name not in self.features:
+                raise _unknown(part, f"got no gradient in {self.calls.get(part.name, 0)} calls")
+            if part.name in self.of_norms:
+                self.norms[:, :, part.column] += _squares(self.of_norms[part.name])
+
+    def _linear(self, part: Covered, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor):
+        if not torch.is_grad_enabled():  # the first, unrecorded pass of a checkpointed layer
+            return
+        source = _only(part, inputs)
+        if self.shared is None or self.shared.source is not source:
+            if self.shared is not None:
+                self.shared.close()
+            self.shared = _SharedInput(source)
+        shared = self.shared
+        shared.outputs += output.shape[-1]
+
+        def read(gradient: torch.Tensor) -> None:
+            squares = shared.norm(gradient)  # (N,)
+            if module.bias is not None:
+                squares += _squares(gradient.sum(1))
+            self.norms[0, :, part.column] += squares
+
+        self._tap(part, output, read)
+
+    def _rms_norm(self, part: Covered, *inputs: torch.Tensor, **named: object) -> torch.Tensor:
+        x = _only(part, () if named else inputs)
+        if torch.is_grad_enabled():
+            self._called(part, x)
+
+        def read(gradient: torch.Tensor) -> None:
+            self.features[part.name] = self.every
+            self.of_norms[part.name] += gradient
+
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        weight = part.offset + part.module.get_parameter("weight").to(dtype)
+        return _RmsNorm.apply(x.to(dtype), weight, norm_epsilon(part.module), read).to(x.dtype)
+
+    def _swiglu(self, part: Covered, x: torch.Tensor) -> torch.Tensor:
+        gate, up, down = map(part.module.get_submodule, ("gate_proj", "up_proj", "down_proj"))
+        return down(_Gated.apply(gate(x), up(x)))
+
+    def _layer_norm(self, part: Covered, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor):
+        if not torch.is_grad_enabled():
+            return
+        source = _only(part, inputs).detach()  # (N, T, d), or (N, T, heads, d)
+
+        def read(gradient: torch.Tensor) -> None:
+            x = _per_example(source)  # (N, T, d)
+            normalised = nn.functional.layer_norm(x, x.shape[-1:], eps=norm_epsilon(module))
+            of_weight = (gradient * normalised).sum(1)  # (N, d)
+            of_bias = [gradient.sum(1)] if getattr(module, "bias", None) is not None else []
+            self.of_norms[part.name] += torch.cat([of_weight, *of_bias], 1)
+
+        self._tap(part, output, read)
+
+    def _embedding(self, part: Covered, module: nn.Embedding, inputs: tuple[torch.Tensor, ...], output: torch.Tensor):
+        """An embedding is a linear layer on one-hot inputs: their Gram matrix says which tokens are equal. Its output
+        becomes the leaf at which the backward pass ends."""
+        ids = _only(part, inputs)  # (N, T)
+        leaf = output.detach().requires_grad_()
+
+        def read(gradient: torch.Tensor) -> None:
+            gradient = gradient * embedding_scale(module)  # (N, T, d)
+            if module.padding_idx is not None:  # torch gives this row no gradient, and so training does not move it
+                gradient = gradient * (ids != module.padding_idx)[..., None]
+            equal = [(ids[:, i:j, None] == ids[:, None, i:]).to(gradient.dtype) for i, j in spans(ids.shape[1])]
+            self.norms[0, :, part.column] += gram_product(count_mirrored(equal), gradient)
+
+        self._tap(part, leaf, read)
+        return leaf
+
+    def _called(self, part: Covered, output: torch.Tensor) -> None:
+        self.calls[part.name] = self.calls.get(part.name, 0) + 1
+        if len(output) != self.norms.shape[1]:
+            raise UserError(
+                f"{part.name}: expected one row an example, {self.norms.shape[1]} of them, got {tuple(output.shape)}; "
+                "the gradient norm of each example cannot be told from that"
+            )
+
+    def _tap(self, part: Covered, output: torch.Tensor, read: Callable[[torch.Tensor], None]) -> None:
+        self._called(part, output)
+
+        def of_examples(gradient: torch.Tensor) -> None:
+            gradient = _per_example(gradient)  # (N, T, d_out)
+            if part.name in self.of_norms:  # its calls are added up before they are squared
+                self.features[part.name] = self.every
+            else:
+                self._disjoint(part, gradient)
+            read(gradient)
+
+        output.register_hook(of_examples)
+
+    def _disjoint(self, part: Covered, gradient: torch.Tensor) -> None:
+        """Squared norms of a module's calls add up where no output feature got a gradient in two of them: of queries,
+        keys and values that one module computes, the model's last layer reads a part in each call."""
+        features = self.every if self.calls[part.name] == 1 else gradient.any(dim=1).any(dim=0)  # (d_out,)
+        before = self.features.get(part.name)
+        if before is not None and (before & features).any():
+            raise _unknown(part, "got a gradient in several calls")
+        self.features[part.name] = features if before is None else before | features
+
+
+def _unknown(part: Covered, found: str) -> UserError:
+    return UserError(
+        f"{part.name}: expected to be used once on the way to the logit, but {found}; its gradient norm cannot be told "
+        "from its calls"
+    )
+
+
+def _only(part: Covered, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    if len(inputs) != 1:
+        raise UserError(f"{part.name}: expected to be called with one positional argument, got {len(inputs)}")
+    return inputs[0]
+
+
+def _per_example(x: torch.Tensor) -> torch.Tensor:
+    """(N, d), (N, T, d) or (N, T, heads, d) -> (N, tokens, d), detached, at least float32."""
+    x = x.detach().reshape(len(x), -1, x.shape[-1])
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _squares(gradient: torch.Tensor) -> torch.Tensor:
+    """(N, d) -> (N,) float64."""
+    return gradient.double().square().sum(-1)
+
+
+def by_onednn(covered: Sequence[Covered]) -> AbstractContextManager[None]:
+    """Within it, frozen linear layers in float32 on the CPU multiply by oneDNN. Torch takes MKL there, which is some
+    tenth slower on AMD processors."""
+
+    def able(part: Covered) -> bool:
+        plain = type(part.module).forward is nn.Linear.forward and "forward" not in vars(part.module)
+        if not plain or not torch.backends.mkldnn.is_available():
+            return False
+        weight = part.module.get_parameter("weight")
+        return (weight.device.type, weight.dtype) == ("cpu", torch.float32)
+
+    def linear(module: nn.Module, input: torch.Tensor) -> torch.Tensor:
+        return _Linear.apply(input, module.weight, module.bias)
+
+    return replaced({c.module: lambda own, module=c.module: partial(linear, module) for c in covered if able(c)})
+
+
+@contextmanager
+def replaced(wraps: dict[nn.Module, Callable[[Callable], Callable]]) -> Iterator[None]:
+    """Modules whose forward is another one, made from their own, or in its place."""
+    own = {module: vars(module).pop("forward", None) for module in wraps}  # for example accelerate's
+    for module, wrap in wraps.items():
+        module.forward = wrap(own[module] or module.forward)
+    try:
+        yield
+    finally:
+        for module, forward in own.items():
+            del module.forward
+            if forward is not None:
+                module.forward = forward

@@ -1,0 +1,88 @@
+"""The last transformer layer at the decision tokens alone: nothing reads what it gives at the others."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from fisher_ld.core.errors import UserError
+
+_NO_CACHE = (
+    "{} does not hand its keys and values to transformers' cache, so that it cannot be run at the decision tokens "
+    "alone; choose a teacher of another architecture"
+)
+
+
+class _Complete(Exception):
+    """The keys and values of all tokens are there."""
+
+
+class _KeysValues:
+    """Stands where transformers passes its cache: takes the keys and values of all tokens, and gives them to the
+    queries of the decision tokens, as generation does with those of earlier tokens."""
+
+    of_all_tokens: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def update(self, key: torch.Tensor, value: torch.Tensor, *details) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.of_all_tokens is None:
+            self.of_all_tokens = key, value
+            raise _Complete
+        return self.of_all_tokens
+
+
+@contextmanager
+def only_at_decisions(layer: nn.Module, decision: torch.Tensor) -> Iterator[None]:
+    """Within it `layer`, (B, T, d) -> (B, T, d), attends, projects and runs its MLP only at `decision` (N, 2), rows
+    and columns ordered by row, exactly as it would in full; its output is zero elsewhere. Raises UserError for a layer
+    that does not take transformers' cache."""
+    name = type(layer).__name__
+    signature = inspect.signature(layer.forward)
+    takes_cache = [key for key in ("past_key_values", "layer_past") if key in signature.parameters]
+    if not takes_cache:
+        raise UserError(_NO_CACHE.format(name))
+    row, column = decision.unbind(1)
+    count = torch.bincount(row)  # (B,)
+    slot = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]  # (N,)
+    columns = column.new_zeros(len(count), int(count.max()))  # (B, n), the first token where a row has fewer
+    columns[row, slot] = column
+    rows = torch.arange(len(count), device=row.device)[:, None]  # (B, 1)
+    shape: list[torch.Size] = []
+
+    def narrow(module, args, kwargs):
+        given = dict(signature.bind(*args, **kwargs).arguments)
+        given |= given.pop("kwargs", {})
+        given[takes_cache[0]] = _KeysValues()
+        try:
+            module.forward(**given)
+        except _Complete:
+            pass
+        else:
+            raise UserError(_NO_CACHE.format(name))
+        hidden = given["hidden_states"]
+        shape.append(hidden.shape)
+        given["hidden_states"] = hidden[rows, columns]  # (B, n, d)
+        mask = given["attention_mask"]  # (B, 1, T, T), or None where attention is plainly causal
+        causal = torch.arange(hidden.shape[1], device=row.device) <= columns[..., None]  # (B, n, T)
+        given["attention_mask"] = (causal if mask is None else mask[rows, 0, columns])[:, None]  # (B, 1, n, T)
+        if given.get("position_ids") is not None:
+            given["position_ids"] = given["position_ids"][rows, columns]  # (B, n)
+        if given.get("position_embeddings") is not None:  # rotary cosines and sines
+            given["position_embeddings"] = tuple(part[rows, columns] for part in given["position_embeddings"])
+        return (), given
+
+    def widen(module, inputs, output):
+        hidden = output[0] if isinstance(output, tuple) else output  # (B, n, d)
+        whole = hidden.new_zeros(shape.pop())
+        whole[row, column] = hidden[row, slot]
+        return (whole, *output[1:]) if isinstance(output, tuple) else whole
+
+    hooks = [layer.register_forward_pre_hook(narrow, with_kwargs=True), layer.register_forward_hook(widen)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,157 @@
+"""The one training loop of teacher and students: AdamW, warm-up and cosine, validation, checkpoint and resume."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import torch
+from torch import nn
+
+from fisher_ld.core.checkpoint import Checkpoint
+from fisher_ld.core.errors import UserError
+from fisher_ld.core.progress import progress
+
+
+@dataclass(frozen=True)
+class Schedule:
+    learning_rate: float
+    weight_decay: float
+    warmup: float  # share of all steps
+    eval_every: int  # optimiser steps
+    patience: int | None  # validations without a better score; None: never stop early
+    checkpoint_every: int
+    clip: float = 1.0  # gradient norm
+
+    def rate(self, step: int, steps: int) -> float:
+        """Linear warm-up, then cosine to zero."""
+        warm = max(1, round(self.warmup * steps))
+        if step < warm:
+            return self.learning_rate * (step + 1) / warm
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+@dataclass(frozen=True)
+class Fit:
+    best_score: float  # of the weights that are left
+    best_step: int
+    steps: int
+    curve: list[dict[str, float]]  # one entry an optimiser step, and one a validation, the first of them at the start
+
+    def table(self) -> pl.DataFrame:
+        """The curve, one row a step (of a `depth`, where rows have one); null where nothing was measured there."""
+        rows: dict[tuple[float, float | None], dict[str, float]] = {}
+        for row in self.curve:
+            rows.setdefault((row["step"], row.get("depth")), {}).update(row)
+        return pl.DataFrame(list(rows.values()), infer_schema_length=None)
+
+
+def fit(
+    module: nn.Module,
+    plan: Sequence[Any],
+    loss: Callable[[Any, int], tuple[torch.Tensor, dict[str, float], int]],
+    validate: Callable[[], float] | None,
+    schedule: Schedule,
+    checkpoint: Checkpoint,
+    log: Callable[[dict[str, float], int], None],
+    label: str,
+    extra_state: Callable[[], dict] = dict,
+    load_extra: Callable[[dict], None] = lambda state: None,
+) -> Fit:
+    """Trains the parameters of `module` that require a gradient, one optimiser step for each entry of `plan`, and
+    leaves it with the weights of the last step, or with a patience those of its best validation after the start.
+
+    `loss(entry, step)` gives the loss, its parts for the log, and the tokens it read. The order of the data is
+    `plan` alone, so that a run resumed from `checkpoint` goes on exactly where it was. Raises UserError on a loss
+    or gradient that is not finite.
+    """
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    decayed = [p for p in trained.values() if p.ndim > 1]
+    plain = [p for p in trained.values() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=schedule.learning_rate, fused=True)
+    steps, step, curve = len(plan), 0, []
+    best_score, best_step, best = 0.0, 0, {}
+
+    def snapshot() -> dict[str, torch.Tensor]:
+        return {name: p.detach().clone() for name, p in trained.items()}
+
+    def stale() -> int:
+        return sum("validation_ndcg_10" in row and row["step"] > best_step for row in curve)
+
+    def record(step: int, **values: float) -> None:
+        curve.append({"step": step, **values})
+        log(values, step)
+
+    def judge() -> None:
+        nonlocal best_score, best_step, best
+        if validate is None:
+            return
+        module.eval()
+        score = validate()
+        record(step, validation_ndcg_10=score)
+        if schedule.patience is None or not best_step or score > best_score:  # the start counts where it is all
+            best_score, best_step, best = score, step, snapshot()
+
+    def restore(weights: dict[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            for name, p in trained.items():
+                p.copy_(weights[name])
+
+    if resumed := checkpoint.load():
+        step, saved = resumed
+        restore(saved["weights"])
+        optimizer.load_state_dict(saved["optimizer"])
+        load_extra(saved["extra"])
+        best, best_score, best_step = (saved[k] for k in ("best", "best_score", "best_step"))
+        for row in saved["curve"]:
+            record(**row)
+    else:
+        judge()
+
+    with progress(steps, label, unit="step", done=step) as bar:
+        while step < steps and stale() < (schedule.patience or steps):
+            module.train()
+            began = time.perf_counter()
+            rate = schedule.rate(step, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            total, parts, tokens = loss(plan[step], step)
+            total.backward()
+            norm = nn.utils.clip_grad_norm_(trained.values(), schedule.clip)
+            if not (torch.isfinite(total) and torch.isfinite(norm)):
+                raise UserError(
+                    f"{label}: the loss is {total.item()} and its gradient's norm {norm.item()} at step {step}: "
+                    f"expected finite numbers. Lower the learning rate (now {schedule.learning_rate}) or look at the "
+                    f"parts: {parts}"
+                )
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+            bar.advance(1)
+            seconds = time.perf_counter() - began
+            rates = {"learning_rate": rate, "gradient_norm": norm.item(), "tokens_per_second": tokens / seconds}
+            record(step, loss=total.item(), **parts, **rates)
+            if step % schedule.eval_every == 0 or step == steps:
+                judge()
+            if step % schedule.checkpoint_every == 0 or step == steps:
+                checkpoint.save(
+                    step,
+                    {
+                        "weights": snapshot(),
+                        "optimizer": optimizer.state_dict(),
+                        "extra": extra_state(),
+                        "curve": curve,
+                        "best": best,
+                        "best_score": best_score,
+                        "best_step": best_step,
+                    },
+                )
+    if best:
+        restore(best)
+    module.eval()
+    return Fit(best_score, best_step, step, curve)

