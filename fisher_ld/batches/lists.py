@@ -48,6 +48,7 @@ class Lists:
         return np.split(order, np.flatnonzero(changed) + 1) if len(order) else []
 
 
+FAMILIES = ("popularity", "uniform")  # of test lists, by how their negatives are drawn; the first is the main one
 COLUMNS = ("user", "start", "position", "positive")
 
 
@@ -65,7 +66,7 @@ def _table(path: Path) -> pl.DataFrame:
 
 
 def read_lists(processed: Path, name: str) -> Lists:
-    """`name`: train, val, test_popularity or test_uniform. Raises UserError where preprocess has not written it."""
+    """`name`: train, val or test_FAMILY. Raises UserError where preprocess has not written it."""
     table = _table(processed / f"{name}.parquet").sort("list")
     columns = {column: table[column].to_numpy().astype(np.int64) for column in COLUMNS}
     return make_lists(columns, [np.asarray(c) for c in table["candidates"]], read_sequences(processed))

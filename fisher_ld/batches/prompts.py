@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -11,7 +12,7 @@ import polars as pl
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from fisher_ld.batches.lists import Lists
-from fisher_ld.config.params import Prompt
+from fisher_ld.config.params import Answers, Prompt
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json
 
@@ -23,8 +24,6 @@ class Prompts:
     prefix: list[int]
     history: list[list[int]]  # index: item number
     candidate: list[list[int]]  # index: item number
-    yes: int
-    no: int
 
     def tokens(self) -> list[int]:
         """Every token id of any prompt, and the 0 of padding, in order."""
@@ -58,35 +57,46 @@ def check_context(tokens: int, context: int) -> None:
         )
 
 
-def single_token(tokenizer: PreTrainedTokenizerBase, word: str, key: str) -> int:
-    """The one token id of an answer word. Raises UserError where it is several."""
+def answer_tokens(tokenizer: PreTrainedTokenizerBase, answers: Answers) -> tuple[int, int]:
+    """The token ids of yes and no. Raises UserError where one of them is several."""
+    return _single_token(tokenizer, answers.yes, "yes"), _single_token(tokenizer, answers.no, "no")
+
+
+def _single_token(tokenizer: PreTrainedTokenizerBase, word: str, key: str) -> int:
     ids = tokenizer(word, add_special_tokens=False).input_ids
     if len(ids) != 1:
         pieces = tokenizer.convert_ids_to_tokens(ids)
         raise UserError(
-            f"teacher.prompt.{key}: expected a word of one token, got {word!r}, which this tokenizer splits into "
+            f"teacher.answers.{key}: expected a word of one token, got {word!r}, which this tokenizer splits into "
             f"{pieces}. Choose another word (a leading space often makes the difference)."
         )
     return ids[0]
 
 
-def build_prompts(tokenizer: PreTrainedTokenizerBase, processed: Path, prompt: Prompt) -> Prompts:
-    texts = pl.read_parquet(processed / "items.parquet").sort("item")["text"].to_list()
+def read_texts(processed: Path) -> list[str]:
+    """The texts of all items, by item number."""
+    return pl.read_parquet(processed / "items.parquet").sort("item")["text"].to_list()
+
+
+def read_template(folder: Path) -> Prompt:
+    """The template that `preprocess` wrote beside the data, or that a saved model was trained on."""
+    return Prompt(**read_json(folder / "prompt.json"))
+
+
+def build_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], template: Prompt) -> Prompts:
+    """The pieces of all prompts over items with these texts."""
 
     def encode(pieces: list[str]) -> list[list[int]]:
-        return tokenizer(pieces, add_special_tokens=False).input_ids
+        return tokenizer(pieces, add_special_tokens=False).input_ids if pieces else []
 
     special = list(tokenizer("").input_ids)  # a beginning-of-text token where the tokenizer sets one
     return Prompts(
-        prefix=special + encode([prompt.prefix])[0],
-        history=encode([prompt.history.format(text=text) for text in texts]),
-        candidate=encode([prompt.candidate.format(text=text) for text in texts]),
-        yes=single_token(tokenizer, prompt.yes, "yes"),
-        no=single_token(tokenizer, prompt.no, "no"),
+        prefix=special + encode([template.prefix])[0],
+        history=encode([template.history.format(text=text) for text in texts]),
+        candidate=encode([template.candidate.format(text=text) for text in texts]),
     )
 
 
 def saved_prompts(model: Path, processed: Path) -> Prompts:
-    """The prompts of a saved model: its own tokenizer and template."""
-    template = Prompt(**read_json(model / "prompt.json"))
-    return build_prompts(AutoTokenizer.from_pretrained(model), processed, template)
+    """The prompts of a saved model over the items of a data set: its own tokenizer and template."""
+    return build_prompts(AutoTokenizer.from_pretrained(model), read_texts(processed), read_template(model))

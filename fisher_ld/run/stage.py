@@ -1,52 +1,71 @@
-"""What every stage script shares: its params and no others, one run of its own, an MLflow run, clean errors."""
+"""What every stage script shares: the names of its cell, its params and no others, an MLflow run, clean errors."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
 from pydantic import BaseModel
 
+from fisher_ld.config import paths
 from fisher_ld.config.messages import flatten, nearest
 from fisher_ld.config.params import Params, load_params
-from fisher_ld.config.teacher_fit import check_shape
+from fisher_ld.config.paths import BASE, PARAMS
+from fisher_ld.config.teacher_fit import check_teacher_fit
 from fisher_ld.core.errors import UserError, disk_full_message, is_disk_full
 from fisher_ld.core.files import read_yaml
 from fisher_ld.core.locks import Lock, still_running, work_root
+from fisher_ld.datasets.catalogue import SOURCES
+from fisher_ld.distillation.methods import METHODS
 from fisher_ld.run.tracking import StageRun
 
+BEFORE_TEACHER = ("download", "download_teacher")  # which may bring another one
 ALWAYS = ("cluster", "tracking")  # where a thing ran must not change what it is: no stage declares them
 
 
-def declared_keys(stage: str) -> tuple[str, ...]:
-    """Dotted keys of params.yaml that dvc.yaml declares for a stage; those of a `foreach` stage are below `do`."""
+def read_params() -> Params:
+    """params.yaml, checked whole, the names of methods and sources of data among it. Raises UserError."""
+    return load_params(PARAMS, {"methods": METHODS, "sources": SOURCES})
+
+
+def declared_keys(stage: str, names: Mapping[str, str]) -> tuple[str, ...]:
+    """Dotted keys of params.yaml that dvc.yaml declares for a cell of a stage; `names`: the cell's."""
     stages = read_yaml("dvc.yaml").get("stages", {})
     if stage not in stages:
         raise UserError(f"dvc.yaml: no stage {stage!r}; {nearest(stage, list(stages))}")
-    return tuple(stages[stage].get("do", stages[stage]).get("params", []))
+    body = stages[stage].get("do", stages[stage])
+    values = {f"${{item.{name}}}": value for name, value in names.items()}
+    values["${item}"] = next(iter(names.values()), "")  # of a `foreach`
+    return tuple(re.sub(r"\$\{[^}]*\}", lambda found: values[found[0]], key) for key in body.get("params", []))
 
 
 class DeclaredParams:
-    """Params as a stage may see them: what it declares, and `ALWAYS`. A section that is declared whole is the section
-    itself; one declared in part is again such a view; any other key raises UserError."""
+    """Params as a cell of a stage may see them: what it declares, and `ALWAYS`. A section that is declared whole is the
+    section itself; one declared in part is again such a view; any other key raises UserError. The entries of a
+    catalogue (data_sets, students) are taken by `[name]`."""
 
-    def __init__(self, section: BaseModel, keys: tuple[str, ...], stage: str, prefix: str = ""):
+    def __init__(self, section: BaseModel | Mapping, keys: tuple[str, ...], stage: str, prefix: str = ""):
         self._section, self._keys, self._stage, self._prefix = section, keys, stage, prefix
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        fields = list(type(self._section).model_fields)
+        return self[name]
+
+    def __getitem__(self, name: str) -> Any:
+        fields = _names(self._section)
         key = self._prefix + name
         if name not in fields:
             raise AttributeError(f"params have no {key}; {nearest(name, fields)}")
-        value = getattr(self._section, name)
+        value = _value(self._section, name)
         if key in ALWAYS or any(key == k or key.startswith(f"{k}.") for k in self._keys):
             return value
         if any(k.startswith(f"{key}.") for k in self._keys):
@@ -58,16 +77,28 @@ class DeclaredParams:
 
     def model_dump(self, **options: Any) -> dict[str, Any]:
         """The declared values alone, as a checkpoint's key and MLflow need them."""
-        names = type(self._section).model_fields
-        whole = self._section.model_dump(**options)
         result = {}
-        for name in names:
+        for name in _names(self._section):
             key = self._prefix + name
             if any(key == k or key.startswith(f"{k}.") for k in self._keys):
-                result[name] = whole[name]
+                result[name] = _plain(_value(self._section, name), options)
             elif any(k.startswith(f"{key}.") for k in self._keys):
-                result[name] = getattr(self, name).model_dump(**options)
+                result[name] = self[name].model_dump(**options)
         return result
+
+
+def _names(section: BaseModel | Mapping) -> list[str]:
+    return list(section) if isinstance(section, Mapping) else list(type(section).model_fields)
+
+
+def _value(section: BaseModel | Mapping, name: str) -> Any:
+    return section[name] if isinstance(section, Mapping) else getattr(section, name)
+
+
+def _plain(value: Any, options: Mapping[str, Any]) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(**options)
+    return {name: _plain(entry, options) for name, entry in value.items()} if isinstance(value, Mapping) else value
 
 
 def restrict(params: Params, stage: str, keys: tuple[str, ...]) -> DeclaredParams:
@@ -75,11 +106,11 @@ def restrict(params: Params, stage: str, keys: tuple[str, ...]) -> DeclaredParam
     for key in keys:
         value: Any = params
         for part in key.split("."):
-            fields = list(type(value).model_fields) if isinstance(value, BaseModel) else []
+            fields = _names(value) if isinstance(value, BaseModel | Mapping) else []
             if part not in fields:
                 hint = nearest(part, fields) if fields else "it is deeper than params.yaml"
                 raise UserError(f"dvc.yaml: stage {stage} declares {key}, which params.yaml cannot have; {hint}")
-            value = getattr(value, part)
+            value = _value(value, part)
     return DeclaredParams(params, keys, stage)
 
 
@@ -97,39 +128,64 @@ def _silence_bars() -> None:
         logging.disable_progress_bar()
 
 
-def _run(name: str, main: Callable[[Params, StageRun], None]) -> None:
-    stage = name.split("@")[0]
-    params = load_params("params.yaml")
-    if stage != "download":  # which may bring another teacher
-        check_shape(params, Path("data/teacher/base"))
-    keys = declared_keys(stage)
+def _parse(main: Callable[..., None], stage: str, given: Sequence[str], params: Params) -> dict[str, Any]:
+    """The names of the cell that the command line asks for, by the parameters of `main` after params and run. Raises
+    UserError for a wrong number of them, or a name that params do not know."""
+    wanted = dict(list(signature(main, eval_str=True).parameters.items())[2:])
+    usage = f"python -m stages.{stage} {' '.join(name.upper() for name in wanted)}".strip()
+    if len(given) != len(wanted):
+        raise UserError(f"expected {usage}, got {' '.join(given) or 'no names'}")
+    known: dict[str, Collection[str]] = {"data": params.data_sets, "student": params.students, "method": METHODS}
+    names: dict[str, Any] = {}
+    for (name, parameter), value in zip(wanted.items(), given, strict=True):
+        if parameter.annotation is int:
+            if not value.isdecimal():
+                raise UserError(f"{usage}: expected a whole number for {name.upper()}, got {value!r}")
+        elif value not in known[name]:
+            raise UserError(f"{usage}: no {name} {value!r}; {nearest(value, list(known[name]))}")
+        names[name] = parameter.annotation(value)
+    return names
+
+
+def _run(stage: str, main: Callable[..., None], given: Sequence[str]) -> None:
+    params = read_params()
+    names = _parse(main, stage, given, params)
+    own = [str(value) for name, value in names.items() if name != "teacher"]  # which is no part of the cell's name
+    cell = "@".join(filter(None, [stage, "-".join(own)]))
+    if stage not in BEFORE_TEACHER:
+        check_teacher_fit(params, BASE)
+    keys = declared_keys(stage, {name: str(value) for name, value in names.items()})
     folder = hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:12]
-    lock = Lock(work_root() / "work" / "locks" / f"{name}-{folder}.lock")
+    lock = Lock(work_root() / "work" / "locks" / f"{cell}-{folder}.lock")
     if holder := lock.take():
-        raise still_running(name, holder["pid"])
+        raise still_running(cell, holder["pid"])
     try:
-        own = restrict(params, stage, keys)
         started = time.monotonic()
-        with StageRun(name, params, flatten(own.model_dump(mode="json"))) as run:
-            main(cast("Params", own), run)
-            run.write_run_file()
+        view = restrict(params, stage, keys)
+        with StageRun(cell, paths.cell(stage, *own), params, flatten(view.model_dump(mode="json"))) as run:
+            main(cast("Params", view), run, **names)
     finally:
         lock.release()
-    print(f"{name}: done in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    print(f"{cell}: done in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
 
 
-def stage(name: str, main: Callable[[Params, StageRun], None]) -> None:
-    """Runs `main(params, run)` as the stage `name` of dvc.yaml (STAGE@ITEM for a foreach one), in the project's root. A
-    UserError or a full disk ends it with one message and exit code 1, a bug with its traceback."""
+def stage(main: Callable[..., None]) -> None:
+    """Runs `main(params, run, *names)` as a cell of the stage of dvc.yaml that is named as main's module, in the
+    project's root. The names come from the command line: `data`, `student`, `method`, `seed` (of training), `depth`, and
+    `teacher`, the seed of the teacher that students learn from, which is no part of the cell's name. A UserError or a
+    full disk ends it with one message and exit code 1, a bug with its traceback."""
     signal.signal(signal.SIGTERM, _terminate)
     if not sys.stderr.isatty():
         _silence_bars()
+    given = sys.argv[1:]
+    name = Path(cast("str", main.__globals__["__file__"])).stem  # pyright: ignore[reportFunctionMemberAccess]
+    cell = "@".join(filter(None, [name, "-".join(given)]))
     try:
-        _run(name, main)
+        _run(name, main, given)
     except UserError as error:
-        sys.exit(f"{name}: {error}")
+        sys.exit(f"{cell}: {error}")
     except Exception as error:
         if is_disk_full(error):
             where = getattr(error, "filename", None) or Path.cwd()
-            sys.exit(f"{name}: {disk_full_message(where)}")
+            sys.exit(f"{cell}: {disk_full_message(where)}")
         raise

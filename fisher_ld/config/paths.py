@@ -1,0 +1,132 @@
+"""Where every file of a run lies, relative to the project's root. The parts of a path are the names of its cell: data
+set, student, method, seed, depth.
+
+A model is named `teacher`, `zero-shot` (the teacher before adaptation), `truncated-DEPTH`, STUDENT/start,
+STUDENT/METHOD, or rivals/NAME. The scores of all models stand on one shelf: those of the validation lists, from which
+the gate and other choices are made, apart from those of the test lists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DATA, METRICS = Path("data"), Path("metrics")
+BASE = DATA / "teacher" / "base"
+TABLES = METRICS / "tables"  # of the paper, filled
+PLOTS = METRICS / "plots"  # what `dvc plots` draws: all cells in one table each
+SUMMARY = METRICS / "summary.json"  # the few numbers that experiments are compared by
+PARAMS = Path("params.yaml")
+
+
+def cell(stage: str, *names: str | int) -> Path:
+    """What a stage says of one of its cells, for people and for the report; `run.json` among it."""
+    return METRICS / "cells" / stage / ("-".join(map(str, names)) or "run")
+
+
+def truncated(depth: int) -> str:
+    """Name of the teacher of so many layers, adapted alone."""
+    return f"truncated-{depth}"
+
+
+def start(student: str) -> str:
+    """Name of what the students of a shape start from."""
+    return f"{student}/start"
+
+
+def student(student: str, method: str) -> str:
+    return f"{student}/{method}"
+
+
+def rival(name: str) -> str:
+    return f"rivals/{name}"
+
+
+@dataclass(frozen=True)
+class DataPaths:
+    """The files of one data set."""
+
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        return DATA / self.name
+
+    @property
+    def raw(self) -> Path:
+        return self.folder / "raw"
+
+    @property
+    def processed(self) -> Path:
+        return self.folder / "processed"
+
+    @property
+    def rivals(self) -> Path:
+        return self.folder / "rivals"
+
+    @property
+    def cache(self) -> Path:
+        return self.folder / "cache"
+
+    @property
+    def traces(self) -> Path:
+        return self.folder / "fisher" / "traces.parquet"
+
+    def weights(self, method: str) -> Path:
+        return self.folder / "fisher" / "weights" / f"{method}.json"
+
+    @property
+    def per_user(self) -> Path:
+        """The metrics of every model, family of test lists and seed: a row a user."""
+        return self.folder / "per_user.parquet"
+
+    def model(self, model: str, seed: int = 0) -> Path:
+        """The folder of a model: teacher/0, truncated/2, students/small/start, students/small/fisher-ld/0."""
+        if model == "teacher":
+            return self.folder / "teacher" / str(seed)
+        if model.startswith("truncated-"):
+            return self.folder / "truncated" / model.removeprefix("truncated-")
+        shape, method = model.split("/")
+        return self.folder / "students" / shape / ("start" if method == "start" else f"{method}/{seed}")
+
+    def validation(self, model: str, seed: int = 0) -> Path:
+        """Scores of the validation lists."""
+        return self.folder / "scores" / "val" / model / f"{seed}.parquet"
+
+    def test(self, model: str, seed: int = 0) -> Path:
+        """The folder with scores of the test lists, FAMILY.parquet."""
+        return self.folder / "scores" / "test" / model / str(seed)
+
+    @property
+    def data_report(self) -> Path:
+        """What the filters left, what the lists hold."""
+        return cell("preprocess", self.name) / "data_report.json"
+
+    @property
+    def fisher(self) -> Path:
+        """What the traces say, in numbers."""
+        return cell("estimate_fisher", self.name) / "fisher.json"
+
+    @property
+    def profile(self) -> Path:
+        """The Fisher profile, a row a layer."""
+        return cell("estimate_fisher", self.name) / "profile.csv"
+
+    @property
+    def evaluate(self) -> Path:
+        return cell("evaluate", self.name) / "evaluate.json"
+
+    def gate(self, student: str) -> Path:
+        return cell("gate", self.name, student) / "gate.json"
+
+    def efficiency(self, student: str) -> Path:
+        return cell("efficiency", self.name, student) / "efficiency.json"
+
+    def training(self, model: str, seed: int = 0) -> Path:
+        """The folder of a model's training: fit.json (steps, validation), curve.csv (losses and validation by optimiser
+        step) and, of a student, weights.csv (its layer weights by optimiser step, Eq. 9)."""
+        if model == "teacher":
+            return cell("adapt_teacher", self.name, seed)
+        if model.startswith("truncated-"):
+            return cell("adapt_truncated", self.name, model.removeprefix("truncated-"))
+        return cell("distill", self.name, *model.split("/"), seed)

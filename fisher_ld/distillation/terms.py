@@ -1,0 +1,77 @@
+"""The terms of Eq. 7, a class each: its name, the key of its weight in `distill`, and the teacher's signals that it
+needs. Built once for a training, it is called on every batch.
+
+Torch is imported where a term is built, so that the table of methods costs nothing to read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+    from fisher_ld.batches.packing import PackedBatch
+    from fisher_ld.config.params import Distill
+    from fisher_ld.distillation.matching import Matching
+    from fisher_ld.models.scorer import Scored
+
+    Loss = Callable[
+        [Scored, Mapping[str, torch.Tensor], PackedBatch], torch.Tensor | None
+    ]  # None: absent from the batch
+
+
+class Term:
+    """One part of a method's loss."""
+
+    name: ClassVar[str]  # in curves
+    weight: ClassVar[str]  # key of `distill`
+    signals: ClassVar[tuple[str, ...]] = ()  # of the teacher, as the cache names them
+
+    def build(self, distill: Distill, matching: Matching) -> Loss:
+        """The loss of one training; what it trains beside the student is an nn.Module."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Labels(Term):
+    """alpha L_task: binary cross-entropy, and the softmax over the list in the share `distill.list_weight`. Absent
+    where no list of the batch has a label."""
+
+    name, weight = "labels", "alpha"
+
+    def build(self, distill: Distill, matching: Matching) -> Loss:
+        from fisher_ld.distillation.losses import label_loss
+
+        return lambda student, signals, batch: label_loss(student.logits, batch, distill.list_weight)
+
+
+@dataclass(frozen=True)
+class Output(Term):
+    """beta L_output: the KL divergence of the student's answers from the teacher's at a temperature."""
+
+    name, weight, signals = "output", "output_weight", ("logits",)
+
+    def build(self, distill: Distill, matching: Matching) -> Loss:
+        from fisher_ld.distillation.losses import output_loss
+
+        return lambda student, signals, batch: output_loss(signals["logits"], student.logits, distill.temperature)
+
+
+@dataclass(frozen=True)
+class Layers(Term):
+    """gamma sum_l w_l L_layer^(l) (Eq. 8), with the weights of a strategy: in their own order, or as a control in
+    another one; fixed, or changing in training (Eq. 9)."""
+
+    strategy: str  # of distillation.weights
+    order: Literal["own", "shuffled", "reversed"] = "own"
+    dynamic: bool = False
+
+    name, weight, signals = "layers", "layer_weight", ("states",)
+
+    def build(self, distill: Distill, matching: Matching) -> Loss:
+        from fisher_ld.distillation.matching import LayerMatching
+
+        return LayerMatching(matching, self.dynamic)
