@@ -48,7 +48,7 @@ from fisher_ld.batches.prompts import saved_prompts
 from fisher_ld.core.compute import keep_freed_memory
 from fisher_ld.fisher.coverage import cover
 from fisher_ld.fisher.estimate import draw_examples
-from fisher_ld.fisher.gradient_norms import PromptBatch, layer_norms, logits_of, pad_prompts
+from fisher_ld.fisher.gradient_norms import PromptBatch, gradient_norms, logits_of, pad_prompts
 from fisher_ld.fisher.hooks import by_onednn
 from fisher_ld.kernels.attention import by_strips
 from fisher_ld.models.layers import transformer_layers
@@ -139,9 +139,9 @@ OWN: dict[str, Contestant] = {
     "step": step,
     "floor": floor,
     "floor, our products": floor_with_our_products,
-    "ours": lambda model, batch: layer_norms(Scorer(model), batch, covered=covered(model)).layers,
+    "ours": lambda model, batch: gradient_norms(Scorer(model), batch, covered=covered(model)).layers,
     "ours, checkpointing": lambda model, batch: (
-        layer_norms(Scorer(model), batch, checkpointing=True, covered=covered(model)).layers
+        gradient_norms(Scorer(model), batch, checkpointing=True, covered=covered(model)).layers
     ),
 }
 PEERS: dict[str, Contestant] = {

@@ -1,49 +1,53 @@
-"""The pretrained teacher -> a teacher adapted to the task."""
+"""The pretrained teacher -> a teacher adapted to the task, and its scores of the validation lists."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from transformers import AutoTokenizer
-
-from fisher_ld.batches.lists import read_lists
-from fisher_ld.batches.prompts import build_prompts, check_context
+from fisher_ld.batches.lists import FAMILIES, read_lists
+from fisher_ld.batches.prompts import check_context, read_template
+from fisher_ld.config.paths import BASE, DataPaths
 from fisher_ld.core.checkpoint import Checkpoint
 from fisher_ld.core.compute import setup
 from fisher_ld.core.files import fingerprint, write_csv, write_json
-from fisher_ld.evaluation.scoring import validator
+from fisher_ld.evaluation.validation import score_validation, validator
 from fisher_ld.fisher.coverage import cover
-from fisher_ld.models.scorer import Scorer
+from fisher_ld.models.pretrained import load_pretrained
 from fisher_ld.models.student import save
 from fisher_ld.run.stage import stage
 from fisher_ld.training.adapt import adapt
+from fisher_ld.training.head import fit_head, shuffled_windows
+from fisher_ld.training.loop import Training
 
-PROCESSED, BASE, ADAPTED = Path("data/processed"), Path("data/teacher/base"), Path("data/teacher/adapted")
 
-
-def main(params, run):
-    compute = setup(params.cluster, params.seed)
-    settings = params.teacher.adapt
-    tokenizer = AutoTokenizer.from_pretrained(BASE)
-    prompts = build_prompts(tokenizer, PROCESSED, params.teacher.prompt)
-    scorer = Scorer.from_causal_lm(BASE, prompts.yes, prompts.no).on(compute)
-    lists = read_lists(PROCESSED, "train")
+def adapt_model(params, run, paths: DataPaths, model: str, seed: int, depth: int | None) -> None:
+    """Adapts the teacher, or its first `depth` layers alone, with a head fitted to them."""
+    compute = setup(params.cluster, params.teacher.precision, seed)
+    settings, processed = params.teacher.adapt, paths.processed
+    scorer, tokenizer, prompts = load_pretrained(BASE, processed, params.teacher.answers)
+    scorer.on(compute)
+    lists = read_lists(processed, "train")
     # what would stop a later stage stops here, before the longest one
-    for part in (lists, *(read_lists(PROCESSED, name) for name in ("val", "test_popularity", "test_uniform"))):
+    for part in (lists, *(read_lists(processed, name) for name in ("val", *(f"test_{f}" for f in FAMILIES)))):
         check_context(prompts.longest(part), scorer.context())
     cover(scorer.model)
-    validate = validator(scorer, PROCESSED, prompts, settings.val_users, params.seed)
+    if depth is not None:
+        fit_head(scorer.truncate(depth), lists, shuffled_windows(lists, seed), prompts)
 
-    key = {"params": params.model_dump(mode="json"), "compute": str(compute), "inputs": fingerprint([PROCESSED, BASE])}
-    parts = [Checkpoint("adapt_teacher", key | {"part": part}) for part in ("items", "first", "above")]
-    result = adapt(scorer, lists, prompts, settings, validate, parts, run.log_metrics, params.seed)
-    save(scorer, tokenizer, params.teacher.prompt, ADAPTED)
-    write_csv("metrics/plots/training/teacher.csv", result.table())
-    best = {"steps": result.steps, "best_step": result.best_step, "validation_ndcg_10": result.best_score}
-    write_json("metrics/adapt_teacher.json", best)
-    for checkpoint in reversed(parts):  # where this is cut short, those below stay what the others went on from
-        checkpoint.done()
+    key = {"model": model, "seed": seed, "params": params.model_dump(mode="json"), "compute": str(compute)}
+    key |= {"inputs": fingerprint([processed, BASE]), "code": run.code}
+    checkpoint = Checkpoint("adapt", key)
+    validate = validator(scorer, processed, prompts, settings.val_users, params.seed)
+    fitted = adapt(scorer, lists, prompts, settings, Training(model, seed, validate, checkpoint, run.log_metrics))
+
+    save(scorer, tokenizer, read_template(processed), paths.model(model, seed))
+    score_validation(scorer, processed, prompts, paths.validation(model, seed))
+    write_csv(paths.training(model, seed) / "curve.csv", fitted.table())
+    write_json(paths.training(model, seed) / "fit.json", fitted.summary())
+    checkpoint.done()
+
+
+def main(params, run, data: str, seed: int) -> None:
+    adapt_model(params, run, DataPaths(data), "teacher", seed, None)
 
 
 if __name__ == "__main__":
-    stage("adapt_teacher", main)
+    stage(main)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from fisher_ld.config.params import load_params
+from fisher_ld.config.paths import BASE
+from fisher_ld.config.teacher_fit import check_teacher_fit
 from fisher_ld.core.errors import UserError
+from fisher_ld.run.stage import read_params
 
 if __name__ == "__main__":
     try:
-        load_params("params.yaml")
+        check_teacher_fit(read_params(), BASE)
     except UserError as error:
         sys.exit(f"check_params: {error}")

@@ -1,24 +1,19 @@
-"""Fetches data and teacher: data.source -> data/raw, teacher.source -> data/teacher/base."""
+"""Fetches a data set: data_sets.DATA.source -> data/DATA/raw."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from fisher_ld.config.params import Params
+from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.locks import work_root
-from fisher_ld.fetch.downloads import fetch_data, fetch_teacher
+from fisher_ld.fetch.data import fetch_data
 from fisher_ld.run.stage import stage
 from fisher_ld.run.tracking import StageRun
 
 
-def main(params: Params, run: StageRun) -> None:
+def main(params: Params, run: StageRun, data: str) -> None:
     store, lock_file = work_root() / "work" / "downloads", work_root() / "sources.lock.json"
-    raw, base = Path("data/raw"), Path("data/teacher/base")
-    fetch_data(params.data.source, raw, store, lock_file)
-    fetch_teacher(params.teacher.source, base, store, lock_file)
-    for name, folder in (("raw", raw), ("teacher", base)):
-        run.log_metrics({f"{name}_bytes": float(sum(path.stat().st_size for path in folder.iterdir()))})
+    fetch_data(params.data_sets[data].source, DataPaths(data).raw, store, lock_file)
 
 
 if __name__ == "__main__":
-    stage("download", main)
+    stage(main)

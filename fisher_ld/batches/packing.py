@@ -28,7 +28,8 @@ class PackedBatch:
     mask: torch.Tensor  # (B, 1, T, T) bool, True: may attend
     decision: torch.Tensor  # (N, 2) row and column of each decision token
     examples: torch.Tensor  # (N,) example ids
-    labels: torch.Tensor  # (N,) float
+    labels: torch.Tensor  # (N,) float, nan where a label is not to be known
+    lists: int
     tokens: int  # without padding
 
     def to(self, device: torch.device) -> PackedBatch:
@@ -96,6 +97,7 @@ def pack(lists: Lists, windows: list[np.ndarray], prompts: Prompts, context: int
         decision=torch.tensor([(b, t) for b, row in enumerate(rows) for t in row.decision]),
         examples=torch.from_numpy(lists.examples(numbers)),
         labels=torch.from_numpy(labels.astype(np.float32)),
+        lists=len(numbers),
         tokens=sum(len(row.ids) for row in rows),
     )
 
@@ -123,7 +125,7 @@ def step_plan(lists: Lists, prompts: Prompts, size: int, steps: int, seed: int) 
     return plan[:steps]
 
 
-def held_back(lists: Lists, count: int | None, seed: int) -> Lists:
+def last_windows(lists: Lists, count: int | None, seed: int) -> Lists:
     """The lists of the `count` windows (None: all) that come last in the first epoch of `step_plan` with this seed, up
     to its pools of 64 batches. A teacher adapted by that plan has not been trained on them as long as its steps end a
     pool before; with fewer windows than that it has."""

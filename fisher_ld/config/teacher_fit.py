@@ -1,4 +1,4 @@
-"""What the parameters ask of the teacher, held against its config and tokenizer before any work starts."""
+"""What the parameters ask of the teacher, compared with its config and tokenizer before any work starts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WIDTHS = {
     "intermediate_size": "intermediate_size",
     "heads": "num_attention_heads",
     "kv_heads": "num_key_value_heads",
-}  # params.student -> transformers' config
+}  # params.students -> transformers' config
 GPT2 = {
     "num_hidden_layers": "n_layer",
     "hidden_size": "n_embd",
@@ -25,31 +25,57 @@ GPT2 = {
 PROJECTABLE = ("llama", "mistral", "qwen2")  # RMSNorm with a plain weight, separate q, k, v, gate, up
 
 
-def check_shape(params: Params, folder: Path) -> None:
-    """Raises UserError with every fault of depth, widths and vocabulary that the config and tokenizer of the teacher
+def check_teacher_fit(params: Params, folder: Path) -> None:
+    """Raises UserError with every fault of depths, widths and vocabulary that the config and tokenizer of the teacher
     in `folder` show. Where there is none yet, or one that names its shape in another way, nothing is checked here."""
     if not (folder / "config.json").is_file():
         return
     config = read_json(folder / "config.json")
     if not all(_of(config, name) for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")):
         return
-    tokenizer = folder / "tokenizer.json"
-    faults = [*_depth(params, config), *_widths(params.student, config)]
-    if params.student.vocabulary == "pruned" and tokenizer.is_file():
-        faults += not_byte_level(read_json(tokenizer))
+    faults = list(_depths(params, config))
+    for name in params.run.students:
+        faults += [f"students.{name}.{fault}" for fault in _student(params.students[name], config, folder)]
     if faults:
         raise UserError("the parameters do not fit the teacher:\n" + "\n".join(f"  {fault}" for fault in faults))
 
 
-def _depth(params: Params, config: dict[str, Any]) -> Iterator[str]:
-    depth, first, student = _of(config, "num_hidden_layers"), params.teacher.adapt.first_layers, params.student.layers
-    if student > depth:
-        yield f"student.layers: expected at most the teacher's {depth} layers, got {student}"
-    if first and first >= depth:
-        yield (
-            f"teacher.adapt.first_layers: expected less than the teacher's {depth} layers, got {first}; null adapts "
-            "all at once"
-        )
+def _depths(params: Params, config: dict[str, Any]) -> Iterator[str]:
+    depth = _of(config, "num_hidden_layers")
+    for asked in params.run.depths:
+        if asked >= depth:
+            yield f"run.depths: expected numbers below the teacher's {depth} layers, got {asked}"
+    for name in params.run.students:
+        size = size_in_layers(params.students[name], config)
+        if size not in params.run.depths:
+            yield (
+                f"run.depths: the gate compares the teacher with its first layers in the size of the student {name}, "
+                f"which is that of {size} layers: expected {size} among the depths, got {params.run.depths}"
+            )
+
+
+def size_in_layers(student: Student, config: dict[str, Any]) -> int:
+    """How many of the teacher's layers have about as many parameters as the student's, embeddings apart: at least 1,
+    and fewer than the teacher has. `config`: the teacher's."""
+    asked, own = widths(student, config)
+    layers = round(student.layers * _layer_parameters(asked) / _layer_parameters(own))
+    return max(1, min(layers, _of(config, "num_hidden_layers") - 1))
+
+
+def _layer_parameters(shape: dict[str, int]) -> int:
+    """Of one gated layer, matrices alone."""
+    width, keys = shape["hidden_size"], shape["kv_heads"] / shape["heads"]
+    return round(width * width * (2 + 2 * keys) + 3 * width * shape["intermediate_size"])
+
+
+def _student(student: Student, config: dict[str, Any], folder: Path) -> Iterator[str]:
+    """What does not fit, each fault beginning with its key."""
+    depth, tokenizer = _of(config, "num_hidden_layers"), folder / "tokenizer.json"
+    if student.layers > depth:
+        yield f"layers: expected at most the teacher's {depth} layers, got {student.layers}"
+    yield from _widths(student, config)
+    if student.vocabulary == "pruned" and tokenizer.is_file():
+        yield from not_byte_level(read_json(tokenizer))
 
 
 def _of(config: dict[str, Any], name: str) -> Any:
@@ -57,7 +83,7 @@ def _of(config: dict[str, Any], name: str) -> Any:
 
 
 def widths(student: Student, config: dict[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
-    """The student's and the teacher's widths, by their names in params.student."""
+    """The student's and the teacher's widths, by their names in params.students."""
     own = {name: _of(config, key) for name, key in WIDTHS.items()}
     own["kv_heads"] = own["kv_heads"] or own["heads"]
     own["intermediate_size"] = own["intermediate_size"] or 4 * own["hidden_size"]
@@ -69,31 +95,31 @@ def _widths(student: Student, config: dict[str, Any]) -> Iterator[str]:
     for whole, part in (("hidden_size", "heads"), ("heads", "kv_heads")):
         if asked[whole] % asked[part]:
             yield (
-                f"student.{whole}: expected a multiple of student.{part} ({asked[part]}), got {asked[whole]} "
-                "(a null is the teacher's value)"
+                f"{whole}: expected a multiple of {part} ({asked[part]}), got {asked[whole]} "
+                "(one that is not given is the teacher's)"
             )
     size = asked["hidden_size"] // asked["heads"]
     if student.init == "random" and size % 2:
         yield (
-            "student.hidden_size / student.heads: rotary positions need an even head size, got "
+            "hidden_size / heads: rotary positions need an even head size, got "
             f"{asked['hidden_size']} / {asked['heads']} = {size}"
         )
     if student.init == "random" or asked == own:
         return
     if config["model_type"] not in PROJECTABLE:
         yield (
-            f"student.init: spaced at a smaller width knows the weights of {', '.join(PROJECTABLE)}, the teacher is "
-            f"{config['model_type']}; leave the student's widths null, or set student.init: random"
+            f"init: spaced at a smaller width knows the weights of {', '.join(PROJECTABLE)}, the teacher is "
+            f"{config['model_type']}; leave the student's widths out, or set init: random"
         )
     for name, value in asked.items():
         if value > own[name]:
             yield (
-                f"student.{name}: init: spaced cuts the teacher's weights down, so expected at most {own[name]}, got "
-                f"{value}; lower it, or set student.init: random"
+                f"{name}: init: spaced cuts the teacher's weights down, so expected at most {own[name]}, got "
+                f"{value}; lower it, or set init: random"
             )
     if asked["heads"] // asked["kv_heads"] > own["heads"] // own["kv_heads"]:
         yield (
-            f"student.heads / student.kv_heads: expected at most the teacher's {own['heads']} / {own['kv_heads']} for "
+            f"heads / kv_heads: expected at most the teacher's {own['heads']} / {own['kv_heads']} for "
             f"init: spaced, got {asked['heads']} / {asked['kv_heads']}; raise kv_heads or lower heads"
         )
 
@@ -104,6 +130,6 @@ def not_byte_level(tokenizer: dict[str, Any]) -> list[str]:
     if (kind, decoder) == ("BPE", "ByteLevel"):
         return []
     return [
-        "student.vocabulary: pruned needs a byte-level BPE tokenizer of the tokenizers library, the teacher's is "
-        f"{kind} with the decoder {decoder}; set student.vocabulary: full"
+        "vocabulary: pruned needs a byte-level BPE tokenizer of the tokenizers library, the teacher's is "
+        f"{kind} with the decoder {decoder}; set vocabulary: full"
     ]

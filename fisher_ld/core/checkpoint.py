@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fisher_ld.core.errors import UserError
-from fisher_ld.core.files import atomic_path, fingerprint, plain
+from fisher_ld.core.files import atomic_path, plain
 from fisher_ld.core.locks import Lock, still_running, work_root
 
 if TYPE_CHECKING:
@@ -82,14 +82,13 @@ def _unpack(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
 
 class Checkpoint:
     """The newest state of a stage, outside DVC's outputs (DVC deletes those before a stage runs), in
-    $DVC_ROOT/work/STAGE/KEY. KEY is a hash of `key_parts` (params, the fingerprints of inputs) and of this package's
-    code, so that a run with other params, inputs or code never resumes from here. Holds a lock until the process
+    $DVC_ROOT/work/STAGE/KEY. KEY is a hash of `key_parts` (params, the fingerprints of inputs and of the code
+    that runs), so that a run with other params, inputs or code never resumes from here. Holds a lock until the process
     ends. A process with the same key and folder raises UserError; one in another folder (a parallel experiment) is
     let be, and this one keeps its own checkpoint beside. Survives a kill at any moment, not a power cut."""
 
     def __init__(self, stage: str, key_parts: Mapping[str, Any], root: str | Path | None = None):
-        code = list(fingerprint(sorted(Path(__file__).parent.rglob("*.py"))).values())
-        text = json.dumps({"parts": key_parts, "code": code}, sort_keys=True, default=plain)
+        text = json.dumps(key_parts, sort_keys=True, default=plain)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         folder = Path(root or work_root()) / "work" / stage
         for name in (key, *(f"{key}-{i}" for i in range(1, 100))):

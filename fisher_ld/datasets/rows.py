@@ -129,7 +129,7 @@ def _check_columns(path: Path, header: Sequence[str], required: Sequence[str]) -
     if missing := [name for name in required if name not in header]:
         raise UserError(
             f"{path}: expected the column{'s' * (len(missing) > 1)} {', '.join(missing)}, got "
-            f"{', '.join(header) or 'no header'}; for a table, name its columns in data.source.columns"
+            f"{', '.join(header) or 'no header'}; for a table, name its columns in source.columns"
         )
 
 

@@ -50,6 +50,14 @@ def article_first(title: str) -> str:
     return _ARTICLE_LAST_IN_BRACKETS.sub(lambda m: f"({m[1] or ''}{moved(m[3], m[2])})", title)
 
 
+def movie(title: Any, genres: Any, year: Any = None) -> dict[str, Any]:
+    """What `item_text` may name of a film of MovieLens; the year may stand in the title alone."""
+    title, year_in_title = split_year(clean(title) or "")
+    year = year if str(year).isdigit() else year_in_title
+    short_year = f"'{year[-2:]}" if year else None
+    return {"title": article_first(title), "categories": genres, "year": year, "short_year": short_year}
+
+
 def categories(value: Any) -> list[str]:
     """A list (of lists) of names, or names in one string between '|' or ' > ', each once and in order."""
     names = dict.fromkeys(name for part in _flat(value) for name in [clean(part)] if name)
@@ -65,6 +73,6 @@ def _flat(value: Any) -> Iterable[str]:
 
 
 def fill(template: str, fields: Mapping[str, str | list[str] | None]) -> str:
-    """`data.item_text` with an item's fields. A missing one leaves nothing behind, nor empty brackets around it."""
+    """`item_text` with an item's fields. A missing one leaves nothing behind, nor empty brackets around it."""
     values = {name: ", ".join(v) if isinstance(v, list) else v or "" for name, v in fields.items()}
     return " ".join(re.sub(r"\(\s*\)|\[\s*\]", "", template.format(**values)).split())

@@ -1,4 +1,4 @@
-"""Teacher signals at the decision token on disk: memory-mapped shards, addressed by example id."""
+"""Teacher signals on disk by name: memory-mapped shards, addressed by example id."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,19 @@ from fisher_ld.batches.prompts import Prompts
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import atomic_path, fingerprint, read_json, write_json
 from fisher_ld.core.progress import progress
-from fisher_ld.models.scorer import Scorer, unit_rms
+from fisher_ld.distillation.signals import SIGNALS
+from fisher_ld.models.scorer import Scored, Scorer
 
-SHARD, LOGITS, DONE, MANIFEST = "hidden-{:05d}.npy", "logits.npy", "done.npy", "manifest.json"
+SHARD, DONE, MANIFEST = "{}-{:05d}.npy", "done.npy", "manifest.json"
 AGAIN = "Run the stage cache_teacher again (dvc repro cache_teacher)."
-CODE = (
-    "cache.py",
-    "data/lists.py",
-    "data/packing.py",
-    "data/prompts.py",
-    "models/attention.py",
-    "models/last_layer.py",
+CODE = (  # that turns a teacher into signals, in fisher_ld/
+    "batches/lists.py",
+    "batches/packing.py",
+    "batches/prompts.py",
+    "distillation/cache.py",
+    "distillation/signals.py",
+    "kernels/attention.py",
+    "kernels/last_layer.py",
     "models/scorer.py",
 )
 
@@ -54,7 +56,7 @@ def signal_fingerprint(teacher: Path, processed: Path, lists: Lists) -> dict[str
         "windows": hashlib.blake2b(
             b"".join(part.tobytes() for part in (lists.user, lists.start, lists.position)), digest_size=16
         ).hexdigest(),
-        "code": digest(Path(__file__).parent, CODE),
+        "code": digest(Path(__file__).parents[1], CODE),
     }
 
 
@@ -86,15 +88,22 @@ def _link(source: str, target: str) -> None:
 
 
 class CacheWriter:
-    """Writes z as float32 (N,) and h_l / rms(h_l) as float16 (N, L, d), which no activation can overflow. A writer on
-    the same `folder` after a kill goes on where the last one was; one with another fingerprint or shape raises
-    UserError."""
+    """Writes signals by example id. A writer on the same `folder` after a kill goes on where the last one was; one with
+    another fingerprint, shape or other signals raises UserError."""
 
     def __init__(
-        self, folder: Path, examples: int, layers: int, width: int, shard_rows: int, fingerprint: Mapping[str, str]
+        self,
+        folder: Path,
+        signals: Collection[str],
+        examples: int,
+        layers: int,
+        width: int,
+        shard_rows: int,
+        fingerprint: Mapping[str, str],
     ):
         self.folder, self.rows = folder, shard_rows
-        facts = {"examples": examples, "layers": layers, "width": width, "shard_rows": shard_rows, "dtype": "float16"}
+        facts = {"signals": sorted(signals), "examples": examples, "layers": layers, "width": width}
+        facts |= {"shard_rows": shard_rows}
         resumed = (folder / MANIFEST).is_file()
         if resumed:
             remedy = f"Delete {folder} to start over."
@@ -109,9 +118,12 @@ class CacheWriter:
                 os.posix_fallocate(stream.fileno(), 0, (folder / name).stat().st_size)
             return array
 
-        sizes = _shards(examples, shard_rows)
-        self.hidden = [mapped(SHARD.format(i), np.float16, (n, layers, width)) for i, n in enumerate(sizes)]
-        self.logits = mapped(LOGITS, np.float32, (examples,))
+        def shards(name: str) -> list[np.memmap]:
+            signal = SIGNALS[name]
+            sizes = enumerate(_shards(examples, shard_rows))
+            return [mapped(SHARD.format(name, i), signal.dtype, (n, *signal.shape(layers, width))) for i, n in sizes]
+
+        self.arrays = {name: shards(name) for name in sorted(signals)}
         self.done = mapped(DONE, np.bool_, (examples,))
         if not resumed:  # last: from here on a restart takes the files as they are
             write_json(folder / MANIFEST, {**facts, "fingerprint": dict(fingerprint)})
@@ -120,40 +132,28 @@ class CacheWriter:
         """(N,) bool: which of these are not written yet."""
         return ~self.done[examples]
 
-    def write(self, examples: np.ndarray, logits: torch.Tensor, hidden_states: torch.Tensor) -> None:
-        """Rows (N,), (N,) and (N, L, d), the hidden states as the model gave them. They count as done only once they
-        are on disk. Raises UserError for values that are not finite, naming the layer."""
+    def write(self, examples: np.ndarray, scored: Scored) -> None:
+        """The signals of examples (N,), from what the teacher gave for them. They count as done only once they are on
+        disk. Raises UserError for values that are not finite, naming the signal and the layer."""
         _check_examples(examples, len(self.done))
-        states = hidden_states.detach().float()  # (N, L, d)
-        finite = states.square().mean(-1).isfinite()  # (N, L)
-        if not finite.all():
-            row, layer = (~finite).nonzero()[0].tolist()
-            raise UserError(
-                f"the hidden states of layer {layer + 1} are not finite (example {examples[row]}): the teacher is "
-                "broken, or needs cluster.precision: fp32"
-            )
-        if not torch.isfinite(logits).all():
-            row = int((~torch.isfinite(logits)).nonzero()[0])
-            raise UserError(f"the teacher's logit of example {examples[row]} is {logits[row].item()}; adapt it again")
-        unit = unit_rms(states).half().cpu().numpy()
         shards = examples // self.rows
-        for shard in np.unique(shards):
-            here = shards == shard
-            self.hidden[shard][examples[here] % self.rows] = unit[here]
-            self.hidden[shard].flush()
-        self.logits[examples] = logits.detach().float().cpu().numpy()
-        self.logits.flush()
+        for name, arrays in self.arrays.items():
+            values = _finite(name, SIGNALS[name].of(scored), examples)
+            for shard in np.unique(shards):
+                here = shards == shard
+                arrays[shard][examples[here] % self.rows] = values[here]
+                arrays[shard].flush()
         self.done[examples] = True
         self.done.flush()
 
     def finish(self, folder: Path) -> None:
-        """Moves the cache, and what else is in the work folder (the teacher's scores), to `folder` in one step; a
-        kill before it leaves the work folder whole. Raises UserError where examples are missing."""
+        """Moves the cache to `folder` in one step; a kill before it leaves the work folder whole. Raises UserError
+        where examples are missing."""
         if not self.done.all():
             raise UserError(f"{self.folder}: {(~self.done).sum()} of {len(self.done)} examples are not cached yet")
         with atomic_path(folder) as temporary:
             shutil.copytree(self.folder, temporary, copy_function=_link, ignore=shutil.ignore_patterns(DONE))
-        del self.hidden, self.logits, self.done
+        del self.arrays, self.done
         shutil.rmtree(self.folder)
 
 
@@ -174,46 +174,70 @@ def fill(
     with scorer.inference():
         for group in progress(groups, "caching the teacher", unit="batch"):
             batch = scorer.pack(lists, group, prompts)
-            logits, states = scorer(batch, with_hidden_states=True)
-            writer.write(batch.examples.cpu().numpy(), logits, states)
+            scored = scorer(batch, with_states="states" in writer.arrays)
+            writer.write(batch.examples.cpu().numpy(), scored)
+
+
+def _finite(name: str, values: torch.Tensor | None, examples: np.ndarray) -> np.ndarray:
+    """A signal (N, ...) as it goes to disk."""
+    if values is None:
+        raise ValueError(f"expected the signal {name} of every example, the teacher gave none")
+    values = values.detach().float().cpu()
+    if not values.isfinite().all():
+        where = (~values.isfinite()).nonzero()[0].tolist()
+        layer = f", layer {where[1] + 1}" if len(where) > 1 else ""
+        raise UserError(
+            f"the teacher's {name} of example {examples[where[0]]}{layer} are not finite: it is broken (adapt it "
+            "again), or needs teacher.precision: fp32"
+        )
+    return values.numpy().astype(SIGNALS[name].dtype)
 
 
 class TeacherCache:
-    """A finished cache; a TeacherSignals of the distillation trainer."""
+    """A finished cache; a TeacherSignals of the trainer."""
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any]):
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], names: Collection[str]):
         self.layers, self.width, self.rows = manifest["layers"], manifest["width"], manifest["shard_rows"]
         self.examples = manifest["examples"]
+        if lacking := set(names) - set(manifest["signals"]):
+            raise UserError(
+                f"{folder}: expected signals {', '.join(sorted(names))}, it lacks {', '.join(sorted(lacking))}. {AGAIN}"
+            )
 
         def mapped(name: str) -> np.ndarray:
             if not (folder / name).is_file():
                 raise UserError(f"{folder / name}: no such file; the cache is not whole, or an older one. {AGAIN}")
             return np.asarray(np.load(folder / name, mmap_mode="r"))  # a plain view slices faster than a memmap
 
-        self.hidden = [mapped(SHARD.format(i)) for i in range(len(_shards(self.examples, self.rows)))]
-        self.logits = mapped(LOGITS)
+        count = len(_shards(self.examples, self.rows))
+        self.arrays = {name: [mapped(SHARD.format(name, i)) for i in range(count)] for name in names}
 
     @classmethod
-    def open(cls, folder: Path, fingerprint: Mapping[str, str] | None = None) -> TeacherCache:
-        """Raises UserError where the cache was made from something else than `fingerprint` says, naming the field."""
+    def open(cls, folder: Path, names: Collection[str], fingerprint: Mapping[str, str] | None = None) -> TeacherCache:
+        """The signals of these names. Raises UserError where the cache lacks one, or was made from something else than
+        `fingerprint` says, naming the field."""
         manifest = read_json(folder / MANIFEST)
         _check(manifest, fingerprint or {}, folder, AGAIN)
-        return cls(folder, manifest)
+        return cls(folder, manifest, names)
 
-    def read(self, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """z (N,) float32 and h_l / rms(h_l) (N, L, d) float16. Neighbours in `examples` that are neighbours on disk
-        are read as one piece. Raises UserError for an example that is not there."""
+    def read(self, examples: np.ndarray, name: str) -> np.ndarray:
+        """A signal of examples (N,), (N, *shape) as on disk. Neighbours in `examples` that are neighbours on disk are
+        read as one piece. Raises UserError for an example that is not there."""
         _check_examples(examples, self.examples)
-        hidden = np.empty((len(examples), self.layers, self.width), np.float16)
+        arrays = self.arrays[name]
+        values = np.empty((len(examples), *arrays[0].shape[1:]), arrays[0].dtype)
         shards, rows = np.divmod(examples, self.rows)
         breaks = np.flatnonzero((np.diff(examples) != 1) | (np.diff(shards) != 0)) + 1
         for piece in np.split(np.arange(len(examples)), breaks):
             if len(piece):
                 begin, first = piece[0], rows[piece[0]]
-                hidden[begin : begin + len(piece)] = self.hidden[shards[begin]][first : first + len(piece)]
-        return self.logits[examples], hidden
+                values[begin : begin + len(piece)] = arrays[shards[begin]][first : first + len(piece)]
+        return values
 
-    def signals(self, examples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """z (N,) and the unit-RMS hidden states (N, L, d), both float32."""
-        logits, hidden = self.read(examples)
-        return torch.from_numpy(logits), torch.from_numpy(hidden).float()
+    def sample(self, name: str, count: int, seed: int) -> torch.Tensor:
+        """A signal of at most `count` seeded examples: (n, *shape)."""
+        return self.signals(np.random.default_rng(seed).permutation(self.examples)[:count], [name])[name]
+
+    def signals(self, examples: np.ndarray, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """The signals of these names, each (N, *shape) in float32."""
+        return {name: torch.from_numpy(self.read(examples, name)).float() for name in names}

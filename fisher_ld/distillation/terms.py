@@ -6,21 +6,13 @@ Torch is imported where a term is built, so that the table of methods costs noth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
-    import torch
-
-    from fisher_ld.batches.packing import PackedBatch
     from fisher_ld.config.params import Distill
     from fisher_ld.distillation.matching import Matching
-    from fisher_ld.models.scorer import Scored
-
-    Loss = Callable[
-        [Scored, Mapping[str, torch.Tensor], PackedBatch], torch.Tensor | None
-    ]  # None: absent from the batch
+    from fisher_ld.distillation.objective import Loss
 
 
 class Term:
@@ -31,7 +23,7 @@ class Term:
     signals: ClassVar[tuple[str, ...]] = ()  # of the teacher, as the cache names them
 
     def build(self, distill: Distill, matching: Matching) -> Loss:
-        """The loss of one training; what it trains beside the student is an nn.Module."""
+        """The loss of one training; None where it is absent from a batch."""
         raise NotImplementedError
 
 

@@ -1,161 +1,114 @@
-"""Trains a student from teacher signals: Eq. 7 with fixed or dynamic (Eq. 9) layer weights."""
+"""Trains a student from teacher signals by the terms of a method; it knows none of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from torch import nn
 
 from fisher_ld.batches.lists import Lists
 from fisher_ld.batches.packing import step_plan
 from fisher_ld.batches.prompts import Prompts
-from fisher_ld.config.params import Distill, Fisher
-from fisher_ld.core.checkpoint import Checkpoint
+from fisher_ld.config.params import Distill
 from fisher_ld.distillation.layer_map import layer_map
-from fisher_ld.distillation.losses import l2, layer_losses, output_loss
+from fisher_ld.distillation.losses import l2
+from fisher_ld.distillation.matching import Matching
 from fisher_ld.distillation.methods import Method
+from fisher_ld.distillation.objective import Loss, TrainedTerm, objective
+from fisher_ld.distillation.signals import TeacherSignals
 from fisher_ld.models.scorer import Scorer
-from fisher_ld.training.adapt import ranking_loss
-from fisher_ld.training.loop import Fit, Schedule, fit
+from fisher_ld.training.loop import Fit, Schedule, Training, fit
 
 RECENT_EXAMPLES = 8  # of which the teacher's trace is taken for one update of Eq. 9
+TRAJECTORY = pl.Schema({"step": pl.Int64, "layer": pl.Int64, "weight": pl.Float64})
 
 
-class TeacherSignals(Protocol):
-    """Where the teacher's knowledge comes from: the cache, or the teacher itself."""
+@dataclass(frozen=True)
+class Weighting:
+    """The layer weights that a method starts from, and how Eq. 9 changes them."""
 
-    layers: int
-    width: int
-
-    def signals(self, examples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """z (N,) and the hidden states at the decision token, up to their scale (N, L_T, d_T)."""
-        ...
-
-
-class LayerMatcher(nn.Module):
-    """The layer term of Eq. 7: one linear map d_S -> d_T for each pair, and the weights of the pairs."""
-
-    weights: torch.Tensor  # (P,)
-    recent: torch.Tensor  # (P,)
-
-    def __init__(self, pairs: list[tuple[int, int]], weights: list[float], student_width: int, teacher_width: int):
-        super().__init__()
-        self.teacher_layers = [layer - 1 for layer, _ in pairs]
-        self.student_layers = [layer - 1 for _, layer in pairs]
-        maps = torch.empty(len(pairs), teacher_width, student_width)
-        for one in maps:
-            nn.init.eye_(one) if teacher_width == student_width else nn.init.orthogonal_(one)
-        self.maps = nn.Parameter(maps)  # (P, d_T, d_S)
-        matched = torch.tensor([weights[layer] for layer in self.teacher_layers])
-        self.register_buffer("weights", matched / matched.sum())  # (P,)
-        self.register_buffer("recent", torch.zeros(len(pairs)))
-
-    def forward(self, teacher: torch.Tensor, student: torch.Tensor, dynamic: bool) -> torch.Tensor:
-        """sum_l w_l * layer_loss_l for states (N, L_T, d_T) and (N, L_S, d_S); where `dynamic`, also adds up what
-        Eq. 9 calls recent gradients: the squared norm of each layer loss's gradient at the adapted state."""
-        adapted = torch.einsum("nps,pts->npt", student[:, self.student_layers], self.maps)  # (N, P, d_T)
-        losses = layer_losses(teacher[:, self.teacher_layers], adapted)  # (P,)
-        if dynamic:
-            (gradient,) = torch.autograd.grad(losses.sum(), adapted, retain_graph=True)
-            self.recent += gradient.square().sum((0, 2)).detach()
-        return (self.weights * losses).sum()
-
-    def update(self, rate: float, teacher_trace: torch.Tensor | None = None) -> None:
-        """Eq. 9: w <- (1 - eta) w + eta w_current, renormalised. w_current is the teacher's trace (L_T,) on recent
-        examples where given, else the recent gradients."""
-        current = self.recent if teacher_trace is None else teacher_trace.to(self.weights)[self.teacher_layers]
-        self.weights.lerp_(current / current.sum(), rate)
-        self.weights /= self.weights.sum()
-        self.recent.zero_()
+    weights: Sequence[float]  # w_l of every teacher layer, (L_T,); none for a method without a layer term
+    mass: Sequence[float] | None  # each layer's share of the Fisher trace (L_T,), by which `layer_map: fisher` chooses
+    update_rate: float
+    update_interval: int  # optimiser steps
+    teacher_trace: Callable[[np.ndarray], torch.Tensor] | None = None  # examples -> tr(F_l) (L_T,), online
 
 
 def distill(
     student: Scorer,
     teacher: TeacherSignals,
     method: Method,
-    weights: list[float],
+    weighting: Weighting,
     lists: Lists,
     prompts: Prompts,
     params: Distill,
-    fisher: Fisher,
-    validate: Callable[[], float],
-    checkpoint: Checkpoint,
-    log: Callable[[dict[str, float], int], None],
-    seed: int,
-    label: str,
-    teacher_trace: Callable[[np.ndarray], torch.Tensor] | None = None,
-    mass: list[float] | None = None,
-) -> tuple[Fit, list[dict[str, float]]]:
-    """Trains `student` in place. `weights`: w_l of every teacher layer (none for the method without a layer loss).
-    `teacher_trace`: tr(F_l) (L_T,) on some examples, for Eq. 9 from the teacher. `mass`: each layer's share of the
-    Fisher trace (L_T,), by which `layer_map: fisher` chooses, whatever the method's weights. Returns the fit, and the
-    layer weights at the start and whenever Eq. 9 changed them (step, layer, weight)."""
-    torch.manual_seed(seed)
+    training: Training,
+) -> tuple[Fit, pl.DataFrame]:
+    """Trains `student` in place by the loss of `method` (Eq. 7) on the windows of `lists`. Returns the fit, and the
+    layer weights at the start and whenever Eq. 9 changed them (`TRAJECTORY`)."""
+    torch.manual_seed(training.seed)
     student.requires_grad_(True)
-    module = nn.ModuleDict({"student": student})
-    matcher: LayerMatcher | None = None
-    trajectory: list[dict[str, float]] = []
+    plan = step_plan(lists, prompts, params.batch_users, params.steps, training.seed)
 
-    def keep_weights(matcher: LayerMatcher, step: int) -> None:
-        for layer, weight in zip(matcher.teacher_layers, matcher.weights.tolist(), strict=True):
-            trajectory.append({"step": step, "layer": layer + 1, "weight": weight})
-
-    if method.weighting != "none":
-        pairs = layer_map(params.layer_map, teacher.layers, len(student.layers), mass)
-        width = student.model.config.hidden_size
-        matcher = LayerMatcher(pairs, weights, width, teacher.width).to(student.model.device)
-        module["matcher"] = matcher
-        keep_weights(matcher, 0)
-
-    plan = step_plan(lists, prompts, params.batch_users, 0 if method.truncated else params.steps, seed)
-
-    def recent_examples(step: int) -> np.ndarray:
-        """A seeded few of those read since the last update."""
-        numbers = np.concatenate([window for entry in plan[step - fisher.update_interval : step] for window in entry])
+    def trace_before(step: int) -> torch.Tensor:
+        """Of a seeded few examples read since the last update."""
+        assert weighting.teacher_trace is not None
+        numbers = np.concatenate([w for entry in plan[step - weighting.update_interval : step] for w in entry])
         examples = lists.examples(np.unique(numbers))
-        return np.random.default_rng((seed, step)).permutation(examples)[:RECENT_EXAMPLES]
+        chosen = np.random.default_rng((training.seed, step)).permutation(examples)[:RECENT_EXAMPLES]
+        return weighting.teacher_trace(chosen)
 
-    def loss(windows: list[np.ndarray], step: int):
+    mass = None if weighting.mass is None else list(weighting.mass)
+    matching = Matching(
+        pairs=layer_map(params.layer_map, teacher.layers, len(student.layers), mass),
+        weights=list(weighting.weights),
+        teacher_width=teacher.width,
+        student_width=student.model.config.hidden_size,
+        device=student.model.device,
+        update_rate=weighting.update_rate,
+        update_interval=weighting.update_interval,
+        teacher_trace=trace_before if weighting.teacher_trace else None,
+    )
+    losses: dict[str, Loss] = {term.name: term.build(params, matching) for term in method.terms}
+    weights = {term.name: float(getattr(params, term.weight)) for term in method.terms}
+    if params.explicit_l2:
+        losses["l2"], weights["l2"] = lambda *given: l2(student.parameters()), params.l2
+    trained = {name: loss for name, loss in losses.items() if isinstance(loss, TrainedTerm)}
+
+    def loss(windows: list[np.ndarray], step: int) -> tuple[torch.Tensor, dict[str, float], int]:
+        for part in trained.values():
+            part.begin_step(step)
         batch = student.pack(lists, windows, prompts)
-        z, states = student(batch, with_hidden_states=matcher is not None)
-        labels, parts = ranking_loss(z, batch.labels, sum(map(len, windows)), params.list_weight)
-        total = params.alpha * labels
-        if params.explicit_l2:
-            total = total + params.l2 * l2(student.parameters())
-        if not method.output and matcher is None:
-            return total, parts, batch.tokens
-        teacher_z, teacher_states = (s.to(z.device) for s in teacher.signals(batch.examples.cpu().numpy()))
-        if method.output:
-            output = output_loss(teacher_z, z, params.temperature)
-            total, parts["output"] = total + params.output_weight * output, output.item()
-        if matcher is not None:
-            if method.dynamic and step and step % fisher.update_interval == 0:
-                matcher.update(fisher.update_rate, teacher_trace and teacher_trace(recent_examples(step)))
-                keep_weights(matcher, step)
-            matched = matcher(teacher_states, states, method.dynamic and teacher_trace is None)
-            total, parts["layers"] = total + params.layer_weight * matched, matched.item()
+        scored = student(batch, with_states="states" in method.signals)
+        total, parts = objective(losses, weights, scored, _signals(teacher, method, batch, scored.logits), batch)
         return total, parts, batch.tokens
 
     schedule = Schedule(
-        learning_rate=params.learning_rate,
-        weight_decay=0.0 if params.explicit_l2 else params.l2,
-        warmup=params.warmup,
-        eval_every=params.eval_every,
-        patience=None,
-        checkpoint_every=params.checkpoint_every,
-    )
+        params.learning_rate, 0.0 if params.explicit_l2 else params.l2, params.warmup, params.eval_every, None,
+        params.checkpoint_every,
+    )  # fmt: skip
 
-    def extra() -> dict:
-        return {"buffers": dict(matcher.named_buffers()) if matcher is not None else {}, "trajectory": trajectory}
+    def state() -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in trained.items()}
 
-    def load_extra(saved: dict) -> None:
-        trajectory[:] = saved["trajectory"]
-        for name, buffer in extra()["buffers"].items():
-            buffer.copy_(saved["buffers"][name])
+    def load(saved: Mapping[str, Any]) -> None:
+        for name, part in trained.items():
+            part.load_state_dict(saved[name])
 
-    result = fit(module, plan, loss, validate, schedule, checkpoint, log, label, extra, load_extra)
+    module = nn.ModuleDict({"student": student, **trained})
+    result = fit(module, plan, loss, schedule, training, state, load)
     student.requires_grad_(False)
-    return result, trajectory
+    rows = [row for part in trained.values() for row in part.trajectory]
+    return result, pl.DataFrame(rows, schema=TRAJECTORY)
+
+
+def _signals(teacher: TeacherSignals, method: Method, batch: Any, like: torch.Tensor) -> dict[str, torch.Tensor]:
+    if not method.signals:
+        return {}
+    found = teacher.signals(batch.examples.cpu().numpy(), sorted(method.signals))
+    return {name: values.to(like.device) for name, values in found.items()}

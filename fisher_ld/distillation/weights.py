@@ -1,12 +1,12 @@
-"""Layer weights from Fisher traces (Eq. 5, 6), and the strategies they are compared with."""
+"""Layer weights from Fisher traces (Eq. 5, 6), the strategies they are compared with, and their controls."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from fisher_ld.core.errors import UserError
-
-STRATEGIES = ("none", "uniform", "linear", "exponential", "fisher", "fisher-shuffled", "fisher-reversed")
 
 
 def fisher_weights(trace: np.ndarray, beta: float, delta: float) -> np.ndarray:
@@ -19,34 +19,29 @@ def fisher_weights(trace: np.ndarray, beta: float, delta: float) -> np.ndarray:
 
 def depth_bias(layers: int, beta: float, delta: float) -> np.ndarray:
     """(1 + beta l / L)^delta for l = 1..L (Eq. 6)."""
-    return (1 + beta * np.arange(1, layers + 1) / layers) ** delta
+    return (1 + beta * _depth(layers)) ** delta
 
 
-def layer_weights(strategy: str, trace: np.ndarray, beta: float, delta: float, seed: int) -> np.ndarray:
-    """The weights (L,) of one strategy, with sum 1; none of them for `none`.
+# name -> the weights (L,), with sum 1, from tr(F_l) (L,), beta and delta; all but fisher look at L alone
+STRATEGIES: Mapping[str, Callable[[np.ndarray, float, float], np.ndarray]] = {
+    "uniform": lambda trace, beta, delta: _normalised(np.ones(len(trace))),
+    "linear": lambda trace, beta, delta: _normalised(_depth(len(trace))),
+    "exponential": lambda trace, beta, delta: _normalised(np.exp(_depth(len(trace)))),
+    "fisher": fisher_weights,
+}
 
-    linear grows as l, exponential as exp(l / L); both look at the number of layers only. The two controls hold exactly
-    the Fisher weights, depth bias included, in another order: `fisher-shuffled` in a random one that is never the
-    original, `fisher-reversed` from the last layer to the first.
-    """
-    count = len(trace)
-    depth = np.arange(1, count + 1) / count  # (L,)
-    match strategy:
-        case "none":
-            return np.zeros(0)
-        case "uniform":
-            return _normalised(np.ones(count))
-        case "linear":
-            return _normalised(depth)
-        case "exponential":
-            return _normalised(np.exp(depth))
-        case "fisher":
-            return fisher_weights(trace, beta, delta)
-        case "fisher-shuffled":
-            return fisher_weights(trace, beta, delta)[_shuffle(count, seed)]
-        case "fisher-reversed":
-            return fisher_weights(trace, beta, delta)[::-1]
-    raise UserError(f"unknown weighting {strategy!r}; expected one of {', '.join(STRATEGIES)}")
+
+def ordered(weights: np.ndarray, order: str, seed: int) -> np.ndarray:
+    """The same weights (L,) in their own order, or in that of a control: `reversed` from the last layer to the first,
+    `shuffled` in a random order of this seed that is never the original."""
+    if order == "reversed":
+        return weights[::-1]
+    return weights[_shuffle(len(weights), seed)] if order == "shuffled" else weights
+
+
+def _depth(layers: int) -> np.ndarray:
+    """l / L for l = 1..L."""
+    return np.arange(1, layers + 1) / layers
 
 
 def _normalised(weights: np.ndarray) -> np.ndarray:

@@ -1,170 +1,152 @@
-"""Latency, throughput, memory, size and energy of models on the same queries, alternating in one process.
-
-A query is one user's candidate list; a model is a callable that takes a batch of query numbers and returns when their
-scores are there, on the CPU. What it does on the way (packing included) is what a user would wait for.
-"""
+"""How fast, small and frugal saved models are, side by side: what is timed is `Predictor.score`, free text in and
+scores out."""
 
 from __future__ import annotations
 
-import multiprocessing
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from fisher_ld.batches.lists import FAMILIES, read_lists
+from fisher_ld.batches.prompts import read_texts
+from fisher_ld.core.compute import Compute
 from fisher_ld.core.progress import progress
+from fisher_ld.evaluation.meters import (
+    NOT_AVAILABLE,
+    EnergyCounter,
+    Model,
+    latency,
+    parameters,
+    peak_memory,
+    size_on_disk,
+    throughput,
+)
+from fisher_ld.evaluation.significance import interval
+from fisher_ld.serving.predictor import Predictor
 
-Model = Callable[[Sequence[int]], Any]
-NOT_AVAILABLE = "not available"
-POWERCAP = Path("/sys/class/powercap")
-MIB = 2**20
-
-
-class EnergyCounter:
-    """Joules of the processor packages since boot, by RAPL. They count other programs too."""
-
-    def __init__(self, powercap: Path = POWERCAP):
-        self.domains: list[Path] = []
-        for domain in sorted(powercap.glob("intel-rapl:*")):
-            name = domain / "name"
-            try:
-                if name.read_text().startswith("package"):  # sub-domains are part of their package
-                    int((domain / "energy_uj").read_text())
-                    int((domain / "max_energy_range_uj").read_text())
-                    self.domains.append(domain)
-            except (OSError, ValueError):  # missing, or for root alone: then there is no counter to speak of
-                self.domains = []
-                return
-
-    @property
-    def source(self) -> str:
-        return "RAPL, processor packages, other programs included" if self.domains else NOT_AVAILABLE
-
-    def read(self) -> list[int]:
-        """Microjoules of each package."""
-        return [int((domain / "energy_uj").read_text()) for domain in self.domains]
-
-    def joules(self, before: list[int], after: list[int]) -> float:
-        """Between two readings at most one overflow apart."""
-        total = 0
-        for domain, first, last in zip(self.domains, before, after, strict=True):
-            wrap = int((domain / "max_energy_range_uj").read_text()) if last < first else 0
-            total += last - first + wrap
-        return total / 1e6
+REFERENCE = "teacher"
+LARGEST_BATCH = 16  # queries that a model is given at once, at most
+THROUGHPUT_QUERIES = 32  # a slow teacher is timed on them at several batch sizes
+MEMORY_QUERIES = 8  # those of the longest texts, which set the peak
+RESAMPLES = 1000  # of the intervals
 
 
-def latency(
-    models: dict[str, Model], queries: Sequence[int], counter: EnergyCounter, warm_up: int = 3
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Seconds and joules of each model for each query at batch 1: two dicts of (queries,); joules are empty without a
-    counter. The models take turns on each query, each in every place of the turn equally often."""
-    names = list(models)
-    for name in names:
-        for query in queries[:warm_up]:
-            models[name]([query])
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    joules: dict[str, list[float]] = {name: [] for name in names}
-    for turn, query in enumerate(progress(queries, "measuring latency", unit="query")):
-        shift = turn % len(names)
-        for name in names[shift:] + names[:shift]:
-            before = counter.read()
-            began = time.perf_counter()
-            models[name]([query])
-            seconds[name].append(time.perf_counter() - began)
-            if counter.domains:
-                joules[name].append(counter.joules(before, counter.read()))
-    return {n: np.array(s) for n, s in seconds.items()}, {n: np.array(j) for n, j in joules.items()}
+@dataclass(frozen=True)
+class Queries:
+    """Test lists as a user would ask them: texts."""
+
+    histories: list[list[str]]
+    candidates: list[list[str]]
+
+    def __len__(self) -> int:
+        return len(self.histories)
+
+    def longest(self, count: int) -> Queries:
+        """The `count` with the most characters."""
+        length = [sum(map(len, [*h, *c])) for h, c in zip(self.histories, self.candidates, strict=True)]
+        chosen = np.argsort(length)[-count:]
+        return Queries([self.histories[i] for i in chosen], [self.candidates[i] for i in chosen])
+
+    def model(self, predictor: Predictor) -> Model:
+        """A saved model over the numbers of these queries."""
+        return lambda numbers: predictor.score(
+            [self.histories[i] for i in numbers], [self.candidates[i] for i in numbers]
+        )
 
 
-def throughput(models: dict[str, Model], queries: Sequence[int], limit: int = 16) -> dict[str, dict[int, float]]:
-    """Queries a second of each model by batch size 1, 2, 4, .. up to `limit` and the number of queries; a model stops
-    at the first size that gains nothing. The models take turns at each size, each after an untimed batch: a new shape
-    may need new kernels."""
-    rates: dict[str, dict[int, float]] = {name: {} for name in models}
-    going = list(models)
-    size = 1
-    while going and size <= min(limit, len(queries)):
-        for name in progress(list(going), f"measuring throughput, batch {size}", unit="model"):
-            batches = [queries[i : i + size] for i in range(0, len(queries), size)]
-            models[name](batches[0])
-            began = time.perf_counter()
-            for batch in batches:
-                models[name](batch)
-            rates[name][size] = len(queries) / (time.perf_counter() - began)
-            if size > 1 and rates[name][size] <= rates[name][size // 2]:
-                going.remove(name)
-        size *= 2
-    return rates
+def read_queries(processed: Path, count: int, seed: int) -> Queries:
+    """`count` seeded test lists of the main family."""
+    lists, texts = read_lists(processed, f"test_{FAMILIES[0]}"), read_texts(processed)
+    chosen = np.random.default_rng(seed).permutation(len(lists))[:count]
+    histories = [[texts[item] for item in lists.history(i)] for i in chosen]
+    return Queries(histories, [[texts[item] for item in lists.candidates[i]] for i in chosen])
 
 
-def _resident_peak() -> int | None:
-    """Bytes: the high-water mark of this process' own memory (ru_maxrss would carry over the parent's)."""
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return None
-    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    return int(lines["VmHWM"].split()[0]) * 1024
+def run_alone(folder: Path, queries: Queries, compute: Compute, threads: int) -> None:
+    """Loads a model and scores the queries one by one; run in a process of its own for its peak memory."""
+    torch.set_num_threads(threads)
+    score = queries.model(Predictor.load(folder, compute))
+    for query in range(len(queries)):
+        score([query])
 
 
-def _child(pipe: Any, run: Callable[..., None], args: tuple) -> None:
-    idle = _resident_peak()
-    run(*args)
-    pipe.send((idle, _resident_peak()))
-
-
-def peak_memory(run: Callable[..., None], *args: Any) -> dict[str, float] | str:
-    """Peak resident memory of `run(*args)` in a fresh process, in MiB: `peak_mib`, and `idle_mib` of it that
-    interpreter and libraries took before. "not available" without /proc. `run` is a module's top-level function.
-    Raises RuntimeError where the process fails."""
-    if _resident_peak() is None:
-        return NOT_AVAILABLE
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(there, run, args))
-    process.start()
-    there.close()
-    try:
-        idle, peak = here.recv()
-    except EOFError:
-        process.join()
-        raise RuntimeError(f"measuring memory: the process of {run.__name__} ended with {process.exitcode}") from None
-    process.join()
-    return {"peak_mib": peak / MIB, "idle_mib": idle / MIB}
-
-
-def parameters(model: Any) -> dict[str, int]:
-    """Counts of a sequence-classification model of transformers: token embedding, head (the two answer rows), body
-    (all the rest); tied weights once."""
-    total = sum(p.numel() for p in model.parameters())
-    embedding = model.get_input_embeddings().weight.numel()
-    head = sum(p.numel() for p in model.score.parameters())
-    return {"body": total - embedding - head, "embedding": embedding, "head": head, "total": total}
-
-
-def size_on_disk(folder: Path) -> int:
-    """Bytes of a model folder, without the scores that are kept beside the model."""
-    files = [f for f in folder.rglob("*") if f.is_file() and not f.name.startswith("scores_")]
-    return sum(f.stat().st_size for f in files)
-
-
-def summarise(
-    seconds: dict[str, np.ndarray], joules: dict[str, np.ndarray], rates: dict[str, dict[int, float]]
-) -> dict[str, dict[str, Any]]:
-    """One row a model: `latency_p50_ms`, `latency_p95_ms`, `queries_per_second` at `best_batch`, `joules_per_query`."""
+def measure(models: Mapping[str, tuple[Path, Compute]], queries: Queries, seed: int) -> dict[str, Any]:
+    """A row for each saved model (its folder, and where it computes), ratios to `REFERENCE` (above 1: better) and 95%
+    bootstrap intervals of those of latency and throughput. Latency is of all queries at batch 1, throughput of the first
+    `THROUGHPUT_QUERIES`. Memory and energy are the host's, and so not available where models run elsewhere."""
+    devices = {compute.device for _, compute in models.values()}
+    on_host, threads = all(device.type == "cpu" for device in devices), torch.get_num_threads()
+    longest = queries.longest(MEMORY_QUERIES)
+    memory = {
+        name: peak_memory(run_alone, models[name][0], longest, models[name][1], threads)
+        for name in progress(list(models) if on_host else [], "peak memory of each model alone", unit="model")
+    }
+    predictors = {m: Predictor.load(f, replace(c, batch_users=LARGEST_BATCH)) for m, (f, c) in models.items()}
+    timed = {name: queries.model(predictor) for name, predictor in predictors.items()}
+    counter = EnergyCounter()
+    if not on_host:
+        counter.domains = []
+    numbers = range(len(queries))
+    seconds, joules = latency(timed, numbers, counter)
+    batches = throughput(timed, numbers[:THROUGHPUT_QUERIES], LARGEST_BATCH)
+    best = {name: min(sizes, key=lambda size, sizes=sizes: sizes[size].sum()) for name, sizes in batches.items()}
     rows = {}
-    for name in seconds:
+    for name, (folder, compute) in models.items():
         p50, p95 = np.quantile(seconds[name], [0.5, 0.95]) * 1000
-        best = max(rates[name], key=lambda size, name=name: rates[name][size])
         rows[name] = {
             "latency_p50_ms": float(p50),
             "latency_p95_ms": float(p95),
-            "queries_per_second": rates[name][best],
-            "best_batch": best,
+            "queries_per_second": len(numbers[:THROUGHPUT_QUERIES]) / float(batches[name][best[name]].sum()),
+            "best_batch": best[name],
             "joules_per_query": float(joules[name].mean()) if len(joules[name]) else NOT_AVAILABLE,
+            "memory": memory.get(name, NOT_AVAILABLE),
+            "parameters": parameters(predictors[name].scorer.model),
+            "size_bytes": size_on_disk(folder),
+            "precision": "bf16" if compute.bf16 else "fp32",
         }
-    return rows
+    others = [name for name in models if name != REFERENCE]
+    best_seconds = {name: batches[name][size] for name, size in best.items()}
+    return {
+        "reference": REFERENCE,
+        "models": rows,
+        "ratios": {name: ratios(rows[name], rows[REFERENCE]) for name in others},
+        "intervals": {
+            name: {
+                "latency_p50": latency_interval(seconds[REFERENCE], seconds[name], seed),
+                "throughput": throughput_interval(best_seconds[REFERENCE], best_seconds[name], seed),
+            }
+            for name in others
+        },
+        "queries": len(queries),
+        "throughput_queries": len(numbers[:THROUGHPUT_QUERIES]),
+        "candidates": float(np.mean([len(texts) for texts in queries.candidates])),
+        "threads": threads,
+        "device": ", ".join(sorted(map(str, devices))),
+        "precision": ", ".join(sorted({row["precision"] for row in rows.values()})),
+        "energy_counter": counter.source,
+    }
+
+
+def latency_interval(reference: np.ndarray, model: np.ndarray, seed: int) -> dict[str, float]:
+    """Bootstrap 95% interval of the ratio of medians, over queries that both answered: (queries,) seconds each."""
+    drawn = np.random.default_rng(seed).integers(0, len(model), (RESAMPLES, len(model)))
+    low, high = interval(np.median(reference[drawn], 1) / np.median(model[drawn], 1))
+    return {"low": low, "high": high}
+
+
+def throughput_interval(reference: np.ndarray, model: np.ndarray, seed: int) -> dict[str, float] | None:
+    """Bootstrap 95% interval of the ratio of rates, over the batches of each, whose sizes may differ: seconds of each
+    batch. None where one of them had fewer than 4 batches, from which no interval can be told."""
+    if min(len(reference), len(model)) < 4:
+        return None
+    rng = np.random.default_rng(seed)
+    total = [s[rng.integers(0, len(s), (RESAMPLES, len(s)))].sum(1) for s in (reference, model)]
+    low, high = interval(total[0] / total[1])
+    return {"low": low, "high": high}
 
 
 def ratios(row: dict[str, Any], reference: dict[str, Any]) -> dict[str, float]:

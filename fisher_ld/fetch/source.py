@@ -81,9 +81,19 @@ def fetch(source: Source, store: Path, lock_file: Path, network: Network = _DEFA
         return _fetch_file(source, folder, lock_file, network)
 
 
-def file_name(address: str) -> str:
-    """Last part of the path of an address."""
-    return PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(address).path)).name
+def place(path: Path, target: Path, store: Path) -> None:
+    """Makes the file `target` of what `fetch` gave: links a file of the store, copies a user's. Raises UserError for a
+    folder, or where the disk has no room for the copy."""
+    if not path.is_file():
+        raise UserError(f"{path}: expected a file, got a folder; check the path in params.yaml.")
+    if path.is_relative_to(store):
+        try:
+            os.link(path, target)
+            return
+        except OSError:  # no links across disks, or on some file systems
+            pass
+    need_space(target.parent, path.stat().st_size, f"copy of {path}")
+    shutil.copyfile(path, target)
 
 
 def _local(address: str) -> Path:
@@ -106,7 +116,7 @@ def _fetch_file(source: Source, folder: Path, lock_file: Path, network: Network)
     elif address.startswith("package:"):
         raise UserError(f"{address}: expected package:NAME==VERSION")
     else:
-        name = file_name(address) or "index"
+        name = PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(address).path)).name or "index"
     target, part = folder / name, folder / f"{name}.part"
     known = source.sha256 or _recorded(lock_file, address).get("sha256")
     if target.exists():

@@ -1,4 +1,5 @@
-"""Fisher samples: examples are drawn, and the norms of each become rows of a table from which every later number comes.
+"""Fisher samples: examples are drawn, and the gradient norms of each become rows of a table, from which every later
+number comes.
 
 The table is the model's part alone: the logit and ||dz/dtheta||^2 of each example. Which Fisher is meant, and what
 weights follow, is decided where the table is read (`profile`, `weights`).
@@ -18,13 +19,15 @@ from fisher_ld.batches.prompts import check_context
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.progress import progress
 from fisher_ld.fisher.coverage import Covered, cover, parameter_counts
-from fisher_ld.fisher.gradient_norms import layer_norms, pad_prompts
-from fisher_ld.fisher.profile import KINDS, layer_traces
+from fisher_ld.fisher.gradient_norms import gradient_norms, pad_prompts
+from fisher_ld.fisher.profile import KINDS, Kind, layer_traces
 from fisher_ld.models.scorer import Scorer
 
 ROUND = 64  # examples between two looks at the standard errors
 
-Row = tuple[int, float, list[float], list[float]]  # example, z, norms of the columns 0..L + 1, norms' part
+Row = tuple[
+    int, float, list[float], list[float]
+]  # example, z, squares of the columns 0..L + 1, and the normalisations' part
 
 SCHEMA = pl.Schema(
     {
@@ -33,8 +36,8 @@ SCHEMA = pl.Schema(
         "label": pl.Int8,
         "logit": pl.Float64,
         "layer": pl.Int16,  # 0 embedding, 1..L, L + 1 head
-        "norm": pl.Float64,  # ||dz/dtheta_l||^2
-        "norms_part": pl.Float64,  # what normalisation parameters hold of `norm`
+        "gradient_norm": pl.Float64,  # ||dz/dtheta_l||^2
+        "normalisation_part": pl.Float64,  # what normalisation parameters hold of it
         "parameters": pl.Int64,
     }
 )
@@ -55,7 +58,7 @@ def estimate(
     tolerance: float = 0.0,
     checkpointing: bool = False,
 ) -> pl.DataFrame:
-    """The table (`SCHEMA`) of the scorer's norms, one row for each example and layer.
+    """The table (`SCHEMA`) of the scorer's gradient norms, one row for each example and layer.
 
     `prompt` gives the token ids of an example, `labels` is indexed by example id. With a tolerance, examples are taken
     in rounds until the standard error of every layer's weight (its share of the trace) is at most that, under the
@@ -72,7 +75,7 @@ def estimate(
     for first in range(0, len(examples), size):
         chosen = examples[first : first + size]
         label = f"Fisher traces, {state}"
-        rows = _gather(partial(_norms, scorer, prompt, chosen, label, batch_size, checkpointing, covered))
+        rows = _gather(partial(_rows, scorer, prompt, chosen, label, batch_size, checkpointing, covered))
         rounds.append(_table(rows, labels, state, of_each))
         if tolerance and largest_share_error(pl.concat(rounds)) <= tolerance:
             break
@@ -86,12 +89,25 @@ def estimate(
     return pl.concat(rounds)
 
 
+def online_trace(
+    scorer: Scorer,
+    prompt: Callable[[int], Sequence[int]],
+    labels: np.ndarray,
+    kind: Kind,
+    checkpointing: bool,
+    examples: np.ndarray,
+) -> torch.Tensor:
+    """tr(F_l) (L,) of a scorer on some examples."""
+    table = estimate(scorer, prompt, labels, examples, "online", len(examples), checkpointing=checkpointing)
+    return torch.from_numpy(layer_traces(table, kind).trace)
+
+
 def largest_share_error(table: pl.DataFrame) -> float:
     """The largest standard error of a layer's weight, under either Fisher."""
     return max(float(layer_traces(table, kind).share_error.max()) for kind in KINDS)
 
 
-def _norms(
+def _rows(
     scorer: Scorer,
     prompt: Callable[[int], Sequence[int]],
     examples: np.ndarray,
@@ -110,29 +126,29 @@ def _norms(
     rows = []
     for batch in progress(batches, label, unit="batch"):
         padded = pad_prompts([prompts[example] for example in batch]).to(scorer.model.device)
-        result = layer_norms(scorer, padded, checkpointing=checkpointing, covered=covered)
+        result = gradient_norms(scorer, padded, checkpointing=checkpointing, covered=covered)
         nothing = torch.zeros_like(result.embedding)[:, None]
-        norm = torch.cat([result.embedding[:, None], result.layers, result.head[:, None]], 1)  # (N, L + 2)
-        norms_part = torch.cat([nothing, result.norms, nothing], 1)  # (N, L + 2)
-        rows += zip(batch, result.logits.tolist(), norm.tolist(), norms_part.tolist(), strict=True)
+        squares = torch.cat([result.embedding[:, None], result.layers, result.head[:, None]], 1)  # (N, L + 2)
+        normalisation_part = torch.cat([nothing, result.normalisation, nothing], 1)  # (N, L + 2)
+        rows += zip(batch, result.logits.tolist(), squares.tolist(), normalisation_part.tolist(), strict=True)
     return rows
 
 
 def _table(rows: list[Row], labels: np.ndarray, state: str, of_each: dict[str, list[int]]) -> pl.DataFrame:
-    example, logit, norm, norms_part = zip(*sorted(rows), strict=True)
-    columns = {"example": example, "logit": logit, "norm": norm, "norms_part": norms_part}
+    example, logit, squares, normalisation_part = zip(*sorted(rows), strict=True)
+    columns = {"example": example, "logit": logit, "gradient_norm": squares, "normalisation_part": normalisation_part}
     columns |= {name: [values] * len(rows) for name, values in of_each.items()}
-    frame = pl.DataFrame(columns).explode("norm", "norms_part", *of_each)
+    frame = pl.DataFrame(columns).explode("gradient_norm", "normalisation_part", *of_each)
     return frame.with_columns(state=pl.lit(state), label=labels[frame["example"]]).select(*SCHEMA).cast(SCHEMA)
 
 
-def _gather(norms: Callable[[], list[Row]]) -> list[Row]:
+def _gather(compute: Callable[[], list[Row]]) -> list[Row]:
     """The rows of all ranks. An error of one is raised by all: the others would wait for it forever."""
     if not distributed.is_initialized():
-        return norms()
+        return compute()
     rows: list[Row] | Exception
     try:
-        rows = norms()
+        rows = compute()
     except Exception as error:
         rows = error
     parts: list[list[Row] | Exception] = [[] for _ in range(distributed.get_world_size())]

@@ -21,9 +21,10 @@ from transformers import PreTrainedModel
 
 from fisher_ld.core.errors import UserError
 from fisher_ld.fisher.coverage import Covered, cover
-from fisher_ld.fisher.hooks import Taps, by_onednn, replaced
+from fisher_ld.fisher.hooks import GradientReader
 from fisher_ld.kernels.attention import by_strips
 from fisher_ld.kernels.last_layer import only_at_decisions
+from fisher_ld.kernels.linear import by_onednn, replaced
 from fisher_ld.models.scorer import Scorer
 
 
@@ -40,12 +41,12 @@ class PromptBatch:
 
 
 @dataclass(frozen=True)
-class LayerNorms:
+class GradientNorms:
     """For each of N examples the logit z and ||dz/dtheta||^2, float64. Columns are the layers asked for."""
 
     logits: torch.Tensor  # (N,)
     layers: torch.Tensor  # (N, L)
-    norms: torch.Tensor  # (N, L) the part of `layers` that belongs to normalisation parameters
+    normalisation: torch.Tensor  # (N, L) the part of `layers` that belongs to normalisation parameters
     embedding: torch.Tensor  # (N,) token and position embeddings
     head: torch.Tensor  # (N,) final norm and the two rows of the head
 
@@ -83,13 +84,13 @@ def logits_of(model: PreTrainedModel, batch: PromptBatch) -> torch.Tensor:
     return yes - no
 
 
-def layer_norms(
+def gradient_norms(
     scorer: Scorer,
     batch: PromptBatch,
     layers: Sequence[int] | None = None,
     checkpointing: bool = False,
     covered: Sequence[Covered] | None = None,
-) -> LayerNorms:
+) -> GradientNorms:
     """||dz/dtheta_l||^2 of every example and layer, in float32 at least.
 
     layers: which layers (1..L), default all. checkpointing: keep only each layer's input and recompute the rest in the
@@ -99,8 +100,8 @@ def layer_norms(
     elsewhere its gradient is zero.
 
     Raises UserError for a model whose parameters are not all covered (see `coverage`), for a module that is never used
-    on the way to z or in another way than its norm is taken, for a linear layer of which one output gets a gradient in
-    two calls, for a last layer that does not take transformers' cache, and for norms that are not finite.
+    on the way to z or in another way than is covered, for a linear layer of which one output gets a gradient in two
+    calls, for a last layer that does not take transformers' cache, and for gradient norms that are not finite.
     """
     model, stack = scorer.model, scorer.layers
     count = len(stack)
@@ -112,7 +113,7 @@ def layer_norms(
         raise UserError("the decision token of an example is padding: expected attention_mask 1 at its column")
     covered = [c for c in covered or cover(model) if c.column in {0, *wanted, count + 1} or c.kind == "swiglu"]
     size, device = len(batch.input_ids), batch.input_ids.device
-    taps = Taps(torch.zeros(2, size, count + 2, dtype=torch.float64, device=device))
+    reader = GradientReader(torch.zeros(2, size, count + 2, dtype=torch.float64, device=device))
 
     decision = torch.stack([rows, batch.decision], 1)
     recomputed = replaced({layer: _recomputed for layer in stack[:-1]} if checkpointing else {})
@@ -120,24 +121,26 @@ def layer_norms(
     with (
         _frozen(model),
         by_strips(model),
-        by_onednn(covered),
+        by_onednn(part.module for part in covered),
         recomputed,
         at_decisions,
-        taps.on(covered),
+        reader.reading(covered),
         torch.enable_grad(),
     ):
         z = logits_of(model, batch)
         z.sum().backward()
 
-    taps.finish(covered)
-    total, norms = taps.norms  # (N, L + 2) each
+    reader.finish(covered)
+    total, normalisation = reader.squares  # (N, L + 2) each
     if not total.isfinite().all():
         row, column = (~total.isfinite()).nonzero()[0].tolist()
         raise UserError(
             f"the gradient norm of example {row} in layer {column} (0 embedding, {count + 1} head) is not finite: "
             "look at the model's weights and at the attention mask"
         )
-    return LayerNorms(z.detach().double(), total[:, wanted], norms[:, wanted], total[:, 0], total[:, count + 1])
+    return GradientNorms(
+        z.detach().double(), total[:, wanted], normalisation[:, wanted], total[:, 0], total[:, count + 1]
+    )
 
 
 @contextmanager

@@ -1,10 +1,10 @@
-"""What `traces` reads on the way: hooks on linear and embedding layers and layer norms, and linear layers, RMS norms
-and SwiGLUs that compute otherwise than the model's."""
+"""What `gradient_norms` reads on the way: hooks on linear and embedding layers and layer norms, and RMS norms and
+SwiGLUs that compute otherwise than the model's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -14,6 +14,7 @@ from fisher_ld.core.errors import UserError
 from fisher_ld.fisher.coverage import Covered, embedding_scale, norm_epsilon, rms_scale
 from fisher_ld.fisher.gram import count_mirrored, gradient_norm, gram, gram_is_cheaper, gram_product
 from fisher_ld.kernels.attention import spans
+from fisher_ld.kernels.linear import replaced
 
 
 class _SharedInput:
@@ -30,7 +31,9 @@ class _SharedInput:
     def close(self) -> None:
         """Decides. The tensor is let go where its Gram matrix, usually far smaller, stands for it."""
         if self.inputs._version != self.version:  # autograd, which does not keep it for a frozen layer, would not see
-            raise UserError("the input of a linear layer was changed in place after the call: its norm is not known")
+            raise UserError(
+                "the input of a linear layer was changed in place after the call: its gradient norm is not known"
+            )
         if self.source is None:
             return
         self.source = None
@@ -40,29 +43,10 @@ class _SharedInput:
             self.inputs = self.inputs.new_empty(0)
             self.version = self.inputs._version
 
-    def norm(self, gradient: torch.Tensor) -> torch.Tensor:
+    def gradient_norm(self, gradient: torch.Tensor) -> torch.Tensor:
         """||G^T A||_F^2 for each example: (N, T, d_out) -> (N,)."""
         self.close()
         return gradient_norm(self.inputs, gradient) if self.strips is None else gram_product(self.strips, gradient)
-
-
-class _Linear(torch.autograd.Function):
-    """x W' + b by oneDNN, for a frozen layer."""
-
-    @staticmethod
-    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None):
-        ctx.save_for_backward(weight)
-        return _onednn(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx, *gradients: torch.Tensor):
-        (weight,) = ctx.saved_tensors
-        (gradient,) = gradients
-        return _onednn(gradient, weight.mT), None, None
-
-
-def _onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -101,25 +85,25 @@ class _Gated(torch.autograd.Function):
         return torch.ops.aten.silu_backward(gradient * up, gate), nn.functional.silu(gate).mul_(gradient)
 
 
-class Taps:
-    """While `on`, reads inputs in the forward and output gradients in the backward pass, and adds up squared norms."""
+class GradientReader:
+    """While `reading`, takes inputs in the forward and output gradients in the backward pass, adding up squares."""
 
-    def __init__(self, norms: torch.Tensor):
-        self.norms = norms  # (2, N, L + 2): all parameters, normalisation parameters
+    def __init__(self, squares: torch.Tensor):
+        self.squares = squares  # (2, N, L + 2): all parameters, normalisation parameters
         self.shared: _SharedInput | None = None
         self.calls: dict[str, int] = {}
         self.features: dict[str, torch.Tensor] = {}  # which outputs of a module got a gradient
-        self.every = torch.ones(1, dtype=torch.bool, device=norms.device)
-        self.of_norms: dict[str, torch.Tensor] = {}  # (N, parameters), the gradient of a norm, added up over its calls
+        self.every = torch.ones(1, dtype=torch.bool, device=squares.device)
+        self.of_normalisations: dict[str, torch.Tensor] = {}  # (N, parameters) gradients, summed over calls
 
     @contextmanager
-    def on(self, covered: list[Covered]) -> Iterator[None]:
+    def reading(self, covered: list[Covered]) -> Iterator[None]:
         for part in covered:  # before the passes: small tensors that stay would lie between large ones that go
             if part.kind.endswith("norm"):
                 own = list(part.module.parameters(recurse=False))
                 dtype = torch.promote_types(own[0].dtype, torch.float32)
-                shape = self.norms.shape[1], sum(p.numel() for p in own)
-                self.of_norms[part.name] = torch.zeros(shape, dtype=dtype, device=self.norms.device)
+                shape = self.squares.shape[1], sum(p.numel() for p in own)
+                self.of_normalisations[part.name] = torch.zeros(shape, dtype=dtype, device=self.squares.device)
         hooks = {"linear": self._linear, "embedding": self._embedding, "layer_norm": self._layer_norm}
         handles = [c.module.register_forward_hook(partial(hooks[c.kind], c)) for c in covered if c.kind in hooks]
         forwards = {"rms_norm": self._rms_norm, "swiglu": self._swiglu}
@@ -138,8 +122,8 @@ class Taps:
         for part in covered:
             if part.kind != "swiglu" and part.name not in self.features:
                 raise _unknown(part, f"got no gradient in {self.calls.get(part.name, 0)} calls")
-            if part.name in self.of_norms:
-                self.norms[:, :, part.column] += _squares(self.of_norms[part.name])
+            if part.name in self.of_normalisations:
+                self.squares[:, :, part.column] += _squares(self.of_normalisations[part.name])
 
     def _linear(self, part: Covered, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor):
         if not torch.is_grad_enabled():  # the first, unrecorded pass of a checkpointed layer
@@ -153,12 +137,12 @@ class Taps:
         shared.outputs += output.shape[-1]
 
         def read(gradient: torch.Tensor) -> None:
-            squares = shared.norm(gradient)  # (N,)
+            squares = shared.gradient_norm(gradient)  # (N,)
             if module.bias is not None:
                 squares += _squares(gradient.sum(1))
-            self.norms[0, :, part.column] += squares
+            self.squares[0, :, part.column] += squares
 
-        self._tap(part, output, read)
+        self._read_gradient(part, output, read)
 
     def _rms_norm(self, part: Covered, *inputs: torch.Tensor, **named: object) -> torch.Tensor:
         x = _only(part, () if named else inputs)
@@ -167,7 +151,7 @@ class Taps:
 
         def read(gradient: torch.Tensor) -> None:
             self.features[part.name] = self.every
-            self.of_norms[part.name] += gradient
+            self.of_normalisations[part.name] += gradient
 
         dtype = torch.promote_types(x.dtype, torch.float32)
         weight = part.offset + part.module.get_parameter("weight").to(dtype)
@@ -187,9 +171,9 @@ class Taps:
             normalised = nn.functional.layer_norm(x, x.shape[-1:], eps=norm_epsilon(module))
             of_weight = (gradient * normalised).sum(1)  # (N, d)
             of_bias = [gradient.sum(1)] if getattr(module, "bias", None) is not None else []
-            self.of_norms[part.name] += torch.cat([of_weight, *of_bias], 1)
+            self.of_normalisations[part.name] += torch.cat([of_weight, *of_bias], 1)
 
-        self._tap(part, output, read)
+        self._read_gradient(part, output, read)
 
     def _embedding(self, part: Covered, module: nn.Embedding, inputs: tuple[torch.Tensor, ...], output: torch.Tensor):
         """An embedding is a linear layer on one-hot inputs: their Gram matrix says which tokens are equal. Its output
@@ -202,25 +186,25 @@ class Taps:
             if module.padding_idx is not None:  # torch gives this row no gradient, and so training does not move it
                 gradient = gradient * (ids != module.padding_idx)[..., None]
             equal = [(ids[:, i:j, None] == ids[:, None, i:]).to(gradient.dtype) for i, j in spans(ids.shape[1])]
-            self.norms[0, :, part.column] += gram_product(count_mirrored(equal), gradient)
+            self.squares[0, :, part.column] += gram_product(count_mirrored(equal), gradient)
 
-        self._tap(part, leaf, read)
+        self._read_gradient(part, leaf, read)
         return leaf
 
     def _called(self, part: Covered, output: torch.Tensor) -> None:
         self.calls[part.name] = self.calls.get(part.name, 0) + 1
-        if len(output) != self.norms.shape[1]:
+        if len(output) != self.squares.shape[1]:
             raise UserError(
-                f"{part.name}: expected one row an example, {self.norms.shape[1]} of them, got {tuple(output.shape)}; "
+                f"{part.name}: expected {self.squares.shape[1]} rows, one an example, got {tuple(output.shape)}; "
                 "the gradient norm of each example cannot be told from that"
             )
 
-    def _tap(self, part: Covered, output: torch.Tensor, read: Callable[[torch.Tensor], None]) -> None:
+    def _read_gradient(self, part: Covered, output: torch.Tensor, read: Callable[[torch.Tensor], None]) -> None:
         self._called(part, output)
 
         def of_examples(gradient: torch.Tensor) -> None:
             gradient = _per_example(gradient)  # (N, T, d_out)
-            if part.name in self.of_norms:  # its calls are added up before they are squared
+            if part.name in self.of_normalisations:  # its calls are added up before they are squared
                 self.features[part.name] = self.every
             else:
                 self._disjoint(part, gradient)
@@ -260,35 +244,3 @@ def _per_example(x: torch.Tensor) -> torch.Tensor:
 def _squares(gradient: torch.Tensor) -> torch.Tensor:
     """(N, d) -> (N,) float64."""
     return gradient.double().square().sum(-1)
-
-
-def by_onednn(covered: Sequence[Covered]) -> AbstractContextManager[None]:
-    """Within it, frozen linear layers in float32 on the CPU multiply by oneDNN. Torch takes MKL there, which is some
-    tenth slower on AMD processors."""
-
-    def able(part: Covered) -> bool:
-        plain = type(part.module).forward is nn.Linear.forward and "forward" not in vars(part.module)
-        if not plain or not torch.backends.mkldnn.is_available():
-            return False
-        weight = part.module.get_parameter("weight")
-        return (weight.device.type, weight.dtype) == ("cpu", torch.float32)
-
-    def linear(module: nn.Module, input: torch.Tensor) -> torch.Tensor:
-        return _Linear.apply(input, module.weight, module.bias)
-
-    return replaced({c.module: lambda own, module=c.module: partial(linear, module) for c in covered if able(c)})
-
-
-@contextmanager
-def replaced(wraps: dict[nn.Module, Callable[[Callable], Callable]]) -> Iterator[None]:
-    """Modules whose forward is another one, made from their own, or in its place."""
-    own = {module: vars(module).pop("forward", None) for module in wraps}  # for example accelerate's
-    for module, wrap in wraps.items():
-        module.forward = wrap(own[module] or module.forward)
-    try:
-        yield
-    finally:
-        for module, forward in own.items():
-            del module.forward
-            if forward is not None:
-                module.forward = forward

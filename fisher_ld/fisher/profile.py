@@ -1,9 +1,8 @@
-"""What the table of norms says: traces per layer with their uncertainty, and the profile a person looks at."""
+"""What the table of gradient norms says: traces per layer with their uncertainty, and the profile a person looks at."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,7 +11,6 @@ from scipy.special import expit
 from scipy.stats import rankdata
 
 from fisher_ld.core.errors import UserError
-from fisher_ld.core.files import atomic_path
 
 Kind = Literal["empirical", "true"]
 KINDS: tuple[Kind, ...] = ("true", "empirical")
@@ -27,7 +25,7 @@ class LayerTraces:
     share: np.ndarray  # tr(F_l) / sum tr(F), Eq. 5 without gamma
     share_error: np.ndarray  # standard error of `share`
     per_parameter: np.ndarray  # tr(F_l) / parameters of layer l
-    norms_share: np.ndarray  # what the normalisation parameters hold of `trace`
+    normalisation_share: np.ndarray  # what the normalisation parameters hold of `trace`
     samples: np.ndarray  # (S, L): each example's contribution, whose mean is `trace`
 
 
@@ -39,8 +37,8 @@ def layer_traces(table: pl.DataFrame, kind: Kind) -> LayerTraces:
     count = layer_count(table)
     layers = table.filter(pl.col("layer").is_between(1, count)).sort("example", "layer")
     factor = _factor(layers, kind).reshape(-1, count)  # (S, L), equal along a row
-    samples = factor * layers["norm"].to_numpy().reshape(-1, count)  # (S, L)
-    norms = factor * layers["norms_part"].to_numpy().reshape(-1, count)  # (S, L)
+    samples = factor * layers["gradient_norm"].to_numpy().reshape(-1, count)  # (S, L)
+    normalisation = factor * layers["normalisation_part"].to_numpy().reshape(-1, count)  # (S, L)
     trace = samples.mean(0)
     if not trace.sum() > 0:
         raise UserError(f"the {kind} Fisher of all layers is zero: the model is certain of every answer")
@@ -54,7 +52,7 @@ def layer_traces(table: pl.DataFrame, kind: Kind) -> LayerTraces:
         share=share,
         share_error=_standard_error(residual) / trace.sum(),
         per_parameter=trace / layers["parameters"].to_numpy().reshape(-1, count)[0],
-        norms_share=np.divide(norms.mean(0), trace, out=np.zeros_like(trace), where=trace > 0),
+        normalisation_share=np.divide(normalisation.mean(0), trace, out=np.zeros_like(trace), where=trace > 0),
         samples=samples,
     )
 
@@ -71,7 +69,7 @@ def outside_the_layers(table: pl.DataFrame, kind: Kind) -> dict[str, dict[str, f
     result = {}
     for name, layer in (("embedding", 0), ("head", layer_count(table) + 1)):
         rows = table.filter(pl.col("layer") == layer)
-        samples = _factor(rows, kind) * rows["norm"].to_numpy()  # (S,)
+        samples = _factor(rows, kind) * rows["gradient_norm"].to_numpy()  # (S,)
         result[name] = {"trace": float(samples.mean()), "standard_error": float(_standard_error(samples))}
     return result
 
@@ -125,7 +123,7 @@ def summary(table: pl.DataFrame, seed: int) -> dict:
                 "upper_lower_quarter": quarter_ratio(traces.trace),
                 "upper_lower_quarter_without_last": quarter_ratio(traces.trace[:-1]),
                 "last_layer_share": float(traces.share[-1]),
-                "norms_share": float(traces.norms_share @ traces.share),
+                "normalisation_share": float(traces.normalisation_share @ traces.share),
                 "largest_share_error": float(traces.share_error.max()),
                 "rank_stability": stability,
                 "rank_stability_low": stability_low,
@@ -145,7 +143,7 @@ def by_layer(traces: LayerTraces) -> pl.DataFrame:
             "share": traces.share,
             "share_standard_error": traces.share_error,
             "share_without_last": [*traces.trace[:-1] / traces.trace[:-1].sum(), None],
-            "norms_share": traces.norms_share,
+            "normalisation_share": traces.normalisation_share,
         }
     )
 
@@ -158,44 +156,6 @@ def plot_rows(table: pl.DataFrame) -> pl.DataFrame:
         for kind in KINDS
     ]
     return pl.concat(frames)
-
-
-def plot(table: pl.DataFrame, path: Path) -> None:
-    """The profile of every state as a picture: each layer's share of the true Fisher with its standard error, and what
-    the normalisation parameters hold of it."""
-    from matplotlib.figure import Figure
-
-    names = {"base": ("before adaptation", "#b0b0b0"), "adapted": ("after adaptation", "#1f6fb4")}
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    states = sorted(_states(table), key=lambda pair: pair[0] == "adapted")
-    width = 0.8 / len(states)
-    findings = []
-    for number, (state, rows) in enumerate(states):
-        name, colour = names.get(state, (state, None))
-        traces = layer_traces(rows, "true")
-        x = np.arange(1, len(traces.trace) + 1) + (number - (len(states) - 1) / 2) * width
-        error = {"ecolor": "#404040", "elinewidth": 0.8}
-        above.bar(x, 100 * traces.share, width, color=colour, label=name, yerr=100 * traces.share_error, error_kw=error)
-        below.bar(x, 100 * traces.norms_share, width, color=colour)
-        without = quarter_ratio(traces.trace[:-1])
-        findings.append(f"{quarter_ratio(traces.trace):.2g} {name} ({without:.2g} without the last layer)")
-    layers = layer_count(table)
-    for start in (0, layers - quarter(layers)):
-        above.axvspan(start + 0.5, start + quarter(layers) + 0.5, color="#f2f2f2", zorder=0)
-    title = "True Fisher, upper quarter of the layers over the lower (shaded):\n" + ", ".join(findings)
-    above.set_title(title, loc="left", fontsize=11)
-    above.set_ylabel("share of the Fisher trace (%)")
-    above.legend(frameon=False)
-    below.set_ylabel("of which\nnorms (%)")
-    below.set_xlabel("layer")
-    below.set_xlim(0.3, layers + 0.7)
-    for axes in (above, below):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", alpha=0.3)
-        axes.set_axisbelow(True)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=130)
 
 
 def _states(table: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:

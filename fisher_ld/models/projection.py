@@ -10,6 +10,7 @@ import torch
 from fisher_ld.core.errors import UserError
 from fisher_ld.models.scorer import unit_rms
 
+SAMPLE = 1000  # examples whose states span the directions
 State = dict[str, torch.Tensor]
 
 
@@ -20,8 +21,8 @@ def principal_directions(samples: torch.Tensor | None, width: int, kept: int) ->
     if samples is None or samples.ndim != 2 or samples.shape[1] != width or len(samples) < kept:
         got = "none" if samples is None else tuple(samples.shape)
         raise UserError(
-            f"student.hidden_size: going from the teacher's {width} to {kept} takes at least {kept} of its hidden "
-            f"states (n, {width}), got {got}; leave student.hidden_size null, or set student.init: random"
+            f"students: hidden_size: going from the teacher's {width} to {kept} takes at least {kept} of its hidden "
+            f"states (n, {width}), got {got}; leave hidden_size out, or set init: random"
         )
     states = unit_rms(samples.detach().cpu().double())  # (n, d_T)
     return torch.linalg.eigh(states.T @ states).eigenvectors[:, -kept:].flip(1)  # (d_T, d_S)

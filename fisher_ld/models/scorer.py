@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,13 @@ from fisher_ld.models.layers import layers_name
 def unit_rms(states: torch.Tensor) -> torch.Tensor:
     """States (..., d) scaled to a root mean square of 1 each."""
     return F.rms_norm(states, states.shape[-1:], eps=1e-6)
+
+
+class Scored(NamedTuple):
+    """What a scorer gives for N candidates."""
+
+    logits: torch.Tensor  # (N,) z
+    states: torch.Tensor | None  # (N, L, d) h_l at the decision token before the final norm, where asked for
 
 
 class Scorer(nn.Module):
@@ -66,22 +73,23 @@ class Scorer(nn.Module):
     def layers(self) -> Any:
         return getattr(self.body, self._layers_name)
 
-    @contextmanager
-    def cut(self, depth: int) -> Iterator[None]:
-        """Only its first `depth` layers, with the final norm and the head behind them."""
-        whole = self.layers
-        setattr(self.body, self._layers_name, whole[:depth])
-        try:
-            yield
-        finally:
-            setattr(self.body, self._layers_name, whole)
+    def truncate(self, depth: int) -> Scorer:
+        """Itself, with its first `depth` layers alone before the final norm and the head. Raises ValueError where it
+        has fewer."""
+        if not 1 <= depth <= len(self.layers):
+            raise ValueError(f"expected 1 to {len(self.layers)} layers to keep, got {depth}")
+        setattr(self.body, self._layers_name, self.layers[:depth])
+        config = self.model.config
+        config.num_hidden_layers = depth
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:depth]
+        return self
 
     def pack(self, lists: Lists, windows: list[np.ndarray], prompts: Prompts) -> PackedBatch:
         """The windows packed within the model's context, where the model is."""
         return pack(lists, windows, prompts, self.context()).to(self.model.device)
 
-    def forward(self, batch: PackedBatch, with_hidden_states: bool = False):
-        """Logits z (N,), and h_l at the decision tokens before the final norm (N, L, d), else None."""
+    def forward(self, batch: PackedBatch, with_states: bool = False) -> Scored:
         row, column = batch.decision.unbind(1)
         states: list[torch.Tensor] = []
 
@@ -90,7 +98,7 @@ class Scorer(nn.Module):
             states.append(hidden[row, column])  # (N, d)
 
         with only_at_decisions(self.layers[-1], batch.decision):
-            hooks = [layer.register_forward_hook(keep) for layer in self.layers] if with_hidden_states else []
+            hooks = [layer.register_forward_hook(keep) for layer in self.layers] if with_states else []
             try:
                 with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=self.bf16):
                     hidden = self.body(
@@ -103,7 +111,7 @@ class Scorer(nn.Module):
                 for hook in hooks:
                     hook.remove()
         no, yes = self.model.score(hidden[row, column].to(self.model.score.weight.dtype)).unbind(-1)  # (N,), (N,)
-        return yes - no, torch.stack(states, 1) if states else None
+        return Scored(yes - no, torch.stack(states, 1) if states else None)
 
     @contextmanager
     def inference(self) -> Iterator[None]:

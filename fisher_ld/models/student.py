@@ -1,4 +1,4 @@
-"""The student: its shape, its initialisation, and how scorers are saved."""
+"""What students start from, and how scorers are saved."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def build_student(
 ) -> tuple[Scorer, PreTrainedTokenizerBase]:
     """A scorer of the asked shape and its tokenizer. `texts`: every piece of text that a prompt is made of, which a
     pruned vocabulary keeps. `state_samples` (n, d_T), n >= d_S: hidden states of the teacher, needed only for
-    init: spaced at a smaller hidden_size. The shape is one that `shape.check_shape` passes; raises UserError without
+    init: spaced at a smaller hidden_size. The shape is one that `check_teacher_fit` passes; raises UserError without
     enough states, or for a vocabulary that cannot be pruned."""
     source = teacher.model.config
     taken = [] if student.init == "random" else layers_taken(student.init, len(teacher.layers), student.layers)
@@ -102,10 +102,17 @@ def build_student(
     return made.eval(), tokenizer
 
 
+def initialised_anew(start: Scorer, seed: int) -> Scorer:
+    """A scorer of the shape of `start` with random weights of this seed."""
+    torch.manual_seed(seed)
+    config = start.model.config
+    return Scorer(AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)).eval()
+
+
 def prompt_texts(texts: list[str], prompt: Prompt) -> list[str]:
     """Every piece of text that prompts over items with these texts are made of."""
     pieces = [template.format(text=text) for template in (prompt.history, prompt.candidate) for text in texts]
-    return [prompt.prefix, prompt.yes, prompt.no, *pieces]
+    return [prompt.prefix, *pieces]
 
 
 def save(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, folder: Path) -> None:

@@ -45,8 +45,8 @@ def _renumber(processor: dict[str, Any] | None, new: dict[int, int]) -> None:
             processor[name] = [token, new[number]]
     else:
         raise UserError(
-            f"student.vocabulary: pruned does not know the tokenizer's post-processor {processor['type']}; "
-            "set student.vocabulary: full"
+            f"students: vocabulary: pruned does not know the tokenizer's post-processor {processor['type']}; "
+            "set students: vocabulary: full"
         )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fisher_ld.config.params import Data
+from fisher_ld.config.params import DataSet
 from fisher_ld.core.errors import UserError
 from fisher_ld.preprocessing.filters import Positives
 from fisher_ld.preprocessing.negatives import available, sample_negatives
@@ -20,13 +20,15 @@ def write_lists(
     split: Split,
     training: np.ndarray,
     evaluated: np.ndarray,
+    chosen: np.ndarray,
     counts: np.ndarray,
-    data: Data,
+    data: DataSet,
     seed: int,
 ) -> None:
     """Writes train, val, test_popularity and test_uniform.parquet. `training`, `evaluated`: which users have lists to
-    train on, and to validate and test on, (users,) bool. `counts`: train positives of each item, (items,). Raises
-    UserError if a family has no list, or a user has too few items left to draw."""
+    train on, and to validate and test on, (users,) bool. `chosen`: numbers of the users whose uniform lists are kept.
+    `counts`: train positives of each item, (items,). Raises UserError if a family has no list, or a user has too few
+    items left to draw."""
     popularity = counts.astype(np.float64) ** data.negative_power
     users, positions = train_positions(split.train_end, np.flatnonzero(training), data.train_positives)
     starts = block_starts(split.train_end[users], positions, data.history_length, data.history_block)
@@ -55,7 +57,10 @@ def write_lists(
             "candidates": pl.Series(candidates.astype(np.int32)).cast(pl.List(pl.Int32)),
             "positive": pl.Series(places, dtype=pl.Int16),
         }
-        pl.DataFrame(columns).write_parquet(folder / f"{name}.parquet")
+        lists = pl.DataFrame(columns)
+        if name == "test_uniform":  # drawn for all, so that a list does not depend on who else is chosen
+            lists = lists.filter(np.isin(users, chosen)).with_columns(list=pl.int_range(pl.len(), dtype=pl.Int32))
+        lists.write_parquet(folder / f"{name}.parquet")
 
 
 def _shuffle(true_items: np.ndarray, drawn: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -72,13 +77,13 @@ def _check_drawable(
     if not len(users):
         raise UserError(
             f"no {name} lists: none of the {len(positives.lengths)} users has a positive with a history for one (the "
-            f"longest sequence has {positives.lengths.max()} positives). Raise data.user_core, or use more data."
+            f"longest sequence has {positives.lengths.max()} positives). Raise user_core, or use more data."
         )
     left = available(len(positives.lengths), weights, positives.touched)[users]
     if (left < count).any():
         worst = positives.user_names[users[np.argmin(left)]]
         raise UserError(
-            f"data.{key}: {name} lists need {count} items that the user never touched, but "
+            f"{key}: {name} lists need {count} items that the user never touched, but "
             f"{len(np.unique(users[left < count]))} users have fewer (user {worst} has {left.min()}, of "
-            f"{np.count_nonzero(weights)} items to draw from). Lower data.{key} or data.item_core, or use more data."
+            f"{np.count_nonzero(weights)} items to draw from). Lower {key} or item_core, or use more data."
         )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fisher_ld.config.params import Data
+from fisher_ld.config.params import DataSet
 from fisher_ld.core.errors import UserError
 from fisher_ld.preprocessing.negatives import pair_keys
 from fisher_ld.preprocessing.splits import stream
@@ -51,7 +51,7 @@ def k_core(users: np.ndarray, items: np.ndarray, user_core: int, item_core: int)
 
 
 def keep_positives(
-    interactions: pl.LazyFrame, items_with_text: pl.Series, data: Data, seed: int
+    interactions: pl.LazyFrame, items_with_text: pl.Series, data: DataSet, seed: int
 ) -> tuple[Positives, list[dict[str, Any]]]:
     """`interactions` as `readers.Raw` has them; items not among `items_with_text` are dropped. Also returns what was
     left after each step: step, users, items, interactions. Raises UserError if nothing is."""
@@ -122,13 +122,13 @@ def _shuffled(codes: np.ndarray, size: int, rng: np.random.Generator) -> tuple[n
     return kept, numbers
 
 
-def _nothing_left(steps: list[dict[str, Any]], data: Data) -> str:
+def _nothing_left(steps: list[dict[str, Any]], data: DataSet) -> str:
     counts = "; ".join(f"{s['step']} {s['users']} users, {s['items']} items, {s['interactions']} rows" for s in steps)
     left = {step["step"]: step["interactions"] for step in steps}
     if not left["item with a title"]:
         advice = "no item of the interactions has a title in the items file: check that their item ids are the same"
     elif not left["positive"]:
-        advice = f"lower data.positive_rating ({data.positive_rating:g})"
+        advice = f"lower positive_rating ({data.positive_rating:g})"
     else:
-        advice = f"lower data.user_core ({data.user_core}) or data.item_core ({data.item_core})"
+        advice = f"lower user_core ({data.user_core}) or item_core ({data.item_core})"
     return f"no users are left after the filters. Left after each step: {counts}. {advice[0].upper()}{advice[1:]}."

@@ -1,4 +1,4 @@
-"""Raw files -> the tables that every later stage reads: items, users, sequences and candidate lists."""
+"""Raw files -> what every later stage reads: items, users, sequences, candidate lists, the template of the prompt."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fisher_ld.config.params import Data
+from fisher_ld.config.params import DataSet
 from fisher_ld.core.errors import UserError
-from fisher_ld.core.files import atomic_path
+from fisher_ld.core.files import atomic_path, write_json
 from fisher_ld.core.locks import work_root
 from fisher_ld.datasets.titles import fill
 from fisher_ld.preprocessing.candidates import write_lists
 from fisher_ld.preprocessing.filters import Positives, keep_positives
 from fisher_ld.preprocessing.readers import Raw, read_source
 from fisher_ld.preprocessing.report import data_report
-from fisher_ld.preprocessing.splits import Split, folds, global_time, leave_last_out, stream
+from fisher_ld.preprocessing.splits import Split, choose, folds, global_time, leave_last_out, stream
 
 
-def preprocess(raw_dir: Path, out_dir: Path, data: Data, seed: int) -> dict[str, Any]:
+def preprocess(raw_dir: Path, out_dir: Path, data: DataSet, seed: int) -> dict[str, Any]:
     """Writes the folder `out_dir`, all or nothing, and returns the data report. The same files, params and seed give
     the same values. Raises UserError for a missing or empty file, too many unreadable rows (they are then kept in
     `out_dir`.rejected.parquet, in the original repository), no users left, or lists that cannot be drawn."""
@@ -39,6 +39,7 @@ def preprocess(raw_dir: Path, out_dir: Path, data: Data, seed: int) -> dict[str,
         positives, steps = keep_positives(raw.interactions, items["item"], data, seed)
         shutil.rmtree(work)
         raw.rejected.write_parquet(folder / "rejected.parquet")
+        write_json(folder / "prompt.json", data.prompt)
         _write_tables(folder, items, positives, data, seed)
         return data_report(folder, raw.rejected, raw.rows, steps)
 
@@ -53,16 +54,17 @@ def _check_rejected(raw: Raw, allowed: float, kept_aside: Path) -> None:
                 raw.rejected.write_parquet(temporary)
             raise UserError(
                 f"{file}: {len(rejected)} of {rows} rows cannot be used, allowed are {allowed:.2%} "
-                f"(data.max_rejected). {counts}. All of them are in {kept_aside}. Mend the file, or raise the limit "
+                f"(max_rejected). {counts}. All of them are in {kept_aside}. Mend the file, or raise the limit "
                 "to go on without them."
             )
 
 
-def _write_tables(folder: Path, items: pl.DataFrame, positives: Positives, data: Data, seed: int) -> None:
+def _write_tables(folder: Path, items: pl.DataFrame, positives: Positives, data: DataSet, seed: int) -> None:
     lengths, n_items = positives.lengths, len(positives.item_names)
     split = _split(positives, data)
     fold = folds(len(lengths), stream(seed, "folds"))
     training, evaluated = (fold != data.fold, fold == data.fold) if data.fold != "none" else (fold >= 0, fold >= 0)
+    chosen = choose(np.flatnonzero(evaluated & (split.test >= 0)), data.uniform_users, seed)
 
     users = np.repeat(np.arange(len(lengths)), lengths)
     place = np.arange(len(users)) - positives.offsets[users]
@@ -75,13 +77,14 @@ def _write_tables(folder: Path, items: pl.DataFrame, positives: Positives, data:
         "length": pl.Series(lengths, dtype=pl.Int32),
         "train_positives": pl.Series(np.where(training, split.train_end, 0), dtype=pl.Int32),
         "fold": pl.Series(fold, dtype=pl.Int8),
+        "zero_shot": pl.Series(np.isin(np.arange(len(lengths)), choose(chosen, data.zero_shot_users, seed))),
     }
     pl.DataFrame(columns).write_parquet(folder / "users.parquet")
     _sequence_table(positives).write_parquet(folder / "sequences.parquet")
-    write_lists(folder, positives, split, training, evaluated, counts, data, seed)
+    write_lists(folder, positives, split, training, evaluated, chosen, counts, data, seed)
 
 
-def _split(positives: Positives, data: Data) -> Split:
+def _split(positives: Positives, data: DataSet) -> Split:
     if data.split == "leave_last_out":
         return leave_last_out(positives.lengths)
     assert positives.timestamps is not None
@@ -94,7 +97,7 @@ def _split(positives: Positives, data: Data) -> Split:
             datetime.fromtimestamp(t, UTC).date() for t in (positives.timestamps.min(), positives.timestamps.max())
         )
         raise UserError(
-            f"data.test_from: {data.test_from} leaves no test list, which takes a user with positives before and after "
+            f"test_from: {data.test_from} leaves no test list, which takes a user with positives before and after "
             f"it; the positives are from {first} to {last}"
         )
     return split

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from fisher_ld.config.params import DataSource
 from fisher_ld.core.errors import UserError
-from fisher_ld.datasets.kinds import Interactions, Items, open_source
+from fisher_ld.datasets.catalogue import SOURCES
+from fisher_ld.datasets.kind import Interactions, Items
 from fisher_ld.datasets.rows import Row
 from fisher_ld.datasets.titles import categories, clean, text
 
@@ -48,7 +49,7 @@ def read_source(raw_dir: Path, source: DataSource, work_dir: Path, fields: Seque
     """Reads the files of `source.kind` in `raw_dir`. Interactions go through `work_dir`/interactions.parquet in
     batches. `fields`: what `items` must hold besides title and categories. Raises UserError for a missing or empty
     file, a missing column, or a field that no item has."""
-    interactions, items = open_source(raw_dir, source)
+    interactions, items = SOURCES[source.kind].read(raw_dir, source)
     rejects = _Rejects()
     target = work_dir / "interactions.parquet"
     _write_interactions(interactions, rejects, target)
@@ -159,7 +160,7 @@ def _read_items(source: Items, rejects: _Rejects, fields: Sequence[str]) -> pl.D
             found[item] = (item, clean(described["title"]), categories(described["categories"]), *extra)
     if unknown := [name for name in fields if name not in available]:
         raise UserError(
-            f"data.item_text names {', '.join(f'{{{name}}}' for name in unknown)}, which no item in {source.path} has; "
+            f"item_text names {', '.join(f'{{{name}}}' for name in unknown)}, which no item in {source.path} has; "
             f"it may name {', '.join(f'{{{name}}}' for name in available)}"
         )
     schema = {"item": pl.String, "title": pl.String, "categories": pl.List(pl.String)} | dict.fromkeys(

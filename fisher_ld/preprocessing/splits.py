@@ -15,6 +15,11 @@ def stream(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng([seed % 2**32, zlib.crc32(name.encode())])
 
 
+def choose(users: np.ndarray, count: int | None, seed: int) -> np.ndarray:
+    """`count` of `users` (None: all), drawn without replacement, in their order."""
+    return users[np.sort(np.random.default_rng(seed).permutation(len(users))[:count])]
+
+
 def folds(n_users: int, rng: np.random.Generator) -> np.ndarray:
     """A fold 0..4 for each user, of equal size to one user: (n_users,) int8."""
     return rng.permutation(np.arange(n_users) % FOLDS).astype(np.int8)

@@ -28,6 +28,7 @@ from fisher_ld.distillation.methods import METHODS
 from fisher_ld.run.tracking import StageRun
 
 BEFORE_TEACHER = ("download", "download_teacher")  # which may bring another one
+TRACKED = ("adapt_teacher", "adapt_truncated", "distill", "report")  # to whom a store that fails must say so at once
 ALWAYS = ("cluster", "tracking")  # where a thing ran must not change what it is: no stage declares them
 
 
@@ -131,19 +132,18 @@ def _silence_bars() -> None:
 def _parse(main: Callable[..., None], stage: str, given: Sequence[str], params: Params) -> dict[str, Any]:
     """The names of the cell that the command line asks for, by the parameters of `main` after params and run. Raises
     UserError for a wrong number of them, or a name that params do not know."""
-    wanted = dict(list(signature(main, eval_str=True).parameters.items())[2:])
+    wanted = list(signature(main).parameters)[2:]
     usage = f"python -m stages.{stage} {' '.join(name.upper() for name in wanted)}".strip()
     if len(given) != len(wanted):
         raise UserError(f"expected {usage}, got {' '.join(given) or 'no names'}")
     known: dict[str, Collection[str]] = {"data": params.data_sets, "student": params.students, "method": METHODS}
     names: dict[str, Any] = {}
-    for (name, parameter), value in zip(wanted.items(), given, strict=True):
-        if parameter.annotation is int:
-            if not value.isdecimal():
-                raise UserError(f"{usage}: expected a whole number for {name.upper()}, got {value!r}")
-        elif value not in known[name]:
+    for name, value in zip(wanted, given, strict=True):
+        if name in known and value not in known[name]:
             raise UserError(f"{usage}: no {name} {value!r}; {nearest(value, list(known[name]))}")
-        names[name] = parameter.annotation(value)
+        if name not in known and not value.isdecimal():
+            raise UserError(f"{usage}: expected a whole number for {name.upper()}, got {value!r}")
+        names[name] = value if name in known else int(value)
     return names
 
 
@@ -163,6 +163,8 @@ def _run(stage: str, main: Callable[..., None], given: Sequence[str]) -> None:
         started = time.monotonic()
         view = restrict(params, stage, keys)
         with StageRun(cell, paths.cell(stage, *own), params, flatten(view.model_dump(mode="json"))) as run:
+            if stage in TRACKED:
+                run.open()
             main(cast("Params", view), run, **names)
     finally:
         lock.release()

@@ -47,3 +47,9 @@ def fit_head(
     moments.diagonal().add_(ridge * moments.diagonal().mean())
     direction = torch.linalg.solve(moments, x.T @ response)  # (d,)
     scorer.model.score.weight.copy_(torch.stack([-direction, direction]) / 2)
+
+
+def shuffled_windows(lists: Lists, seed: int) -> list[np.ndarray]:
+    """All windows in a seeded order, so that the first `WINDOWS` are a sample of them."""
+    windows = lists.windows()
+    return [windows[i] for i in np.random.default_rng(seed).permutation(len(windows))]

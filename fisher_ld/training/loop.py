@@ -36,6 +36,17 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Training:
+    """What goes with one training: its seed, where it stands and what it tells."""
+
+    label: str  # for progress and errors
+    seed: int
+    validate: Callable[[], float]  # NDCG@10 of the weights as they are
+    checkpoint: Checkpoint
+    log: Callable[[dict[str, float], int], None]  # values and the optimiser step
+
+
+@dataclass(frozen=True)
 class Fit:
     best_score: float  # of the weights that are left
     best_step: int
@@ -43,22 +54,22 @@ class Fit:
     curve: list[dict[str, float]]  # one entry an optimiser step, and one a validation, the first of them at the start
 
     def table(self) -> pl.DataFrame:
-        """The curve, one row a step (of a `depth`, where rows have one); null where nothing was measured there."""
-        rows: dict[tuple[float, float | None], dict[str, float]] = {}
+        """The curve, one row a step; null where nothing was measured there."""
+        rows: dict[float, dict[str, float]] = {}
         for row in self.curve:
-            rows.setdefault((row["step"], row.get("depth")), {}).update(row)
+            rows.setdefault(row["step"], {}).update(row)
         return pl.DataFrame(list(rows.values()), infer_schema_length=None)
+
+    def summary(self) -> dict[str, float]:
+        return {"steps": self.steps, "best_step": self.best_step, "validation_ndcg_10": self.best_score}
 
 
 def fit(
     module: nn.Module,
     plan: Sequence[Any],
     loss: Callable[[Any, int], tuple[torch.Tensor, dict[str, float], int]],
-    validate: Callable[[], float] | None,
     schedule: Schedule,
-    checkpoint: Checkpoint,
-    log: Callable[[dict[str, float], int], None],
-    label: str,
+    training: Training,
     extra_state: Callable[[], dict] = dict,
     load_extra: Callable[[dict], None] = lambda state: None,
 ) -> Fit:
@@ -66,7 +77,7 @@ def fit(
     leaves it with the weights of the last step, or with a patience those of its best validation after the start.
 
     `loss(entry, step)` gives the loss, its parts for the log, and the tokens it read. The order of the data is
-    `plan` alone, so that a run resumed from `checkpoint` goes on exactly where it was. Raises UserError on a loss
+    `plan` alone, so that a run resumed from a checkpoint goes on exactly where it was. Raises UserError on a loss
     or gradient that is not finite.
     """
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
@@ -85,14 +96,12 @@ def fit(
 
     def record(step: int, **values: float) -> None:
         curve.append({"step": step, **values})
-        log(values, step)
+        training.log(values, step)
 
     def judge() -> None:
         nonlocal best_score, best_step, best
-        if validate is None:
-            return
         module.eval()
-        score = validate()
+        score = training.validate()
         record(step, validation_ndcg_10=score)
         if schedule.patience is None or not best_step or score > best_score:  # the start counts where it is all
             best_score, best_step, best = score, step, snapshot()
@@ -102,7 +111,7 @@ def fit(
             for name, p in trained.items():
                 p.copy_(weights[name])
 
-    if resumed := checkpoint.load():
+    if resumed := training.checkpoint.load():
         step, saved = resumed
         restore(saved["weights"])
         optimizer.load_state_dict(saved["optimizer"])
@@ -113,7 +122,7 @@ def fit(
     else:
         judge()
 
-    with progress(steps, label, unit="step", done=step) as bar:
+    with progress(steps, training.label, unit="step", done=step) as bar:
         while step < steps and stale() < (schedule.patience or steps):
             module.train()
             began = time.perf_counter()
@@ -125,7 +134,7 @@ def fit(
             norm = nn.utils.clip_grad_norm_(trained.values(), schedule.clip)
             if not (torch.isfinite(total) and torch.isfinite(norm)):
                 raise UserError(
-                    f"{label}: the loss is {total.item()} and its gradient's norm {norm.item()} at step {step}: "
+                    f"{training.label}: the loss is {total.item()} and its gradient norm {norm.item()} at step {step}, "
                     f"expected finite numbers. Lower the learning rate (now {schedule.learning_rate}) or look at the "
                     f"parts: {parts}"
                 )
@@ -139,7 +148,7 @@ def fit(
             if step % schedule.eval_every == 0 or step == steps:
                 judge()
             if step % schedule.checkpoint_every == 0 or step == steps:
-                checkpoint.save(
+                training.checkpoint.save(
                     step,
                     {
                         "weights": snapshot(),

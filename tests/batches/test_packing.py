@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from fisher_ld.batches.lists import Lists
-from fisher_ld.batches.packing import MULTIPLE, by_length, held_back, pack, step_plan
+from fisher_ld.batches.packing import MULTIPLE, by_length, last_windows, pack, step_plan
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.core.errors import UserError
 from fisher_ld.models.scorer import Scorer
@@ -142,7 +142,7 @@ def test_windows_of_like_length_share_a_batch():
     assert sorted(sorted(int(length[w[0]]) for w in batch) for batch in plan) == [[1, 2], [3, 4], [6, 7], [8, 9]]
 
 
-def test_what_is_held_back_is_what_the_adaptation_reads_last():
+def test_what_is_last_windows_is_what_the_adaptation_reads_last():
     count, each = 200, 2
     numbers = np.arange(count * each)
     lists = Lists(
@@ -154,13 +154,13 @@ def test_what_is_held_back_is_what_the_adaptation_reads_last():
         offsets=np.arange(len(numbers) + 1) * 2,
         sequences=[numbers[:each]] * count,
     )
-    held = held_back(lists, 60, seed=3)
+    held = last_windows(lists, 60, seed=3)
     assert len(held) == 60 * each and len(held.windows()) == 60
     pieces = [[1]] * (len(numbers) + 2)
     plan = step_plan(lists, Prompts([7], pieces, pieces, yes=1, no=2), 1, steps=128, seed=3)
     read = {int(window[0]) // each for entry in plan for window in entry}
     assert len(read) == 128 and read.isdisjoint(held.user)
-    assert len(held_back(lists, None, 3)) == len(held_back(lists, 500, 3)) == len(lists)
+    assert len(last_windows(lists, None, 3)) == len(last_windows(lists, 500, 3)) == len(lists)
 
 
 def test_a_plan_goes_on_for_as_many_epochs_as_its_steps_take():

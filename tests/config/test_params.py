@@ -1,56 +1,120 @@
+import copy
 import datetime
 import re
-from pathlib import Path
-from typing import get_args
 
 import pytest
 import yaml
 
 from fisher_ld.config.messages import flatten, keys
-from fisher_ld.config.params import Method, Params, load_params, parse
+from fisher_ld.config.params import Params, load_params, merged, parse
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_yaml
+from fisher_ld.datasets.catalogue import SOURCES
 from fisher_ld.distillation.methods import METHODS
+from tests.given import ROOT, given, raw
 
-ROOT = Path(__file__).parents[1]
+CATALOGUES = {"methods": METHODS, "sources": SOURCES}
+MINE = {"kind": "table", "interactions": "a.csv", "items": "b.csv"}  # without columns
+COLUMNS = {"user": "u", "item": "i", "title": "t"}
 
 
-def refusal(raw):
+def refusal(changes):
     with pytest.raises(UserError) as error:
-        parse(raw)
+        given(changes)
     return str(error.value)
 
 
-def test_params_yaml_holds_exactly_the_keys():
-    raw = read_yaml(ROOT / "params.yaml")
-    assert sorted(flatten(raw)) == sorted(keys(Params))
-    parse(raw)
+def test_params_yaml_holds_every_key():
+    """Those of a catalogue's entries may be left out: a data set's are in `data`, a student's widths the teacher's."""
+    catalogues = ("data_sets.", "students.")
+    written = {key for key in flatten(raw()) if not key.startswith(catalogues)}
+    assert written == {key for key in keys(Params) if not key.startswith(catalogues)}
 
 
-def test_defaults_are_valid_and_frozen():
-    params = parse({})
+def test_params_are_frozen():
     with pytest.raises(Exception, match="frozen"):
-        params.seed = 1
+        given().seed = 1
+
+
+@pytest.mark.parametrize("key", ["fisher.beta", "data.max_users", "rivals", "data", "students.small.layers"])
+def test_a_missing_key_is_named(key):
+    left = copy.deepcopy(raw())
+    *path, last = key.split(".")
+    section = left
+    for name in path:
+        section = section[name]
+    del section[last]
+    with pytest.raises(UserError) as error:
+        parse(left, CATALOGUES)
+    lines = str(error.value).splitlines()
+    assert lines == ["1 error in the parameters:", f"  {key}: missing; params.yaml is the only place of defaults"]
 
 
 def test_all_errors_at_once():
-    raw = {"fisher": {"betta": 0.3, "update_rate": 2}, "distill": {"layer_map": "al"}, "student": {"layers": 0}}
-    text = refusal(raw)
+    changes = {"fisher": {"betta": 0.3, "update_rate": 2}, "distill": {"layer_map": "al"}}
+    text = refusal(changes | {"students": {"small": {"layers": 0}}})
     assert text.startswith("4 errors in the parameters:")
     assert "fisher.betta: unknown key, did you mean beta?" in text
     assert "fisher.update_rate: expected at most 1, got 2" in text
     assert "distill.layer_map: expected 'all', 'spaced', 'last' or 'fisher', got 'al'; did you mean all?" in text
-    assert "student.layers: expected at least 1, got 0" in text
+    assert "students.small.layers: expected at least 1, got 0" in text
+
+
+def test_a_data_set_takes_from_data_what_it_does_not_say():
+    changes = {"data": {"max_users": 7, "prompt": {"history": "- {text}\n"}}}
+    mine = {"source": {"kind": "movielens-1m"}, "user_core": 3, "prompt": {"prefix": "Films:\n"}}
+    params = given({**changes, "data_sets": {"mine": mine}})
+    assert params.data_sets["mine"].max_users == params.data_sets["movielens-100k"].max_users == 7
+    assert params.data_sets["mine"].user_core == 3 and params.data.user_core == 5
+    assert params.data_sets["mine"].prompt.model_dump() == {
+        "prefix": "Films:\n",
+        "history": "- {text}\n",
+        "candidate": params.data.prompt.candidate,
+    }
+    assert params.data_sets["mine"].source.kind == "movielens-1m"
+
+
+def test_what_data_says_wrong_is_said_once():
+    text = refusal({"data": {"max_userz": 1, "fold": 5}, "data_sets": {"movielens-100k": {"max_rejected": 2}}})
+    assert text.splitlines() == [
+        "3 errors in the parameters:",
+        "  data.fold: expected 'none', 0, 1, 2, 3 or 4, got 5",
+        "  data.max_userz: unknown key, did you mean max_users?",
+        "  data_sets.movielens-100k.max_rejected: expected at most 1, got 2",
+    ]
+    assert "1 error" in refusal({"data": None})
 
 
 @pytest.mark.parametrize(
-    ("raw", "message"),
+    ("changes", "message"),
     [
         ({"sed": 1}, "sed: unknown key, did you mean seed?"),
         ({"fisher": {"alpha": 1}}, "fisher.alpha: unknown key, did you mean distill.alpha?"),
+        ({"gate": {"max_users": 1}}, "gate.max_users: unknown key, did you mean data.max_users?"),
         ({"cache": {"zzz": 1}}, "cache.zzz: unknown key, valid are windows, shard_rows"),
         ({"cache": None}, "cache: expected a section with keys of its own, got None"),
         ({"cache": 4}, "cache: expected a section with keys of its own, got 4"),
+        ({"students": 4}, "students: expected a section with keys of its own, got 4"),
+        ({"students": {"small": 4}}, "students.small: expected a section with keys of its own, got 4"),
+        ({"data_sets": {"mine": 4}}, "data_sets.mine: expected a section with keys of its own, got 4"),
+        ({"data_sets": {"mine": None}}, "data_sets.mine.source: missing"),
+        (
+            {"data_sets": {"mine": {"source": {"kind": "movielens-1m"}, "max_usres": 4}}},
+            "data_sets.mine.max_usres: unknown key, did you mean max_users?",
+        ),
+        (
+            {"data_sets": {"movielens-100k": {"prompt": {"prefx": "Films"}}}},
+            "data_sets.movielens-100k.prompt.prefx: unknown key, did you mean prefix?",
+        ),
+        ({"students": {"small": {"layer": 4}}}, "students.small.layer: unknown key, did you mean layers?"),
+        (
+            {"data_sets": {"my set": {"source": {"kind": "movielens-1m"}}}},
+            "data_sets.my set: expected a name of letters, digits, _ and -, got 'my set'",
+        ),
+        (
+            {"students": {"teacher": {"init": "first", "layers": 2, "vocabulary": "full"}}},
+            "students.teacher: expected a name that is no model's (teacher, zero-shot, truncated, rivals), got",
+        ),
         ({"fisher": {"samples": True}}, "fisher.samples: expected a valid integer, got True"),
         ({"fisher": {"samples": "8"}}, "fisher.samples: expected a valid integer, got '8'"),
         ({"fisher": {"beta": False}}, "fisher.beta: expected a number, not true or false, got False"),
@@ -58,11 +122,21 @@ def test_all_errors_at_once():
         ({"fisher": {"beta": float("nan")}}, "fisher.beta: expected a finite number, got nan"),
         ({"distill": {"explicit_l2": "no"}}, "distill.explicit_l2: expected a valid boolean, got 'no'"),
         ({"distill": {"temperature": 0}}, "distill.temperature: expected greater than 0, got 0"),
+        ({"run": {"seeds": [0, 0]}}, "run.seeds: expected a list of one or more, each once, got [0, 0]"),
+        ({"run": {"depths": []}}, "run.depths: expected a list of one or more, each once, got []"),
         (
-            {"methods": ["none", "fisher-ld"]},
-            "methods: expected a list that names each method once, uniform and fisher-ld among them",
+            {"run": {"methods": ["uniform", "fishr"]}},
+            "run.methods.1: expected a name of the methods, got 'fishr'; did you mean fisher?",
         ),
-        ({"methods": ["uniform", "fisher-ld", "fishr"]}, "got 'fishr'; did you mean fisher?"),
+        (
+            {"run": {"data": ["movielens-10k"]}},
+            "  run.data: data_sets has no entry 'movielens-10k'; did you mean movielens-100k?",
+        ),
+        ({"run": {"students": ["smal"]}}, "  run.students: students has no entry 'smal'; did you mean small?"),
+        (
+            {"data_sets": {"mine": {"source": {"kind": "movielens-10m"}}}},
+            "data_sets.mine.source.kind: expected a name of the sources, got 'movielens-10m'; did you mean movielens-1m?",
+        ),
         ({"data": {"fold": 5}}, "data.fold: expected 'none', 0, 1, 2, 3 or 4, got 5"),
         ({"teacher": {"adapt": {"method": "loraa"}}}, "got 'loraa'; did you mean lora?"),
         ({"data": {"test_from": "soon", "split": "global_time"}}, "expected a date such as 2018-01-31, got 'soon'"),
@@ -71,69 +145,82 @@ def test_all_errors_at_once():
         ({"data": {"item_text": "a film"}}, "data: item_text: 'a film' must hold {title}"),
         ({"data": {"item_text": "{title"}}, "'{title' is not a template"),
         ({"data": {"item_text": "{title:d}"}}, "'{title:d}' is not a template"),
-        ({"teacher": {"prompt": {"candidate": "{text.name}?"}}}, "'{text.name}?' is not a template"),
-        ({"distill": {"alpha": 0}}, "  methods: none learns from labels alone, and distill.alpha gives them no weight"),
-        ({"evaluate": {"zero_shot_users": 1}}, "evaluate.zero_shot_users: expected at least 2, got 1"),
+        ({"data": {"prompt": {"candidate": "{text.name}?"}}}, "'{text.name}?' is not a template"),
+        ({"data": {"prompt": {"history": "liked\n"}}}, "data.prompt: history: 'liked\\n' must hold {text}"),
+        ({"data": {"prompt": {"candidate": "?"}}}, "data.prompt: candidate: '?' must hold {text}"),
+        ({"data": {"zero_shot_users": 1}}, "data.zero_shot_users: expected at least 2, got 1"),
+        ({"teacher": {"answers": {"yes": "no", "no": "no"}}}, "teacher.answers: `yes` and `no` must differ"),
+        ({"distill": {"alpha": 0}}, "  run.methods: none learns from labels alone, and distill.alpha gives them no"),
+        ({"data_sets": {"mine": {"source": MINE}}}, "data_sets.mine.source: kind: table needs `interactions`, `items`"),
         (
-            {"data": {"source": {"kind": "table", "columns": {"order": "place"}}}},
-            "data.source: kind: table needs `interactions` and `items`",
-        ),
-        (
-            {"data": {"source": {"kind": "table", "interactions": "a", "items": "b"}}},
+            {"data_sets": {"mine": {"source": {**MINE, "columns": COLUMNS}}}},
             "table needs `columns.timestamp` (seconds since 1970) or `columns.order`",
         ),
         (
             {
-                "data": {
-                    "source": {"kind": "table", "interactions": "a", "items": "b", "columns": {"order": "place"}},
-                    "split": "global_time",
-                    "test_from": "2020-01-01",
+                "data_sets": {
+                    "mine": {
+                        "source": {**MINE, "columns": {**COLUMNS, "order": "place"}},
+                        "split": "global_time",
+                        "test_from": "2020-01-01",
+                    }
                 }
             },
-            "global_time needs timestamps, and `source.columns.timestamp` names none",
+            "data_sets.mine: split: global_time needs timestamps, and `source.columns.timestamp` names none",
         ),
-        ({"data": {"source": {"kind": "amazon-2023"}}}, "data.source: kind: amazon-2023 needs `category`"),
-        ({"data": {"source": {"category": "Books"}}}, "data.source: `category` is for the Amazon kinds only"),
-        ({"data": {"source": {"items": "i.csv"}}}, "data.source: `interactions` and `items` are for kind: table"),
-        ({"teacher": {"prompt": {"history": "liked\n"}}}, "teacher.prompt: history: 'liked\\n' must hold {text}"),
-        ({"teacher": {"prompt": {"candidate": "?"}}}, "teacher.prompt: candidate: '?' must hold {text}"),
-        ({"teacher": {"prompt": {"yes": "no", "no": "no"}}}, "teacher.prompt: `yes` and `no` must differ"),
-        ({"student": {"hidden_size": 64}}, "student: init: first keeps the teacher's widths; set hidden_size to null"),
         (
-            {"student": {"init": "random", "hidden_size": 30, "heads": 4}},
+            {"data_sets": {"mine": {"source": {"kind": "amazon-2023"}}}},
+            "data_sets.mine.source: kind: amazon-2023 needs `category`",
+        ),
+        (
+            {"data_sets": {"movielens-100k": {"source": {"category": "Books"}}}},
+            "data_sets.movielens-100k.source: `category` is for the Amazon kinds only",
+        ),
+        (
+            {"data_sets": {"movielens-100k": {"source": {"items": "i.csv"}}}},
+            "source: `interactions`, `items` and `columns` are for kind: table only",
+        ),
+        (
+            {"students": {"small": {"hidden_size": 64}}},
+            "students.small: init: first keeps the teacher's widths; leave out hidden_size",
+        ),
+        (
+            {"students": {"small": {"init": "random", "hidden_size": 30, "heads": 4}}},
             "hidden_size (30) must be a multiple of heads",
         ),
-        ({"student": {"init": "random", "heads": 4, "kv_heads": 3}}, "heads (4) must be a multiple of kv_heads (3)"),
+        (
+            {"students": {"small": {"init": "random", "heads": 4, "kv_heads": 3}}},
+            "heads (4) must be a multiple of kv_heads (3)",
+        ),
         ({"distill": {"alpha": 0, "output_weight": 0, "layer_weight": 0}}, "there is no loss to train on"),
-        ({"teacher": {"adapt": {"first_layers": 1}}}, "item_steps must be 0 where first_layers is 1"),
     ],
 )
-def test_refused(raw, message):
-    text = refusal(raw)
+def test_refused(changes, message):
+    text = refusal(changes)
     assert text.startswith("1 error in the parameters:")
     assert message in text
 
 
 def test_contradictions_of_one_section_come_together():
-    text = refusal({"student": {"hidden_size": 30, "heads": 4, "kv_heads": 3}})
+    text = refusal({"students": {"small": {"hidden_size": 30, "heads": 4, "kv_heads": 3}}})
     assert text.startswith("3 errors")
 
 
 def test_values_are_coerced(tmp_path):
     path = tmp_path / "params.yaml"
-    path.write_text(
-        "teacher:\n  adapt:\n    learning_rate: 1e-5\n  prompt:\n    yes: A\n    no: B\n"
+    changes = (
+        "teacher:\n  adapt:\n    learning_rate: 1e-5\n  answers:\n    yes: A\n    no: B\n"
         "data:\n  split: global_time\n  test_from: 2018-01-31\nfisher:\n  beta: 1\n"
     )
-    params = load_params(path)
+    path.write_text(changes)
+    params = given(read_yaml(path))
     assert params.teacher.adapt.learning_rate == 1e-5
-    assert (params.teacher.prompt.yes, params.teacher.prompt.no) == ("A", "B")
-    assert params.data.test_from == "2018-01-31"
+    assert (params.teacher.answers.yes, params.teacher.answers.no) == ("A", "B")
+    assert params.data.test_from == params.data_sets["movielens-100k"].test_from == "2018-01-31"
     assert params.fisher.beta == 1.0
-    assert parse({"distill": {"learning_rate": "1e-4"}}).distill.learning_rate == 1e-4
-    assert (
-        parse({"data": {"test_from": datetime.date(2020, 2, 1), "split": "global_time"}}).data.test_from == "2020-02-01"
-    )
+    assert given({"distill": {"learning_rate": "1e-4"}}).distill.learning_rate == 1e-4
+    dated = {"data": {"test_from": datetime.date(2020, 2, 1), "split": "global_time"}}
+    assert given(dated).data.test_from == "2020-02-01"
 
 
 @pytest.mark.parametrize(
@@ -152,28 +239,16 @@ def test_bad_file(tmp_path, content, message):
     if content is not None:
         path.write_text(content)
     with pytest.raises(UserError, match=re.escape(message)):
-        load_params(path)
+        load_params(path, CATALOGUES)
 
 
 @pytest.mark.parametrize("profile", sorted((ROOT / "profiles").iterdir()), ids=lambda path: path.name)
 def test_profiles_are_valid_and_quick_is_small(profile):
-    raw = read_yaml(ROOT / "params.yaml")
+    changes = {}
     for line in profile.read_text().splitlines():
-        *sections, key = line.split("=")[0].split(".")
-        section = raw
-        for name in sections:
-            section = section[name]
-        section[key] = yaml.safe_load(line.split("=")[1])
-    users = parse(raw).data.max_users
-    assert users == (40 if profile.name == "quick" else None)
-
-
-def test_methods_are_those_that_distill_knows():
-    assert set(get_args(Method)) == set(METHODS)
-    assert set(load_params(ROOT / "params.yaml").methods) == set(METHODS)
-
-
-def test_defaults_are_those_of_the_main_job():
-    """Who leaves a key out gets what the README's job has; but a text that any data can fill, and the gate."""
-    ours, main = (flatten(p.model_dump(mode="json")) for p in (Params(), load_params(ROOT / "params.yaml")))
-    assert {key for key in main if ours[key] != main[key]} == {"data.item_text", "teacher.ignore_gate"}
+        key, value = line.split("=", 1)
+        assert key in flatten(raw()), f"{key} is no key of params.yaml"
+        for name in reversed(key.split(".")):
+            value = {name: yaml.safe_load(value) if isinstance(value, str) else value}
+        changes = merged(changes, value)
+    assert given(changes).data.max_users == (40 if profile.name == "quick" else None)

@@ -104,8 +104,8 @@ def naive_loop(model: PreTrainedModel, prompts: list[list[int]]) -> Case:
         for part in parts:
             square = sum(p.grad.double().square().sum() for p in part.module.parameters(recurse=False))
             case.total[row, part.column] += square
-            if part.kind.endswith("norm"):
-                case.norms[row, part.column] += square
+            if part.kind.endswith("gradient_norm"):
+                case.normalisation[row, part.column] += square
     model.zero_grad()
     return case
 

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks import peers
 from benchmarks.fisher import naive
-from fisher_ld.fisher.gradient_norms import layer_norms, pad_prompts
+from fisher_ld.fisher.gradient_norms import gradient_norms, pad_prompts
 from fisher_ld.models.scorer import Scorer
 
 
@@ -14,4 +14,4 @@ def test_a_contestant_equals_ours(build_model, keep_float64, prompts, contestant
     model, batch = build_model(), pad_prompts([*prompts, [5, 6, 7]])
     assert len(batch.decision) > peers.CHUNK
     found = contestant(model, batch)
-    torch.testing.assert_close(found, layer_norms(Scorer(model), batch).layers, rtol=1e-10, atol=0)
+    torch.testing.assert_close(found, gradient_norms(Scorer(model), batch).layers, rtol=1e-10, atol=0)

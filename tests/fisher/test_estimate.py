@@ -11,7 +11,7 @@ from polars.testing import assert_frame_equal
 
 from fisher_ld.core.errors import UserError
 from fisher_ld.fisher.estimate import SCHEMA, draw_examples, estimate, largest_share_error
-from fisher_ld.fisher.gradient_norms import layer_norms, pad_prompts
+from fisher_ld.fisher.gradient_norms import gradient_norms, pad_prompts
 from fisher_ld.fisher.profile import layer_traces
 from fisher_ld.models.scorer import Scorer
 
@@ -38,13 +38,13 @@ def test_rows_are_the_norms_of_each_example(build_model):
     assert table["layer"].to_list() == [0, 1, 2, 3, 4] * 4
     assert table["state"].unique().to_list() == ["adapted"]
     rows = table.filter(pl.col("example") == 5)
-    alone = layer_norms(Scorer(model), pad_prompts([prompt(5)]))
+    alone = gradient_norms(Scorer(model), pad_prompts([prompt(5)]))
     assert rows["label"].to_list() == [1] * 5
     assert rows["logit"].to_list() == pytest.approx([float(alone.logits[0])] * 5, rel=1e-5)
-    assert rows["norm"][1:4].to_list() == pytest.approx(alone.layers[0].tolist(), rel=1e-5)
-    assert rows["norm"][0] == pytest.approx(float(alone.embedding[0]), rel=1e-5)
-    assert rows["norm"][4] == pytest.approx(float(alone.head[0]), rel=1e-5)
-    assert rows["norms_part"].to_list() == pytest.approx([0, *alone.norms[0].tolist(), 0], rel=1e-5)
+    assert rows["gradient_norm"][1:4].to_list() == pytest.approx(alone.layers[0].tolist(), rel=1e-5)
+    assert rows["gradient_norm"][0] == pytest.approx(float(alone.embedding[0]), rel=1e-5)
+    assert rows["gradient_norm"][4] == pytest.approx(float(alone.head[0]), rel=1e-5)
+    assert rows["normalisation_part"].to_list() == pytest.approx([0, *alone.normalisation[0].tolist(), 0], rel=1e-5)
     layer = sum(p.numel() for p in model.model.layers[0].parameters())
     assert rows["parameters"].to_list() == [40 * 16, layer, layer, layer, 3 * 16]
 

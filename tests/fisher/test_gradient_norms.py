@@ -4,7 +4,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from fisher_ld.core.errors import UserError
 from fisher_ld.fisher import gram
-from fisher_ld.fisher.gradient_norms import layer_norms, logits_of, pad_prompts
+from fisher_ld.fisher.gradient_norms import gradient_norms, logits_of, pad_prompts
 from fisher_ld.fisher.hooks import _onednn
 from fisher_ld.kernels.attention import _strips
 from fisher_ld.models.scorer import Scorer
@@ -13,7 +13,7 @@ from fisher_ld.models.scorer import Scorer
 def assert_equal(result, case, rtol):
     torch.testing.assert_close(result.logits, case.logits, rtol=rtol, atol=rtol)
     torch.testing.assert_close(result.layers, case.total[:, 1:-1], rtol=rtol, atol=0)
-    torch.testing.assert_close(result.norms, case.norms[:, 1:-1], rtol=rtol, atol=0)
+    torch.testing.assert_close(result.normalisation, case.normalisation[:, 1:-1], rtol=rtol, atol=0)
     torch.testing.assert_close(result.embedding, case.total[:, 0], rtol=rtol, atol=0)
     torch.testing.assert_close(result.head, case.total[:, -1], rtol=rtol, atol=0)
 
@@ -23,20 +23,20 @@ def assert_equal(result, case, rtol):
 def test_norms_are_those_of_the_naive_loop(case, prompts, side, gram_form, monkeypatch):
     if gram_form is not None:
         monkeypatch.setattr("fisher_ld.fisher.taps.gram_is_cheaper", lambda *sizes: gram_form)
-    assert_equal(layer_norms(Scorer(case.model), pad_prompts(prompts, side)), case, 1e-10)
+    assert_equal(gradient_norms(Scorer(case.model), pad_prompts(prompts, side)), case, 1e-10)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_prompts_of_one_length_need_no_mask(build_model, naive, keep_float64, attention):
     model, prompts = build_model(attention=attention), [[3, 4, 5, 6, 3], [9, 8, 7, 3, 3]]
-    assert_equal(layer_norms(Scorer(model), pad_prompts(prompts)), naive(model, prompts), 1e-10)
+    assert_equal(gradient_norms(Scorer(model), pad_prompts(prompts)), naive(model, prompts), 1e-10)
 
 
 @pytest.mark.parametrize("dtype, taken", [(torch.float32, 2 * (3 * 7 + 1) + 3), (torch.float64, 0)])
 def test_float32_layers_multiply_by_onednn_meanwhile(build_model, prompts, monkeypatch, dtype, taken):
     model, inputs = build_model(dtype=dtype), []
     monkeypatch.setattr("fisher_ld.fisher.taps._onednn", lambda *given: inputs.append(given[0]) or _onednn(*given))
-    layer_norms(Scorer(model), pad_prompts(prompts))
+    gradient_norms(Scorer(model), pad_prompts(prompts))
     assert len(inputs) == taken  # forward and backward; the last layer's q/k/v once more, without a gradient
 
 
@@ -45,7 +45,7 @@ def test_a_linear_layer_with_a_forward_of_its_own_keeps_it(build_model, naive, p
     layer = model.model.layers[1].mlp.up_proj
     plain = layer.forward
     layer.forward = lambda x: plain(x).mul(3)
-    found, expected = layer_norms(Scorer(model), pad_prompts(prompts)), naive(model, prompts)
+    found, expected = gradient_norms(Scorer(model), pad_prompts(prompts)), naive(model, prompts)
     torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-4)
 
 
@@ -53,7 +53,7 @@ def test_a_linear_layer_with_a_forward_of_its_own_keeps_it(build_model, naive, p
 def test_attention_is_by_strips_meanwhile(build_model, prompts, monkeypatch, attention, strips):
     taken = []
     monkeypatch.setattr("fisher_ld.models.attention._strips", lambda *given: taken.append(given) or _strips(*given))
-    layer_norms(Scorer(build_model(attention=attention)), pad_prompts(prompts))
+    gradient_norms(Scorer(build_model(attention=attention)), pad_prompts(prompts))
     assert len(taken) == strips  # once a layer
 
 
@@ -61,35 +61,35 @@ def test_attention_is_by_strips_meanwhile(build_model, prompts, monkeypatch, att
 def test_a_swiglu_keeps_gate_and_up_alone(build_model, prompts, layers):
     model, batch, kept = build_model(), pad_prompts(prompts), []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.shape) or x, lambda x: x):
-        layer_norms(Scorer(model), batch, layers)
+        gradient_norms(Scorer(model), batch, layers)
     assert kept.count((*batch.input_ids.shape, model.config.intermediate_size)) == 2 * 2  # the last layer's are short
 
 
 def test_checkpointing_changes_nothing(case, prompts):
-    assert_equal(layer_norms(Scorer(case.model), pad_prompts(prompts), checkpointing=True), case, 1e-10)
+    assert_equal(gradient_norms(Scorer(case.model), pad_prompts(prompts), checkpointing=True), case, 1e-10)
 
 
 def test_short_prompts_take_the_gram_form_and_long_ones_the_gradient(build_model, prompts, monkeypatch):
     taken = []
     monkeypatch.setattr("fisher_ld.fisher.taps.gradient_norm", lambda a, g: taken.append(a) or gram.gradient_norm(a, g))
     model = build_model()
-    layer_norms(Scorer(model), pad_prompts(prompts[:1]))
+    gradient_norms(Scorer(model), pad_prompts(prompts[:1]))
     assert not taken
-    layer_norms(Scorer(model), pad_prompts(prompts))
+    gradient_norms(Scorer(model), pad_prompts(prompts))
     assert len(taken) == 2 * 7 + 2  # q, k, v, o, gate, up, down; of the last layer keys and values alone are long
 
 
 def test_queries_keys_and_values_share_one_input_gram(build_model, prompts, monkeypatch):
     inputs = []
     monkeypatch.setattr("fisher_ld.fisher.taps.count_mirrored", lambda s: inputs.append(s) or gram.count_mirrored(s))
-    layer_norms(Scorer(build_model()), pad_prompts(prompts[:1]))
+    gradient_norms(Scorer(build_model()), pad_prompts(prompts[:1]))
     assert len(inputs) == 3 * 4 + 1 + 2  # q/k/v, o, gate/up, down of a layer; the last one's q; head and embedding
 
 
 @pytest.mark.parametrize("architecture", ["llama", "llama-biases", "qwen2", "qwen3", "mistral", "gemma", "gpt2"])
 def test_float32_is_close(build_model, naive, prompts, architecture):
     model = build_model(architecture, dtype=torch.float32)
-    found, expected = layer_norms(Scorer(model), pad_prompts(prompts)), naive(model, prompts)
+    found, expected = gradient_norms(Scorer(model), pad_prompts(prompts)), naive(model, prompts)
     assert_equal(found, expected, 1e-4)
     torch.testing.assert_close(found.layers.mean(0), expected.total[:, 1:-1].mean(0), rtol=1e-5, atol=0)
 
@@ -106,7 +106,7 @@ def test_a_causal_lm_keeps_its_logit_with_a_tied_head_and_without(naive, prompts
     model = Scorer.from_causal_lm(tmp_path, yes=5, no=6).model
     no, yes = causal(torch.tensor(prompts[1:2])).logits[0, -1, [6, 5]]
     torch.testing.assert_close(logits_of(model, pad_prompts(prompts[1:2]))[0], yes - no)
-    assert_equal(layer_norms(Scorer(model), pad_prompts(prompts)), naive(model, prompts), 1e-4)
+    assert_equal(gradient_norms(Scorer(model), pad_prompts(prompts)), naive(model, prompts), 1e-4)
 
 
 def test_the_logit_is_that_of_the_plain_model(build_model, prompts):
@@ -118,21 +118,21 @@ def test_the_logit_is_that_of_the_plain_model(build_model, prompts):
 
 def test_layer_subset(build_model, prompts):
     model, batch = build_model(), pad_prompts(prompts)
-    every, some = layer_norms(Scorer(model), batch), layer_norms(Scorer(model), batch, layers=[3, 1])
+    every, some = gradient_norms(Scorer(model), batch), gradient_norms(Scorer(model), batch, layers=[3, 1])
     torch.testing.assert_close(some.layers, every.layers[:, [2, 0]])
-    torch.testing.assert_close(some.norms, every.norms[:, [2, 0]])
+    torch.testing.assert_close(some.normalisation, every.normalisation[:, [2, 0]])
     with pytest.raises(UserError, match="from 1 to 3"):
-        layer_norms(Scorer(model), batch, layers=[0])
+        gradient_norms(Scorer(model), batch, layers=[0])
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_model_is_left_as_it_was(build_model, prompts, checkpointing):
     model = build_model("gpt2")  # with dropout, which must be off meanwhile
     batch = pad_prompts(prompts)
-    evaluated = layer_norms(Scorer(model), batch, checkpointing=checkpointing)
+    evaluated = gradient_norms(Scorer(model), batch, checkpointing=checkpointing)
     model.train()
     model.score.requires_grad_(False)
-    trained = layer_norms(Scorer(model), batch, checkpointing=checkpointing)
+    trained = gradient_norms(Scorer(model), batch, checkpointing=checkpointing)
 
     torch.testing.assert_close(trained.layers, evaluated.layers)
     assert all(module.training for module in model.modules())
@@ -147,7 +147,7 @@ def test_a_module_used_twice_is_refused(build_model, prompts):
     attention = model.model.layers[1].self_attn
     attention.v_proj.register_forward_hook(lambda module, inputs, output: output + attention.k_proj(inputs[0]))
     with pytest.raises(UserError, match=r"layers\.1\.self_attn\.k_proj: .* gradient in several calls"):
-        layer_norms(Scorer(model), pad_prompts(prompts))
+        gradient_norms(Scorer(model), pad_prompts(prompts))
 
 
 @pytest.mark.parametrize("called", [False, True])
@@ -162,7 +162,7 @@ def test_a_module_without_a_gradient_is_refused(build_model, prompts, called):
     if called:
         mlp.register_forward_pre_hook(use_in_vain)
     with pytest.raises(UserError, match=rf"layers\.2\.mlp\.spare: .* no gradient in {int(called)} calls"):
-        layer_norms(Scorer(model), pad_prompts(prompts))
+        gradient_norms(Scorer(model), pad_prompts(prompts))
 
 
 def test_an_input_changed_in_place_is_refused(build_model, prompts):
@@ -173,7 +173,7 @@ def test_an_input_changed_in_place_is_refused(build_model, prompts):
 
     model.model.layers[1].self_attn.v_proj.register_forward_hook(double)
     with pytest.raises(UserError, match="changed in place"):
-        layer_norms(Scorer(model), pad_prompts(prompts[:1]))
+        gradient_norms(Scorer(model), pad_prompts(prompts[:1]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -182,7 +182,7 @@ def test_a_call_by_keyword_is_refused(build_model, prompts, dtype):
     mlp = model.model.layers[2].mlp
     mlp.forward = lambda x: mlp.down_proj(input=mlp.gate_proj(x) * mlp.up_proj(x))
     with pytest.raises(UserError, match=r"layers\.2\.mlp\.down_proj: .*one positional argument, got 0"):
-        layer_norms(Scorer(model), pad_prompts(prompts))
+        gradient_norms(Scorer(model), pad_prompts(prompts))
 
 
 def test_an_output_that_the_examples_share_is_refused(build_model, prompts):
@@ -192,14 +192,14 @@ def test_an_output_that_the_examples_share_is_refused(build_model, prompts):
     plain = mlp.forward
     mlp.forward = lambda x: plain(x) + mlp.table(torch.arange(x.shape[1])[None])
     with pytest.raises(UserError, match=r"layers\.1\.mlp\.table: expected one row an example, 4 of them, got \(1, 150"):
-        layer_norms(Scorer(model), pad_prompts(prompts))
+        gradient_norms(Scorer(model), pad_prompts(prompts))
 
 
 def test_a_decision_at_padding_is_refused(build_model, prompts):
     batch = pad_prompts(prompts)
     batch.attention_mask[2] = 0
     with pytest.raises(UserError, match="is padding"):
-        layer_norms(Scorer(build_model()), batch)
+        gradient_norms(Scorer(build_model()), batch)
     for wrong in ([], [[1], []]):
         with pytest.raises(ValueError, match="none of them empty"):
             pad_prompts(wrong)
@@ -209,7 +209,7 @@ def test_norms_that_are_not_finite_are_refused(build_model, prompts):
     model = build_model()
     model.model.layers[0].mlp.down_proj.weight.data[0, 0] = torch.nan
     with pytest.raises(UserError, match=r"of example 0 in layer .* is not finite"):
-        layer_norms(Scorer(model), pad_prompts(prompts))
+        gradient_norms(Scorer(model), pad_prompts(prompts))
 
 
 def test_another_head_is_refused(build_model, prompts):
@@ -218,7 +218,7 @@ def test_another_head_is_refused(build_model, prompts):
         logits_of(model.model, pad_prompts(prompts))
     model.config.num_labels = 3
     with pytest.raises(UserError, match="with 3 labels"):
-        layer_norms(Scorer(model), pad_prompts(prompts))
+        gradient_norms(Scorer(model), pad_prompts(prompts))
 
 
 def test_prompts_are_padded_on_either_side():

@@ -9,10 +9,10 @@ from fisher_ld.fisher import profile
 from fisher_ld.fisher.profile import layer_traces, outside_the_layers, quarter_ratio, rank_stability, summary
 
 
-def make_table(logits, labels, norms, norms_part=None, state="adapted"):
+def make_table(logits, labels, norms, normalisation_part=None, state="adapted"):
     """norms: (S, L); embedding and head get values that would show if they were mixed in."""
     norms = np.asarray(norms, float)
-    part = np.zeros_like(norms) if norms_part is None else np.asarray(norms_part, float)
+    part = np.zeros_like(norms) if normalisation_part is None else np.asarray(normalisation_part, float)
     rows = [
         {
             "state": state,
@@ -20,8 +20,8 @@ def make_table(logits, labels, norms, norms_part=None, state="adapted"):
             "label": labels[example],
             "logit": logits[example],
             "layer": layer,
-            "norm": {0: 1e6, norms.shape[1] + 1: 1e7 + 1e6 * example}.get(layer) or norms[example, layer - 1],
-            "norms_part": 0.0 if layer in (0, norms.shape[1] + 1) else part[example, layer - 1],
+            "gradient_norm": {0: 1e6, norms.shape[1] + 1: 1e7 + 1e6 * example}.get(layer) or norms[example, layer - 1],
+            "normalisation_part": 0.0 if layer in (0, norms.shape[1] + 1) else part[example, layer - 1],
             "parameters": 10 * layer,
         }
         for example in range(len(norms))
@@ -43,7 +43,7 @@ def test_traces_by_hand():
     assert true.share == pytest.approx([2 / 3, 1 / 3])
     assert true.error == pytest.approx([2, 2])  # half the distance of two values
     assert true.per_parameter == pytest.approx([4 / 10, 2 / 20])
-    assert true.norms_share == pytest.approx([(1 + 0) / 2 / 4, 1])
+    assert true.normalisation_share == pytest.approx([(1 + 0) / 2 / 4, 1])
     assert empirical.samples == pytest.approx(np.array([[2, 4], [2, 0]]))
     assert empirical.share == pytest.approx([1 / 2, 1 / 2])
 

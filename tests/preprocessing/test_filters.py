@@ -2,9 +2,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fisher_ld.config.params import Data
 from fisher_ld.core.errors import UserError
 from fisher_ld.preprocessing.filters import first_pairs, k_core, keep_positives
+from tests.given import given
 
 
 def test_the_first_of_repeats_is_kept():
@@ -29,8 +29,8 @@ def interactions(rows):
     return table.with_columns(pl.col("row").cast(pl.Int64), order=pl.col("row").cast(pl.Int64)).lazy()
 
 
-def kept(rows, seed=0, titles=("a", "b", "c"), **data):
-    data = Data(**({"user_core": 1, "item_core": 1} | data))
+def kept(rows, seed=0, titles=("a", "b", "c"), **changes):
+    data = given({"data": {"user_core": 1, "item_core": 1} | changes}).data_sets["movielens-100k"]
     return keep_positives(interactions(rows), pl.Series(titles, dtype=pl.String), data, seed)
 
 
@@ -106,8 +106,8 @@ def test_ids_are_shuffled_by_the_seed():
 @pytest.mark.parametrize(
     ("rating", "titles", "advice"),
     [
-        (5, ("a",), r"k-core 0 users, 0 items, 0 rows\. Lower data.user_core \(9\) or data.item_core \(2\)"),
-        (3, ("a",), r"positive 0 users.*Lower data.positive_rating \(4\)"),
+        (5, ("a",), r"k-core 0 users, 0 items, 0 rows\. Lower user_core \(9\) or item_core \(2\)"),
+        (3, ("a",), r"positive 0 users.*Lower positive_rating \(4\)"),
         (5, ("z",), r"item with a title 0 users.*No item of the interactions has a title"),
     ],
 )

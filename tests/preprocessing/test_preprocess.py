@@ -9,19 +9,28 @@ import polars as pl
 import pytest
 
 from fisher_ld.batches.lists import read_lists, read_sequences
-from fisher_ld.config.params import Columns, Data, DataSource
+from fisher_ld.batches.prompts import read_template
+from fisher_ld.config.params import Columns, DataSource
 from fisher_ld.core.errors import UserError
 from fisher_ld.preprocessing.preprocess import preprocess
+from tests.given import given
 
+COLUMNS = {"user": "user_id", "item": "item_id", "title": "title"}
 TABLE = DataSource(
     kind="table",
     interactions="anywhere",
     items="anywhere",
-    columns=Columns(rating="rating", timestamp="time", categories="kinds"),
+    columns=Columns(**COLUMNS, rating="rating", timestamp="time", categories="kinds"),
 )
 FILES = ("items", "users", "sequences", "train", "val", "test_popularity", "test_uniform", "rejected")
 EVAL = ("val", "test_popularity", "test_uniform")
-DATA = Data(source=TABLE, history_length=4, history_block=2, train_positives=3, train_negatives=2, eval_negatives=5)
+
+
+def data_set(source=TABLE, **changes):
+    return given({"data_sets": {"mine": {"source": source.model_dump(), **changes}}}).data_sets["mine"]
+
+
+DATA = data_set(history_length=4, history_block=2, train_positives=3, train_negatives=2, eval_negatives=5)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +87,7 @@ def test_columns_and_types(processed):
             "length": pl.Int32,
             "train_positives": pl.Int32,
             "fold": pl.Int8,
+            "zero_shot": pl.Boolean,
         },
         "sequences": {"user": pl.Int32, "items": pl.List(pl.Int32), "timestamps": pl.List(pl.Int64)},
         "rejected": {"file": pl.String, "row": pl.Int64, "reason": pl.String, "raw": pl.String},
@@ -88,7 +98,7 @@ def test_columns_and_types(processed):
             first = table(processed, name).columns[0]
             numbers = table(processed, name)[first].to_list()
             assert numbers == list(range(len(numbers)))
-    assert sorted(p.name for p in processed.iterdir()) == sorted(f"{name}.parquet" for name in FILES)
+    assert {p.name for p in processed.iterdir()} == {"prompt.json", *(f"{name}.parquet" for name in FILES)}
 
 
 def test_sequences_are_the_positives_in_order(raw_dir, processed):
@@ -167,6 +177,36 @@ def test_negatives_follow_popularity_or_not(raw_dir, tmp_path):
     assert counts[0, "test_uniform"] == counts[1, "test_uniform"] == counts[3, "test_uniform"]
 
 
+def test_the_template_of_the_prompt_is_written(processed):
+    assert read_template(processed) == DATA.prompt
+
+
+def test_chosen_users_keep_the_lists_that_they_would_have_among_all(raw_dir, processed, tmp_path):
+    """The draws are those of commit a6430cb, which chose when it scored."""
+    few = DATA.model_copy(update={"uniform_users": 20, "zero_shot_users": 7})
+    preprocess(raw_dir, tmp_path / "out", few, 3)
+    preprocess(raw_dir, tmp_path / "all", DATA.model_copy(update={"uniform_users": None}), 3)
+    everyone, kept = table(tmp_path / "all", "test_uniform"), table(tmp_path / "out", "test_uniform")
+    chosen = np.sort(np.random.default_rng(3).permutation(len(everyone))[:20])
+    assert kept["list"].to_list() == list(range(20))
+    assert kept.drop("list").equals(everyone[chosen.tolist()].drop("list"))
+    assert kept["candidates"].dtype == everyone["candidates"].dtype
+    zero_shot = chosen[np.sort(np.random.default_rng(3).permutation(20)[:7])]
+    users = table(tmp_path / "out", "users")
+    assert users.filter("zero_shot")["user"].to_list() == everyone["user"][zero_shot.tolist()].to_list()
+    for name in ("train", "val", "test_popularity", "items", "sequences"):
+        assert table(tmp_path / "out", name).equals(table(tmp_path / "all", name), null_equal=True)
+
+
+def test_chosen_users_of_a_fold_are_among_its_test_users(raw_dir, tmp_path):
+    preprocess(raw_dir, tmp_path, DATA.model_copy(update={"fold": 2, "uniform_users": 5, "zero_shot_users": 2}), 0)
+    users = table(tmp_path, "users")
+    chosen = set(table(tmp_path, "test_uniform")["user"])
+    zero_shot = set(users.filter("zero_shot")["user"])
+    assert len(zero_shot) == 2 < len(chosen) == 5
+    assert zero_shot < chosen < set(users.filter(fold=2)["user"])
+
+
 def test_a_fold_holds_out_its_users(raw_dir, processed, tmp_path):
     folds = table(processed, "users")["fold"].to_numpy()
     tested = []
@@ -174,8 +214,8 @@ def test_a_fold_holds_out_its_users(raw_dir, processed, tmp_path):
         out = tmp_path / str(k)
         preprocess(raw_dir, out, DATA.model_copy(update={"fold": k}), 0)
         held_out = np.flatnonzero(folds == k)
-        users, all_train = table(out, "users"), table(processed, "users")
-        assert users.drop("train_positives").equals(all_train.drop("train_positives"))
+        users, all_train, differ = table(out, "users"), table(processed, "users"), ("train_positives", "zero_shot")
+        assert users.drop(differ).equals(all_train.drop(differ))
         expected = np.where(folds == k, 0, all_train["train_positives"])
         assert users["train_positives"].to_list() == expected.tolist()
         sequences = read_sequences(out)
@@ -229,8 +269,8 @@ def test_the_same_seed_gives_the_same_files(raw_dir, processed, tmp_path):
     """In another process with another number of threads, too; another seed draws everything anew."""
     script = (
         "import sys; from pathlib import Path; from fisher_ld.preprocessing.preprocess import preprocess; "
-        "from fisher_ld.config.params import Data; raw, out, data = sys.argv[1:]; "
-        "preprocess(Path(raw), Path(out), Data.model_validate_json(data), 0)"
+        "from fisher_ld.config.params import DataSet; raw, out, data = sys.argv[1:]; "
+        "preprocess(Path(raw), Path(out), DataSet.model_validate_json(data), 0)"
     )
     command = [sys.executable, "-c", script, str(raw_dir), str(tmp_path / "same"), DATA.model_dump_json()]
     root = str(Path(__file__).parents[2])
@@ -262,13 +302,12 @@ def test_the_order_of_rows_matters_only_for_ties(raw_dir, processed, tmp_path):
 def written(folder, interactions, items=("x,X", "y,Y", "z,Z")):
     (folder / "interactions.csv").write_text("\n".join(["user_id,item_id,pos", *interactions]) + "\n")
     (folder / "items.csv").write_text("\n".join(["item_id,title", *items]) + "\n")
-    return DataSource(**TABLE.model_dump(exclude={"columns"}), columns=Columns(order="pos"))
+    return DataSource(**TABLE.model_dump(exclude={"columns"}), columns=Columns(**COLUMNS, order="pos"))
 
 
 def test_a_source_without_timestamps(tmp_path):
     source = written(tmp_path, [f"{u},{i},{p}" for u in "ab" for p, i in enumerate("zxy" if u == "a" else "yxz")])
-    source = source.model_copy(update={"columns": Columns(order="pos")})
-    data = Data(source=source, user_core=1, item_core=1, train_negatives=1, eval_negatives=1)
+    data = data_set(source=source, user_core=1, item_core=1, train_negatives=1, eval_negatives=1)
     with pytest.raises(UserError, match=r"no train lists"):  # three positives: val, test, and one without a history
         preprocess(tmp_path, tmp_path / "out", data, 0)
     assert not (tmp_path / "out").exists()
@@ -280,7 +319,7 @@ def test_order_comes_from_the_order_column_and_timestamps_are_null(tmp_path):
     extra = [f"d,i{k},{-k}" for k in range(8)]
     with open(tmp_path / "interactions.csv", "a") as file:
         file.write("\n".join(extra) + "\n")
-    data = Data(source=source, user_core=1, item_core=1, train_negatives=1, eval_negatives=1, max_users=None)
+    data = data_set(source=source, user_core=1, item_core=1, train_negatives=1, eval_negatives=1, max_users=None)
     with pytest.raises(UserError, match=r"user d has 0, of \d items"):
         preprocess(tmp_path, tmp_path / "out", data, 0)
     written(tmp_path, [f"{u},i{k},{-k}" for u, first in (("a", 0), ("b", 3)) for k in range(first, first + 5)], items)
@@ -295,7 +334,7 @@ def test_too_many_unreadable_rows(tmp_path):
     good = [f"{u},i{k},{k}" for u, first in (("a", 0), ("b", 3)) for k in range(first, first + 5)]
     items = [f"i{k},Item {k}" for k in range(8)]
     source = written(tmp_path, [*good, "a,,1", "b", ",i1,1", ",i2,1"], items)
-    data = Data(source=source, user_core=1, item_core=1, train_negatives=1, eval_negatives=1, max_rejected=0.28)
+    data = data_set(source=source, user_core=1, item_core=1, train_negatives=1, eval_negatives=1, max_rejected=0.28)
     aside = tmp_path / "out.rejected.parquet"
     with pytest.raises(UserError, match=r"4 of 14 rows cannot be used, allowed are 28.00%") as error:
         preprocess(tmp_path, tmp_path / "out", data, 0)
@@ -314,7 +353,7 @@ def test_a_failure_leaves_the_old_output_alone(processed, raw_dir, tmp_path):
     before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
     with pytest.raises(UserError, match=r"no users are left"):
         preprocess(raw_dir, tmp_path / "out", DATA.model_copy(update={"user_core": 1000}), 0)
-    with pytest.raises(UserError, match=r"data.eval_negatives: val lists need 39 items"):
+    with pytest.raises(UserError, match=r"eval_negatives: val lists need 39 items"):
         preprocess(raw_dir, tmp_path / "out", DATA.model_copy(update={"eval_negatives": 39}), 0)
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
@@ -324,7 +363,8 @@ def test_a_failure_leaves_the_old_output_alone(processed, raw_dir, tmp_path):
 def test_items_without_a_text_are_dropped(tmp_path, everything):
     items = ["i0,Item 0", 'i1," "', *(f"i{k},Item {k}" for k in range(2, 8))] if not everything else ["i0,"]
     good = [f"{u},i{k},{k}" for u, first in (("a", 0), ("b", 3)) for k in range(first, first + 5)]
-    data = Data(source=written(tmp_path, good, items), user_core=1, item_core=1, train_negatives=1, eval_negatives=1)
+    source = written(tmp_path, good, items)
+    data = data_set(source, user_core=1, item_core=1, train_negatives=1, eval_negatives=1)
     if everything:
         with pytest.raises(UserError, match="has a title"):
             preprocess(tmp_path, tmp_path / "out", data, 0)
@@ -338,7 +378,7 @@ TABLE = DataSource(
     kind="table",
     interactions="interactions.csv",
     items="items.jsonl",
-    columns=Columns(rating="rating", timestamp="timestamp"),
+    columns=Columns(**COLUMNS, rating="rating", timestamp="timestamp"),
 )
 GIFT_CARDS = {"Gift_Cards_5.json.gz": "reviews.jsonl.gz", "meta_Gift_Cards.json.gz": "meta.jsonl.gz"}
 
@@ -365,7 +405,7 @@ def test_real_tables_if_at_hand(tmp_path, name, source, files, expected):
     raw.mkdir()
     for file in folder.iterdir():
         (raw / files.get(file.name, file.name)).symlink_to(file)
-    data = Data(source=source, item_core=3, item_text="{title}", eval_negatives=9)
+    data = data_set(source=source, item_core=3, item_text="{title}", eval_negatives=9)
     report = preprocess(raw, tmp_path / "out", data, 0)
     assert report["filters"][0] == {
         "step": "read",

@@ -8,6 +8,7 @@ from fisher_ld.config.params import Columns, DataSource
 from fisher_ld.core.errors import UserError
 from fisher_ld.preprocessing.readers import read_source
 
+NAMES = {"user": "user_id", "item": "item_id", "title": "title"}
 TABLE = {"kind": "table", "interactions": "anywhere", "items": "anywhere"}
 
 
@@ -175,7 +176,7 @@ def test_a_table_with_order_only(tmp_path):
             "items.jsonl": [{"item_id": "x", "title": "X"}],
         },
     )
-    raw = read(tmp_path, DataSource(**TABLE, columns=Columns(order="pos")))
+    raw = read(tmp_path, DataSource(**TABLE, columns=Columns(**NAMES, order="pos")))
     assert raw.interactions.collect().rows() == [("a", "x", None, None, 2, 2), ("a", "y", None, None, 1, 3)]
 
 
@@ -195,7 +196,7 @@ def test_every_reason(tmp_path):
     lines = ["user_id,item_id,r,t,o", "a,x,-3,10,1", *bad.values(), "b,x,5,11,2"]
     items = [{"item_id": "x", "title": "X"}, {"title": "no id"}, "{broken"]
     write(tmp_path, {"interactions.csv": lines, "items.jsonl": items})
-    raw = read(tmp_path, DataSource(**TABLE, columns=Columns(rating="r", timestamp="t", order="o")))
+    raw = read(tmp_path, DataSource(**TABLE, columns=Columns(**NAMES, rating="r", timestamp="t", order="o")))
     assert rows(raw) == [("a", "x", -3.0, 10), ("b", "x", 5.0, 11)]  # a table's scale may be any
     of_interactions = raw.rejected.filter(pl.col("file") == "interactions.csv")
     expected = [("interactions.csv", i + 3, reason, line) for i, (reason, line) in enumerate(bad.items())]
@@ -230,7 +231,7 @@ def test_unreadable_parquet_rows_are_kept_as_json(tmp_path):
         tmp_path / "interactions.parquet"
     )
     write(tmp_path, {"items.jsonl": [{"item_id": "x", "title": "X"}]})
-    raw = read(tmp_path, DataSource(**TABLE, columns=Columns(order="pos")))
+    raw = read(tmp_path, DataSource(**TABLE, columns=Columns(**NAMES, order="pos")))
     (rejected,) = raw.rejected.rows()
     assert rejected[:3] == ("interactions.parquet", 2, "missing user id")
     assert json.loads(rejected[3]) == {"user_id": None, "item_id": "y", "pos": 2}

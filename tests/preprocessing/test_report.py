@@ -1,14 +1,14 @@
 import polars as pl
 import pytest
-from matplotlib.image import imread
 
-from fisher_ld.preprocessing.report import data_report, plot_report, report_metrics
+from fisher_ld.preprocessing.report import data_report
 
 STEPS = [
     {"step": "read", "users": 10, "items": 20, "interactions": 100},
     {"step": "k-core", "users": 5, "items": 16, "interactions": 40},
     {"step": "max_users", "users": 4, "items": 4, "interactions": 12},
 ]
+NONE_REJECTED = pl.DataFrame(schema=dict.fromkeys(("file", "row", "reason", "raw"), pl.String))
 
 
 @pytest.fixture
@@ -47,25 +47,28 @@ def test_numbers(report):
     assert report["folds"] == [2, 1, 1]
 
 
-def test_metrics_are_single_numbers(report):
-    metrics = report_metrics(report)
-    assert metrics["users"] == 4
-    assert metrics["lost/users"] == 0.5
-    assert metrics["lists/train"] == 3
-    assert all(isinstance(value, float) for value in metrics.values())
+def test_histogram_counts_every_user(report):
+    assert report["histogram"]["users"] == [2, 1, 0, 1]  # lengths 2, 2, 3, 5
+    assert report["histogram"]["edges"] == [1.5, 2.5, 3.5, 4.5, 5.5]
 
 
-def test_plots(report, folder):
-    paths = plot_report(report, folder, folder / "plots")
-    assert [path.name for path in paths] == ["history_lengths.png", "item_popularity.png", "filters.png"]
-    for path in paths:
-        image = imread(path)
-        assert image.shape[0] > 100
-        assert image.std() > 0.05
+def test_popularity_is_by_rank_without_items_that_have_none(report):
+    assert report["popularity"] == {"rank": [1, 2, 3], "count": [2, 1, 1], "top_tenth": 0.5}
 
 
-def test_plots_of_users_and_items_that_are_all_alike(folder, report):
+def test_the_curve_of_many_items_is_thinned(folder):
+    items = pl.DataFrame({"count": range(5000), "text": [str(i) for i in range(5000)], "categories": [["x"]] * 5000})
+    items.write_parquet(folder / "items.parquet")
+    curve = data_report(folder, NONE_REJECTED, {"a": 50}, STEPS)["popularity"]
+    assert 100 < len(curve["rank"]) <= 200
+    assert (curve["rank"][0], curve["rank"][-1]) == (1, 4999)
+    assert [5000 - rank for rank in curve["rank"]] == curve["count"]
+
+
+def test_users_and_items_that_are_all_alike(folder):
     users, items = pl.read_parquet(folder / "users.parquet"), pl.read_parquet(folder / "items.parquet")
     users.with_columns(length=pl.lit(5)).write_parquet(folder / "users.parquet")
     items.with_columns(count=pl.lit(1)).write_parquet(folder / "items.parquet")
-    assert len(plot_report(report, folder, folder / "plots")) == 3
+    report = data_report(folder, NONE_REJECTED, {"a": 50}, STEPS)
+    assert sum(report["histogram"]["users"]) == 4
+    assert report["popularity"]["count"][0] == 1

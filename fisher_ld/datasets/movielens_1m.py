@@ -1,0 +1,27 @@
+"""MovieLens 1M of GroupLens (Harper and Konstan 2015)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fisher_ld.config.params import DataSource
+from fisher_ld.datasets.kind import Interactions, Items, Part
+from fisher_ld.datasets.rows import delimited, find
+from fisher_ld.datasets.titles import movie
+
+ADDRESS = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
+SHA256 = "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20"
+
+
+def parts(source: DataSource) -> list[Part]:
+    return [Part(ADDRESS, {f"ml-1m/{x}.dat": f"{x}.dat" for x in ("ratings", "movies", "users")}, SHA256, 5917549)]
+
+
+def read(raw: Path, source: DataSource) -> tuple[Interactions, Items]:
+    path, items = find(raw, "ratings.dat"), find(raw, "movies.dat")
+    names = ("user", "item", "rating", "timestamp")
+    records = delimited(items, "::", header=("item", "title", "genres"), encoding="latin-1")
+    return (
+        Interactions(path, delimited(path, "::", header=names, encoding="latin-1"), *names),
+        Items(items, records, "item", lambda record: movie(record["title"], record["genres"])),
+    )

@@ -1,0 +1,151 @@
+"""Meters of time, energy, memory and size. Models are measured on the same queries, alternating in one process.
+
+A query is one user's candidate list; a model is a callable that takes a batch of query numbers and returns when their
+scores are there, on the CPU. What it does on the way (tokenising and packing included) is what a user would wait for.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fisher_ld.core.progress import progress
+
+Model = Callable[[Sequence[int]], Any]
+NOT_AVAILABLE = "not available"
+POWERCAP = Path("/sys/class/powercap")
+MIB = 2**20
+
+
+class EnergyCounter:
+    """Joules of the processor packages since boot, by RAPL. They count other programs too."""
+
+    def __init__(self, powercap: Path = POWERCAP):
+        self.domains: list[Path] = []
+        for domain in sorted(powercap.glob("intel-rapl:*")):
+            name = domain / "name"
+            try:
+                if name.read_text().startswith("package"):  # sub-domains are part of their package
+                    int((domain / "energy_uj").read_text())
+                    int((domain / "max_energy_range_uj").read_text())
+                    self.domains.append(domain)
+            except (OSError, ValueError):  # missing, or for root alone: then there is no counter to speak of
+                self.domains = []
+                return
+
+    @property
+    def source(self) -> str:
+        return "RAPL, processor packages, other programs included" if self.domains else NOT_AVAILABLE
+
+    def read(self) -> list[int]:
+        """Microjoules of each package."""
+        return [int((domain / "energy_uj").read_text()) for domain in self.domains]
+
+    def joules(self, before: list[int], after: list[int]) -> float:
+        """Between two readings at most one overflow apart."""
+        total = 0
+        for domain, first, last in zip(self.domains, before, after, strict=True):
+            wrap = int((domain / "max_energy_range_uj").read_text()) if last < first else 0
+            total += last - first + wrap
+        return total / 1e6
+
+
+def latency(
+    models: dict[str, Model], queries: Sequence[int], counter: EnergyCounter, warm_up: int = 3
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Seconds and joules of each model for each query at batch 1: two dicts of (queries,); joules are empty without a
+    counter. The models take turns on each query, each in every place of the turn equally often."""
+    names = list(models)
+    for name in names:
+        for query in queries[:warm_up]:
+            models[name]([query])
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    joules: dict[str, list[float]] = {name: [] for name in names}
+    for turn, query in enumerate(progress(queries, "measuring latency", unit="query")):
+        shift = turn % len(names)
+        for name in names[shift:] + names[:shift]:
+            before = counter.read()
+            began = time.perf_counter()
+            models[name]([query])
+            seconds[name].append(time.perf_counter() - began)
+            if counter.domains:
+                joules[name].append(counter.joules(before, counter.read()))
+    return {n: np.array(s) for n, s in seconds.items()}, {n: np.array(j) for n, j in joules.items()}
+
+
+def throughput(
+    models: dict[str, Model], queries: Sequence[int], limit: int = 16
+) -> dict[str, dict[int, np.ndarray]]:
+    """Seconds of each batch of `queries`, by model and batch size 1, 2, 4, .. up to `limit` and the number of queries; a
+    model stops at the first size that gains nothing. The models take turns at each size, each after an untimed batch: a
+    new shape may need new kernels."""
+    seconds: dict[str, dict[int, np.ndarray]] = {name: {} for name in models}
+    going = list(models)
+    size = 1
+    while going and size <= min(limit, len(queries)):
+        for name in progress(list(going), f"measuring throughput, batch {size}", unit="model"):
+            batches = [queries[i : i + size] for i in range(0, len(queries), size)]
+            models[name](batches[0])
+            marks = [time.perf_counter()]
+            for batch in batches:
+                models[name](batch)
+                marks.append(time.perf_counter())
+            seconds[name][size] = np.diff(marks)
+            if size > 1 and seconds[name][size].sum() >= seconds[name][size // 2].sum():
+                going.remove(name)
+        size *= 2
+    return seconds
+
+
+def _resident_peak() -> int | None:
+    """Bytes: the high-water mark of this process' own memory (ru_maxrss would carry over the parent's)."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return int(lines["VmHWM"].split()[0]) * 1024
+
+
+def _child(pipe: Any, run: Callable[..., None], args: tuple) -> None:
+    idle = _resident_peak()
+    run(*args)
+    pipe.send((idle, _resident_peak()))
+
+
+def peak_memory(run: Callable[..., None], *args: Any) -> dict[str, float] | str:
+    """Peak resident memory of `run(*args)` in a fresh process, in MiB: `peak_mib`, and `idle_mib` of it that
+    interpreter and libraries took before. "not available" without /proc. `run` is a module's top-level function.
+    Raises RuntimeError where the process fails."""
+    if _resident_peak() is None:
+        return NOT_AVAILABLE
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(there, run, args))
+    process.start()
+    there.close()
+    try:
+        idle, peak = here.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"measuring memory: the process of {run.__name__} ended with {process.exitcode}") from None
+    process.join()
+    return {"peak_mib": peak / MIB, "idle_mib": idle / MIB}
+
+
+def parameters(model: Any) -> dict[str, int]:
+    """Counts of a sequence-classification model of transformers: token embedding, head (the two answer rows), body
+    (all the rest); tied weights once."""
+    total = sum(p.numel() for p in model.parameters())
+    embedding = model.get_input_embeddings().weight.numel()
+    head = sum(p.numel() for p in model.score.parameters())
+    return {"body": total - embedding - head, "embedding": embedding, "head": head, "total": total}
+
+
+def size_on_disk(folder: Path) -> int:
+    """Bytes of a model folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -1,0 +1,71 @@
+"""From the shelf of scores to one table: the metrics of every model, family of test lists and training seed, a row a
+user. Every comparison and table is cut from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import scipy.sparse as sp
+
+from fisher_ld.batches.lists import FAMILIES, Lists, read_lists
+from fisher_ld.config import paths
+from fisher_ld.config.params import Run
+from fisher_ld.config.paths import DataPaths
+from fisher_ld.evaluation.baselines.catalogue import RIVALS
+from fisher_ld.evaluation.metrics.catalogue import METRICS
+from fisher_ld.evaluation.metrics.diversity import category_matrix
+from fisher_ld.evaluation.metrics.ties import rank
+from fisher_ld.evaluation.scores import Scores, read_scores
+
+CHANCE = "chance"  # its name among the models
+
+
+def read_categories(processed: Path) -> sp.csr_array:
+    """Items x categories, binary."""
+    return category_matrix(pl.read_parquet(processed / "items.parquet").sort("item")["categories"].to_list())
+
+
+def user_metrics(lists: Lists, scores: Scores, categories: sp.csr_array) -> pl.DataFrame:
+    """user and METRICS: means over the lists of each user, sorted by user; null where no list of the user has the
+    metric."""
+    candidates = [lists.candidates[i] for i in scores.numbers]
+    ranking = rank(scores.values, lists.positive[scores.numbers], candidates, categories)
+    columns = {name: metric.of(ranking) for name, metric in METRICS.items()}
+    frame = pl.DataFrame({"user": lists.user[scores.numbers].astype(np.int32), **columns})
+    return frame.fill_nan(None).group_by("user").agg(pl.mean(*METRICS)).sort("user")
+
+
+def chance_metrics(lists: Lists, categories: sp.csr_array) -> pl.DataFrame:
+    """The same of candidates in random order, in closed form: a constant scorer's expectation over all ties."""
+    constant = [np.zeros(len(candidates)) for candidates in lists.candidates]
+    return user_metrics(lists, Scores(np.arange(len(lists)), constant), categories)
+
+
+def tested_models(run: Run) -> Iterator[tuple[str, int]]:
+    """The names and training seeds of all models whose test scores a run has."""
+    yield from (("teacher", seed) for seed in run.teacher_seeds)
+    yield "zero-shot", 0
+    yield from ((paths.rival(name), 0) for name in RIVALS)
+    yield from ((paths.truncated(depth), 0) for depth in run.depths)
+    for student in run.students:
+        yield paths.start(student), 0
+        yield from ((paths.student(student, method), seed) for method in run.methods for seed in run.seeds)
+
+
+def per_user(data: DataPaths, run: Run) -> pl.DataFrame:
+    """Columns model, family, seed, user, METRICS. Raises UserError where a model was not scored, or not on all lists
+    (of `zero-shot`, the teacher before adaptation, a part of the users is enough)."""
+    categories, frames = read_categories(data.processed), []
+    for family in FAMILIES:
+        lists = read_lists(data.processed, f"test_{family}")
+        found = [(CHANCE, 0, chance_metrics(lists, categories))]
+        for model, seed in tested_models(run):
+            scores = read_scores(data.test(model, seed) / f"{family}.parquet", lists, whole=model != "zero-shot")
+            found.append((model, seed, user_metrics(lists, scores, categories)))
+        for model, seed, frame in found:
+            names = pl.lit(model).alias("model"), pl.lit(family).alias("family"), pl.lit(seed, pl.Int32).alias("seed")
+            frames.append(frame.select(*names, "user", *METRICS))
+    return pl.concat(frames)

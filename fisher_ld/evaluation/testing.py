@@ -1,0 +1,38 @@
+"""Models on the test lists of all families, packed together: lists of one user and history share a packed row."""
+
+from __future__ import annotations
+
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from fisher_ld.batches.lists import FAMILIES, concat, read_lists, take
+from fisher_ld.batches.prompts import Prompts, saved_prompts
+from fisher_ld.core.compute import Compute
+from fisher_ld.evaluation.scores import write_scores
+from fisher_ld.models.scorer import Scorer, score_lists
+
+
+def score_tests(
+    scorer: Scorer, processed: Path, prompts: Prompts, folder: Path, users: np.ndarray | None = None
+) -> None:
+    """Writes `folder`/FAMILY.parquet. `users`: score their lists alone."""
+    lists = {family: read_lists(processed, f"test_{family}") for family in FAMILIES}
+    numbers = {f: np.arange(len(x)) if users is None else np.flatnonzero(np.isin(x.user, users)) for f, x in lists.items()}
+    parts = {family: take(lists[family], numbers[family]) for family in FAMILIES}
+    scores = score_lists(scorer, reduce(concat, parts.values()), prompts, "scoring the test lists")
+    for family, part in parts.items():
+        write_scores(folder / f"{family}.parquet", numbers[family], scores[: len(part)])
+        scores = scores[len(part) :]
+
+
+def score_saved(model: Path, processed: Path, compute: Compute, folder: Path) -> None:
+    """`score_tests` of a saved model, with its own prompts."""
+    score_tests(Scorer.load(model).on(compute), processed, saved_prompts(model, processed), folder)
+
+
+def zero_shot_users(processed: Path) -> np.ndarray:
+    """Those on whom the teacher is scored before adaptation."""
+    return pl.read_parquet(processed / "users.parquet").filter("zero_shot")["user"].to_numpy()

@@ -1,0 +1,240 @@
+"""What the paper claims in its text, judged. A claim of size is reproduced where the whole of our interval reaches
+it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fisher_ld.evaluation.metrics.catalogue import METRICS, PRIMARY
+from fisher_ld.evaluation.metrics.ties import rank
+from fisher_ld.experiments.results import MAIN, PROPOSED, Part, Results
+from fisher_ld.experiments.tables import FORM, Empty, find_model, find_part, find_student, measure, paper
+
+YES, NO, NEVER = "reproduced", "not reproduced", "cannot be compared"
+STATES = {
+    "shown above": "a gain is shown",
+    "shown below": "the opposite is shown: a loss",
+    "not shown": "no gain is shown",
+}
+
+
+@dataclass(frozen=True)
+class Judged:
+    where: str  # in the paper
+    what: str
+    paper: str
+    ours: str
+    verdict: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a claim is about."""
+
+    claim: Mapping[str, Any]
+    part: Part
+    student: str
+    model: str  # full name
+
+    def tested(self, metric: str) -> Mapping[str, Any]:
+        """Fisher-LD minus uniform layers in a metric. Raises Empty."""
+        claims = self.part.evaluate["claims"].get(MAIN, {}).get(self.student, {})
+        row = claims.get(metric) or (self.pair("uniform") if metric == PRIMARY else None)
+        if row is None:
+            raise Empty("no such comparison was made")
+        return row
+
+    def pair(self, other: str) -> Mapping[str, Any] | None:
+        return self.part.comparison(self.model, f"{self.student}/{other}")
+
+
+Answer = tuple[str, bool, str]  # ours, whether it is reproduced, why
+
+
+def at_least(low: float, high: float, target: float) -> str:
+    """yes: the whole interval reaches the target; no: none of it does; else not shown."""
+    if low >= target:
+        return "yes"
+    return "no" if high < target else "not shown"
+
+
+def judge(claim: Mapping[str, Any], results: Results) -> Judged:
+    """A row of `claims` in paper.yaml beside ours."""
+    printed = claim["paper"]
+    target, form = printed, claim.get("form", FORM)
+    if claim.get("measure") == "gain":
+        target = printed[0] / printed[1] - 1 if isinstance(printed, list) else printed
+        form = "{:+.1%}"
+    shown = printed if isinstance(printed, str) else PRINTED.get(claim.get("measure", ""), form.format)(target)
+    place = claim["where"], claim["what"], shown
+    try:
+        subject = _subject(claim, results)
+        answer = ANSWERS.get(claim["measure"], _size)
+        ours, reproduced, reason = answer(subject, target, form)
+    except Empty as why:
+        return Judged(*place, "not measured", NEVER, str(why))
+    if claim.get("gate") and not subject.part.gates[subject.student]["passed"]:
+        return Judged(*place, ours, NEVER, "our teacher did not pass its gate: a share of it says nothing")
+    reason = "; ".join(filter(None, [reason, claim.get("note")]))
+    return Judged(*place, ours, YES if reproduced else NO, reason)
+
+
+def _subject(claim: Mapping[str, Any], results: Results) -> Subject:
+    if "measure" not in claim:
+        raise Empty("no such experiment yet")
+    part, student = find_part(results, claim.get("data")), find_student(results, claim.get("student"))
+    for name in filter(None, [claim.get("against")]):
+        find_model(results, student, name)
+    return Subject(claim, part, student, find_model(results, student, claim.get("model", PROPOSED)))
+
+
+def _reached(ours: str, low: float, high: float, target: float, claimed: str) -> Answer:
+    exact, answer = low == high, at_least(low, high, target)
+    reason = {
+        "yes": f"ours reaches {claimed}" if exact else f"our interval lies at or above {claimed}",
+        "no": f"ours lies below {claimed}" if exact else f"our interval lies below {claimed}",
+        "not shown": f"not shown: our interval holds {claimed}, and less",
+    }[answer]
+    return ours, answer == "yes", reason
+
+
+def _size(subject: Subject, target: float, form: str) -> Answer:
+    value, low, high = measure(subject.claim["measure"], subject.part, subject.student, subject.model)
+    if low == high:
+        ours, answer, reason = _reached(form.format(value), low, high, target, form.format(target))
+        return ours, answer, f"{reason}; a ratio on this machine, without interval"
+    return _reached(f"{value:.1%} ({low:.1%} to {high:.1%})", low, high, target, form.format(target))
+
+
+def _gain(subject: Subject, target: float, form: str) -> Answer:
+    """Relative, in the metric of the claim or, where none is named, in NDCG@10, which is tested."""
+    metric = subject.claim.get("metric", PRIMARY)
+    row = subject.tested(metric) if "metric" in subject.claim else subject.pair(subject.claim["against"])
+    if row is None or row["mean_b"] <= 0:
+        raise Empty("no such comparison was made")
+    value, low, high = (row[key] / row["mean_b"] for key in ("difference", "low", "high"))
+    ours = f"{value:+.1%} ({low:+.1%} to {high:+.1%}) {METRICS[metric].label}"
+    above = row["verdict"] == "shown above"
+    size = f" but not one of {target:.1%}" if above and low < target else ""
+    return ours, above and low >= target, STATES[row["verdict"]] + size
+
+
+def _effect(subject: Subject, target: float, form: str) -> Answer:
+    row = subject.tested(subject.claim["metric"])
+    d = row["d"]
+    ours = "none: all differences are equal" if d is None else f"{d:+.2f}"
+    reached = row["verdict"] == "shown above" and d is not None and d >= target
+    return ours, reached, "of the users' paired differences; without interval"
+
+
+def _significant(subject: Subject, level: float, form: str) -> Answer:
+    """p is two-sided: it counts only where a gain is shown."""
+    rows = {metric: subject.tested(metric) for metric in subject.claim["metrics"]}
+    ours = ", ".join(f"{METRICS[metric].label} {row['p_t']:.2g}" for metric, row in rows.items())
+    lacking = [m for m, row in rows.items() if row["verdict"] != "shown above" or row["p_t"] >= level]
+    state = f"; no gain at that level: {_labels(lacking)}" if lacking else ""
+    return ours, not lacking, f"by a paired t-test as there, here over users{state}"
+
+
+def _above_zero(subject: Subject, target: str, form: str) -> Answer:
+    rows = {metric: subject.tested(metric) for metric in subject.claim["metrics"]}
+    ours = ", ".join(f"{METRICS[m].label} {row['low']:+.3f} to {row['high']:+.3f}" for m, row in rows.items())
+    lacking = [m for m, row in rows.items() if row["low"] <= 0]
+    return ours, not lacking, f"not above zero: {_labels(lacking)}" if lacking else "all lie above zero"
+
+
+def _labels(metrics: list[str]) -> str:
+    return ", ".join(METRICS[metric].label for metric in metrics)
+
+
+def _upper_lower(subject: Subject, target: float, form: str) -> Answer:
+    """The interval is a cautious one: standard errors of the layers are added, as if they moved together."""
+    adapted, base = (subject.part.fisher[state]["true"] for state in ("adapted", "base"))
+    layers = adapted["layers"]
+    count = max(1, len(layers) // 4)
+    lower, upper = layers[:count], layers[-count:]
+    a, b = (sum(row["trace"] for row in part) for part in (upper, lower))
+    da, db = (1.96 * sum(row["standard_error"] for row in part) for part in (upper, lower))
+    low, high = max(0.0, a - da) / (b + db), (a + da) / (b - db) if b > db else math.inf
+    without = adapted["upper_lower_quarter_without_last"]
+    more = f"{without:.2g}x without the last layer"
+    if without < target <= adapted["upper_lower_quarter"]:
+        more += ": the last layer alone carries it"
+    ours = f"{adapted['upper_lower_quarter']:.2g}x ({low:.2g} to {high:.2g})"
+    ours, reached, reason = _reached(ours, low, high, target, form.format(target))
+    return ours, reached, f"{reason}; {more}, {base['upper_lower_quarter']:.2g}x before adaptation"
+
+
+def _top_layers(subject: Subject, target: list[int], form: str) -> Answer:
+    """The paper's layers, at the same depth here."""
+    layers = subject.part.fisher["adapted"]["true"]["layers"]
+    count = len(layers)
+    expected = sorted({math.ceil(layer * count / paper()["layers"]) for layer in target})
+    if len(expected) < len(target):
+        raise Empty(f"{count} layers are too few to tell that depth apart")
+    largest = sorted(layers, key=lambda row: -row["share"])[: len(expected)]
+    found = sorted(row["layer"] for row in largest)
+    ours, depth = f"{', '.join(map(str, found))} of {count}", f"at that depth: {', '.join(map(str, expected))}"
+    if found != expected:
+        return ours, False, f"{depth}; the largest traces are elsewhere"
+
+    def bound(row: Mapping[str, float], side: int) -> float:
+        return row["share"] + side * 1.96 * row["share_standard_error"]
+
+    inside = min(bound(row, -1) for row in layers if row["layer"] in expected)
+    if inside > max(bound(row, 1) for row in layers if row["layer"] not in expected):
+        return ours, True, f"{depth}; their intervals lie above all others"
+    return ours, False, f"{depth}; not shown: their intervals meet those of others"
+
+
+ANSWERS: Mapping[str, Callable[[Subject, Any, str], Answer]] = {
+    "gain": _gain,
+    "effect": _effect,
+    "p": _significant,
+    "above_zero": _above_zero,
+    "upper_lower": _upper_lower,
+    "top_layers": _top_layers,
+}
+PRINTED: Mapping[str, Callable[[Any], str]] = {
+    "p": lambda level: f"< {level}",
+    "top_layers": lambda layers: f"{', '.join(map(str, layers))} of {paper()['layers']}",
+}
+
+
+def impossible(ndcg_5: float, ndcg_10: float, mrr: float, hit_5: float) -> list[str]:
+    """What cannot be of means over lists with one positive each: at rank r the list is worth 1 / log2(r + 1) within the
+    cut of NDCG, 1 / r of MRR, and 1 within the cut of Hit. So NDCG@5 is at most Hit@5 and at most NDCG@10, and what
+    lies below rank 5 adds at most 1 / log2(7) to NDCG@10 and 1 / 6 to MRR."""
+    found = []
+    if ndcg_5 > hit_5:
+        found.append(f"NDCG@5 {ndcg_5} above Hit@5 {hit_5}")
+    if ndcg_5 > ndcg_10:
+        found.append(f"NDCG@5 {ndcg_5} above NDCG@10 {ndcg_10}")
+    for label, value, most in (
+        ("NDCG@10", ndcg_10, hit_5 + (1 - hit_5) / math.log2(7)),
+        ("MRR", mrr, hit_5 + (1 - hit_5) / 6),
+    ):
+        if value > most:
+            found.append(f"{label} {value} above the {most:.3f} that Hit@5 {hit_5} allows")
+    return found
+
+
+def doubt() -> str:
+    """What the paper's own numbers would mean under two assumptions that it does not state."""
+    tables = {table["name"]: {row["name"]: row["paper"] for row in table["rows"]} for table in paper()["tables"]}
+    first = list(tables["table-1"].items())
+    faults = impossible(*first[-1][1][:4])
+    rows = sum(bool(impossible(*numbers[:4])) for _, numbers in first)
+    lowest = tables["table-4"]["Micro, Uniform KD"][0]
+    chance = METRICS["ndcg_5"].of(rank([np.zeros(paper()["train_negatives"] + 1)], np.zeros(1, int)))[0]
+    return (
+        f"If every list has one positive, {rows} of the {len(first)} rows of Table I cannot be ({first[-1][0]}: "
+        f"{', '.join(faults)}); and if the test lists have the training ratio of 1 to {paper()['train_negatives']}, "
+        f"chance is an NDCG@5 of {chance:.3f}, and the {lowest} of Table IV would be chance. The paper states neither."
+    )

@@ -1,0 +1,116 @@
+"""Collects the numbers of a run from metrics/ into docs/results/PROFILE.json, with the commit and the machine.
+
+python -m fisher_ld.experiments.record PROFILE      after `dvc repro`; then fisher_ld.report.results_page
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import reduce
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from fisher_ld.config.paths import PARAMS, DataPaths, cell
+from fisher_ld.core.errors import UserError
+from fisher_ld.core.files import read_json, read_yaml, write_json
+
+RESULTS = Path("docs") / "results"
+PRIMARY, INTERVAL = "ndcg_10", ("mean", "low", "high", "n")
+KEYS = ("teacher.source", "teacher.adapt", "cache.windows", "fisher", "students", "distill", "gate")  # of params
+FLAGS = ("avx512_bf16", "amx_bf16")  # of processors: how fast bf16 is depends on them
+COMPARED = ("student", "group", "metric", "a", "b", "difference", "low", "high", "p_holm", "verdict")
+TIMED = ("ratios", "queries", "threads", "precision", "device")  # of efficiency
+
+
+def processor(cpuinfo: str) -> dict[str, Any]:
+    """Model name and FLAGS of the first processor in the text of /proc/cpuinfo."""
+    lines = [line.partition(":") for line in reversed(cpuinfo.splitlines())]
+    fields = {name.strip(): value.strip() for name, _, value in lines}
+    found = set(fields.get("flags", "").split())
+    return {"model": fields.get("model name", "unknown"), "flags": [flag for flag in FLAGS if flag in found]}
+
+
+def cells(body: Mapping[str, Any], run: Mapping[str, Sequence]) -> list[str]:
+    """Names of the cells of one stage of dvc.yaml: every combination of the names in `run`."""
+    axes = [body["foreach"]] if "foreach" in body else list(body.get("matrix", {}).values())
+    names = (run[axis.removeprefix("${run.").removesuffix("}")] for axis in axes)
+    return ["-".join(map(str, combination)) or "run" for combination in product(*names)]
+
+
+def seconds(stages: Mapping[str, Any], run: Mapping[str, Sequence]) -> dict[str, dict[str, float]]:
+    """Stage of dvc.yaml -> number of its cells and their seconds, together; stages that leave no run.json apart."""
+    result = {}
+    for stage, body in stages.items():
+        files = [cell(stage, name) / "run.json" for name in cells(body, run)]
+        found = [read_json(file)["seconds"] for file in files if file.is_file()]
+        if found:
+            result[stage] = {"cells": len(found), "seconds": round(sum(found), 1)}
+    return result
+
+
+def collect(params: Mapping[str, Any], stages: Mapping[str, Any]) -> dict[str, Any]:
+    """What metrics/ says of the cells of `params` (the content of params.yaml), in the working directory. Raises
+    UserError where a file is missing."""
+    run = params["run"]
+    found = {data: read_json(DataPaths(data).evaluate) for data in run["data"]}
+    shapes = {f"{data}/{student}": (DataPaths(data), student) for data in run["data"] for student in run["students"]}
+    efficiency = {name: read_json(paths.efficiency(student)) for name, (paths, student) in shapes.items()}
+    return {
+        "params": {"run": run} | {key: _value(params, key) for key in KEYS},
+        "quality": {data: _each(content["quality"], _primary) for data, content in found.items()},
+        "comparisons": {data: _each(content["comparisons"], _compared) for data, content in found.items()},
+        "retained": {data: content["retained"] for data, content in found.items()},
+        "gate": {name: read_json(paths.gate(student)) for name, (paths, student) in shapes.items()},
+        "efficiency": {name: {key: content[key] for key in TIMED} for name, content in efficiency.items()},
+        "seconds": seconds(stages, run),
+    }
+
+
+def _each(families: Mapping[str, Any], chosen: Callable[[Any], Any]) -> dict[str, Any]:
+    return {family: chosen(content) for family, content in families.items()}
+
+
+def _primary(models: Mapping[str, Any]) -> dict[str, Any]:
+    return {model: {key: row[PRIMARY][key] for key in INTERVAL} for model, row in models.items()}
+
+
+def _compared(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: row[key] for key in COMPARED} for row in rows]
+
+
+def _value(params: Mapping[str, Any], key: str) -> Any:
+    return reduce(lambda value, part: value[part], key.split("."), params)
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def main(given: Sequence[str]) -> None:
+    if len(given) != 1:
+        raise UserError(f"expected python -m fisher_ld.experiments.record PROFILE, got {' '.join(given) or 'no name'}")
+    if subprocess.run(["dvc", "status", "--quiet"], check=False).returncode:
+        raise UserError("metrics/ is not what params.yaml and the code give (dvc status): run `dvc repro` first")
+    changed = _output("git", "diff", "--name-only", "HEAD", "--", ".", ":!docs").splitlines()
+    head = {
+        "profile": given[0],
+        "commit": _output("git", "rev-parse", "HEAD"),
+        "changed": changed,  # files that differ from the commit; none: the tree was clean
+        "date": datetime.now(UTC).date().isoformat(),
+        "processor": {**processor(Path("/proc/cpuinfo").read_text()), "cores": len(os.sched_getaffinity(0))},
+    }
+    path = RESULTS / f"{given[0]}.json"
+    write_json(path, head | collect(read_yaml(PARAMS), read_yaml("dvc.yaml")["stages"]))
+    print(f"written: {path}; now: python -m fisher_ld.report.results_page")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(str(error))

@@ -1,0 +1,174 @@
+"""What a run measured: the files of its cells, found by the names in `run` of params.yaml. Each is read at most once,
+when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fisher_ld.batches.lists import FAMILIES
+from fisher_ld.config import paths
+from fisher_ld.config.params import Run
+from fisher_ld.config.paths import METRICS, TABLES, DataPaths
+from fisher_ld.core.errors import UserError
+from fisher_ld.core.files import read_json
+from fisher_ld.evaluation.metrics.catalogue import PRIMARY
+
+MAIN = FAMILIES[0]  # the test lists that decide
+PROPOSED = "fisher-ld"  # the method of the paper
+CELLS = METRICS / "cells"
+
+
+def _present(path: Path) -> Path:
+    """Raises UserError naming the stage that writes it."""
+    if not path.is_file():
+        stage = "ablations"
+        if path.is_relative_to(CELLS):
+            name, cell, *_ = path.relative_to(CELLS).parts
+            stage = name if cell == "run" else f"{name}@{cell}"
+        raise UserError(f"{path}: no such file; run the stage that writes it (dvc repro {stage})")
+    return path
+
+
+def _json(path: Path) -> Any:
+    return read_json(_present(path))
+
+
+def _csv(path: Path) -> pl.DataFrame:
+    return pl.read_csv(_present(path), infer_schema_length=None)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a run measured on one data set. A model is named as in `paths`."""
+
+    name: str
+    run: Run
+
+    @property
+    def paths(self) -> DataPaths:
+        return DataPaths(self.name)
+
+    @cached_property
+    def evaluate(self) -> dict[str, Any]:
+        return _json(self.paths.evaluate)
+
+    @cached_property
+    def efficiency(self) -> dict[str, dict[str, Any]]:
+        """By student."""
+        return {student: _json(self.paths.efficiency(student)) for student in self.run.students}
+
+    @cached_property
+    def gates(self) -> dict[str, dict[str, Any]]:
+        """By student."""
+        return {student: _json(self.paths.gate(student)) for student in self.run.students}
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        return _json(self.paths.data_report)
+
+    @cached_property
+    def fisher(self) -> dict[str, Any]:
+        return _json(self.paths.fisher)
+
+    @cached_property
+    def profile(self) -> pl.DataFrame:
+        return _csv(self.paths.profile)
+
+    @cached_property
+    def trained(self) -> dict[str, list[int]]:
+        """Every model that was trained, with its seeds."""
+        alone = {"teacher": self.run.teacher_seeds} | {paths.truncated(depth): [0] for depth in self.run.depths}
+        students = product(self.run.students, self.run.methods)
+        return alone | {paths.student(student, method): self.run.seeds for student, method in students}
+
+    @cached_property
+    def fits(self) -> dict[str, list[dict[str, Any]]]:
+        """Model -> fit.json of each seed."""
+        return {m: [_json(self.paths.training(m, s) / "fit.json") for s in seeds] for m, seeds in self.trained.items()}
+
+    @cached_property
+    def curves(self) -> dict[str, pl.DataFrame]:
+        """Model -> its training curves, a column `seed` among them."""
+        return {model: self._by_seed(model, "curve.csv") for model in self.trained}
+
+    @cached_property
+    def weights(self) -> dict[str, pl.DataFrame]:
+        """Student with a layer loss -> seed, step, layer, weight."""
+        frames = {model: self._by_seed(model, "weights.csv") for model in self.trained if "/" in model}
+        return {model: frame for model, frame in frames.items() if len(frame)}
+
+    def _by_seed(self, model: str, file: str) -> pl.DataFrame:
+        frames = [
+            _csv(self.paths.training(model, seed) / file).select(pl.lit(seed).alias("seed"), pl.all())
+            for seed in self.trained[model]
+        ]
+        return pl.concat(frames, how="diagonal_relaxed")
+
+    def changing(self, model: str) -> bool:
+        """Whether its layer weights changed in training (Eq. 9)."""
+        return model in self.weights and self.weights[model]["step"].n_unique() > 1
+
+    def quality(self, model: str, metric: str = PRIMARY, family: str = MAIN) -> dict[str, float] | None:
+        """mean, low, high, n; None where it was not measured."""
+        return self.evaluate["quality"][family].get(model, {}).get(metric)
+
+    def comparisons(self, student: str | None, group: str, family: str = MAIN) -> list[dict[str, Any]]:
+        """The rows of a student (None: those of no student) that were tested together."""
+        rows = self.evaluate["comparisons"][family]
+        return [row for row in rows if row["student"] == student and row["group"] == group]
+
+    def comparison(self, a: str, b: str, family: str = MAIN) -> dict[str, Any] | None:
+        """a minus b in NDCG@10 with interval and verdict; None where it was not made."""
+        rows = self.evaluate["comparisons"][family]
+        return next((row for row in rows if (row["a"], row["b"], row["metric"]) == (a, b, PRIMARY)), None)
+
+
+@dataclass(frozen=True)
+class Results:
+    """A run: a part a data set, in the order of `run.data`."""
+
+    run: Run
+
+    @cached_property
+    def parts(self) -> dict[str, Part]:
+        return {name: Part(name, self.run) for name in self.run.data}
+
+    @property
+    def several(self) -> bool:
+        """Whether a method's name alone leaves open which student is meant."""
+        return len(self.run.data) > 1 or len(self.run.students) > 1
+
+    @property
+    def method(self) -> str:
+        """The method that the report is about."""
+        return PROPOSED if PROPOSED in self.run.methods else self.run.methods[-1]
+
+    @cached_property
+    def tables(self) -> list[dict[str, Any]]:
+        """The paper's, filled by the stage `ablations`."""
+        return _json(TABLES / "tables.json")
+
+    @cached_property
+    def costs(self) -> list[dict[str, Any]]:
+        """run.json of every cell of this run that has one: stage, cell, seconds, peak_memory_mib. Those of the report
+        itself are not known yet."""
+        files = sorted(CELLS.glob("*/*/run.json"))
+        return [read_json(f) for f in files if f.parts[-3] != "report" and f.parts[-2] in self._cells(f.parts[-3])]
+
+    def _cells(self, stage: str) -> set[str]:
+        """Names that cells of a stage may have in this run: what an earlier run left on the disk is no part of it."""
+        run = self.run
+        seeds = run.depths if stage.endswith("truncated") else run.teacher_seeds
+        return {"run", *("-".join(map(str, names)) for names in self._products(seeds))}
+
+    def _products(self, seeds: list[int]) -> Iterator[tuple[str | int, ...]]:
+        run = self.run
+        for names in ([], [run.students], [run.methods], [seeds], [run.students, run.methods, run.seeds]):
+            yield from product(run.data, *names)

@@ -1,0 +1,139 @@
+"""The tables of the paper, filled from a run: which cell holds what is said in paper.yaml, one function fills any."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fisher_ld.config import paths
+from fisher_ld.core.files import read_yaml
+from fisher_ld.distillation.methods import METHODS
+from fisher_ld.evaluation.metrics import catalogue as metrics
+from fisher_ld.experiments.results import MAIN, Part, Results
+
+FORM = "{:,.4g}"  # of a number that says no other
+Reading = tuple[float, float, float]  # a value and its interval, without width where it has none
+
+
+class Empty(Exception):
+    """Why a run has nothing to put beside a number of the paper."""
+
+
+@cache
+def paper() -> dict[str, Any]:
+    return read_yaml(Path(__file__).with_name("paper.yaml"))
+
+
+def find_part(results: Results, name: str | None) -> Part:
+    """Of the first data set of the run, if none is named. Raises Empty."""
+    name = name or results.run.data[0]
+    if name not in results.parts:
+        raise Empty(f"no data set {name} in run.data")
+    return results.parts[name]
+
+
+def find_student(results: Results, name: str | None) -> str:
+    """The first shape of the run, if none is named. Raises Empty."""
+    name = name or results.run.students[0]
+    if name not in results.run.students:
+        raise Empty(f"no student shape {name} in run.students")
+    return name
+
+
+def find_model(results: Results, student: str, name: str) -> str:
+    """A method's student of that shape; names of other models as they are. Raises Empty."""
+    if name == "teacher" or name.startswith(("truncated-", "rivals/")):
+        return name
+    if name not in METHODS:
+        raise Empty(f"method {name} is not in the table of methods yet")
+    if name not in results.run.methods:
+        raise Empty(f"run.methods does not name {name}")
+    return paths.student(student, name)
+
+
+def _timed(part: Part, student: str, model: str) -> tuple[Mapping[str, Any], Mapping[str, float]]:
+    """What was measured of the model that stands for `model`, and how many times better than the teacher that is:
+    all methods of a shape have one architecture. Raises Empty."""
+    found = part.efficiency[student]
+    name = model.split("/")[0]
+    if name not in found["models"]:
+        raise Empty("not measured on this machine")
+    return found["models"][name], found["ratios"].get(name, {})
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float):
+        raise Empty("not measured on this machine")
+    return value
+
+
+def _memory(row: Mapping[str, Any]) -> float:
+    """GB."""
+    memory = row["memory"]
+    return _number(memory["peak_mib"] if isinstance(memory, Mapping) else memory) * 2**20 / 1e9
+
+
+Times = Mapping[str, float]
+EFFICIENCY: Mapping[str, Callable[[Mapping[str, Any], Times], float]] = {
+    "latency_ms": lambda row, times: row["latency_p50_ms"],
+    "memory_gb": lambda row, times: _memory(row),
+    "parameters_m": lambda row, times: row["parameters"]["total"] / 1e6,
+    "queries_per_second": lambda row, times: row["queries_per_second"],
+    "energy_wh": lambda row, times: _number(row["joules_per_query"]) / 3.6,  # of 1,000 queries
+    "latency_ratio": lambda row, times: _number(times.get("latency_p50")),
+    "throughput_ratio": lambda row, times: _number(times.get("throughput")),
+    "memory_ratio": lambda row, times: _number(times.get("peak_memory")),
+    "energy_ratio": lambda row, times: _number(times.get("energy")),
+    "reduction": lambda row, times: 1 - 1 / _number(times.get("parameters")),
+    "memory_reduction": lambda row, times: 1 - 1 / _number(times.get("peak_memory")),
+}
+MEASURES = (*metrics.METRICS, *EFFICIENCY, "retained")
+
+
+def measure(name: str, part: Part, student: str, model: str) -> Reading:
+    """One of MEASURES. Raises Empty where the run does not have it, ValueError for another name."""
+    if name in EFFICIENCY:
+        value = EFFICIENCY[name](*_timed(part, student, model))
+        return value, value, value
+    if name == "retained":
+        row = part.evaluate["retained"][MAIN].get(model)
+        if row is None:
+            raise Empty("not measured")
+        return row["share"], row["low"], row["high"]
+    if name not in metrics.METRICS:
+        raise ValueError(f"expected one of {', '.join(MEASURES)}, got the measure {name}")
+    found = part.quality(model, name)
+    if found is None:
+        raise Empty("not measured")
+    return found["mean"], found["low"], found["high"]
+
+
+def fill(table: Mapping[str, Any], results: Results) -> dict[str, Any]:
+    """A table of paper.yaml with what the run has: name, title, columns, rows of `name` and `cells`, a cell a column.
+    A cell has `paper`, the number as printed there, and `ours`, `interval` (text, None where there is none), `value`,
+    `low`, `high`; or `empty`, why not."""
+    rows = []
+    for row in table["rows"]:
+        cells = []
+        for column, printed in zip(table["columns"], row["paper"], strict=True):
+            own = printed if isinstance(printed, Mapping) else {"paper": printed}
+            cells.append(_cell({**column, **row, **own}, results))
+        rows.append({"name": row["name"], "cells": cells})
+    return {**{key: table[key] for key in ("name", "title")}, "columns": [c["name"] for c in table["columns"]], "rows": rows}
+
+
+def _cell(spec: Mapping[str, Any], results: Results) -> dict[str, Any]:
+    form = spec.get("form", FORM)
+    cell: dict[str, Any] = {"paper": form.format(spec["paper"]), "empty": None}
+    cell |= dict.fromkeys(("ours", "interval", "value", "low", "high"))
+    try:
+        if "measure" not in spec:
+            raise Empty("no such experiment yet")
+        part, student = find_part(results, spec.get("data")), find_student(results, spec.get("student"))
+        value, low, high = measure(spec["measure"], part, student, find_model(results, student, spec["model"]))
+    except Empty as reason:
+        return cell | {"empty": str(reason)}
+    interval = f"{form.format(low)} to {form.format(high)}" if low < high else None
+    return cell | {"ours": form.format(value), "interval": interval, "value": value, "low": low, "high": high}

@@ -1,0 +1,26 @@
+"""The pretrained teacher, before any adaptation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from fisher_ld.batches.prompts import Prompts, answer_tokens, build_prompts, read_template, read_texts
+from fisher_ld.config.params import Answers
+from fisher_ld.models.scorer import Scorer
+
+
+class Pretrained(NamedTuple):
+    scorer: Scorer
+    tokenizer: PreTrainedTokenizerBase
+    prompts: Prompts
+
+
+def load_pretrained(base: Path, processed: Path, answers: Answers) -> Pretrained:
+    """The causal language model in `base` as a scorer, and the prompts over the items of a data set. Raises UserError
+    where an answer is no single token, or the model cannot be a scorer."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    prompts = build_prompts(tokenizer, read_texts(processed), read_template(processed))
+    return Pretrained(Scorer.from_causal_lm(base, *answer_tokens(tokenizer, answers)), tokenizer, prompts)

@@ -1,0 +1,38 @@
+"""A document is a list of a few kinds of blocks, which know no format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+Cell = str | tuple[str, str]  # a value, and what stands small below it
+
+
+@dataclass(frozen=True)
+class Heading:
+    text: str
+    level: int = 2
+
+
+@dataclass(frozen=True)
+class Text:
+    text: str
+    lead: bool = False  # larger: the summary
+
+
+@dataclass(frozen=True)
+class Table:
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    strong: Sequence[int] = field(default=())  # rows that stand out
+    words: Sequence[int] = field(default=(0,))  # columns of words, set left; the others are numbers
+
+
+@dataclass(frozen=True)
+class Picture:
+    alt: str
+    svg: str
+    caption: str
+
+
+Block = Heading | Text | Table | Picture

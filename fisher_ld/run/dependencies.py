@@ -1,0 +1,125 @@
+"""What a stage runs of this project: the modules that its script imports, directly or not, but how a run is configured,
+watched, resumed and recorded, none of which changes what comes out.
+
+`python -m fisher_ld.run.dependencies` writes them into the `deps` of dvc.yaml; `--check` only says what differs.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import textwrap
+from collections.abc import Collection, Iterator
+from functools import cache
+from pathlib import Path
+
+PACKAGE, STAGES, PIPELINE = "fisher_ld", "stages", Path("dvc.yaml")
+LEFT_OUT = ("config", "core", "run")  # folders of the package
+WIDTH = 120
+STAGE = re.compile(r"^  (\w+):", re.MULTILINE)
+DEPS = re.compile(r"^( +)deps: \[(?:\n(.*?)\n\1\]|([^\n]*)\])$", re.MULTILINE | re.DOTALL)
+
+
+def modules(script: Path) -> list[Path]:
+    """The files that decide what a stage's script (stages/NAME.py) does, itself among them, and data files that they
+    name beside themselves; sorted, below the same root as `script`."""
+    found, new = set(), {script}
+    while new:
+        found |= new
+        new = {file for known in new if known.suffix == ".py" for file in imports(known, script.parents[1])} - found
+        new = {file for file in new if file.relative_to(script.parents[1]).parts[1] not in LEFT_OUT}
+    return sorted(file for file in found if file.stem != "__init__" or _has_code(file))
+
+
+@cache
+def imports(file: Path, root: Path) -> frozenset[Path]:
+    """The project's files that a file imports itself, wherever in it, and files beside it that it names; types that
+    only a checker imports are none of them."""
+    found: set[Path] = set()
+    for node in _nodes(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                found |= _files(f"{node.module}.{alias.name}", root)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                found |= _files(alias.name, root)
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"[\w/-]+\.[a-z]+", str(node.value)):
+            found |= {path for path in [file.parent / str(node.value)] if path.is_file()}
+    return frozenset(found)
+
+
+def _nodes(node: ast.AST) -> Iterator[ast.AST]:
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield from _nodes(child)
+
+
+def _files(name: str, root: Path) -> set[Path]:
+    """The module of a dotted name, which may be one of a thing in it, and the packages around it."""
+    parts = name.split(".")
+    if parts[0] not in (PACKAGE, STAGES):
+        return set()
+    places = [root.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)]
+    return {file for at in places for file in (at.with_suffix(".py"), at / "__init__.py") if file.is_file()}
+
+
+def _has_code(file: Path) -> bool:
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    return any(not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) for node in body)
+
+
+def folded(files: Collection[Path], root: Path) -> list[str]:
+    """The files' paths below `root`; of a folder that is among them whole, its."""
+
+    def fold(folder: Path) -> Iterator[Path]:
+        inside = [file for file in files if folder in file.parents]
+        every = [file for file in folder.rglob("*.py") if file.stem != "__init__" or _has_code(file)]
+        if inside and folder != root and set(every) <= set(inside):
+            yield folder
+        else:
+            yield from (file for file in inside if file.parent == folder)
+            for child in sorted({folder / file.relative_to(folder).parts[0] for file in inside}):
+                yield from fold(child) if child.is_dir() else ()
+
+    return sorted(str(path.relative_to(root)) for path in fold(root))
+
+
+def rewritten(text: str, root: Path) -> str:
+    """dvc.yaml's text with, in every `deps`, the modules of its stage after all else."""
+
+    def replace(block: re.Match[str]) -> str:
+        indent, several, one = block.groups()
+        stage = STAGE.findall(text, 0, block.start())[-1]
+        given = re.findall(r'"[^"]*"|[^\s,"]+', several or one or "")
+        items = [item for item in given if not item.startswith((f"{PACKAGE}/", f"{STAGES}/"))]
+        items += folded(modules(root / STAGES / f"{stage}.py"), root)
+        line = f"{indent}deps: [{', '.join(items)}]"
+        if len(line) <= WIDTH:
+            return line
+        inner = f"{indent}  "
+        lines = textwrap.wrap(", ".join(items), WIDTH, initial_indent=inner, subsequent_indent=inner,
+                              break_long_words=False, break_on_hyphens=False)  # fmt: skip
+        return "\n".join([f"{indent}deps: [", *lines, f"{indent}]"])
+
+    return DEPS.sub(replace, text)
+
+
+def main() -> None:
+    old = PIPELINE.read_text(encoding="utf-8")
+    new = rewritten(old, Path())
+    if new == old:
+        return
+    if "--check" not in sys.argv[1:]:
+        PIPELINE.write_text(new, encoding="utf-8")
+        return
+    print("dvc.yaml: the modules in `deps` are not those that the stages import; python -m fisher_ld.run.dependencies:")
+    import difflib
+
+    print(*difflib.unified_diff(old.splitlines(), new.splitlines(), "now", "then", n=1, lineterm=""), sep="\n")
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Saved models in use: free text in, scores out."""

@@ -1,0 +1,20 @@
+"""What the students of a shape start from -> its scores of the test lists."""
+
+from __future__ import annotations
+
+from fisher_ld.config.params import Params
+from fisher_ld.config.paths import DataPaths, start
+from fisher_ld.core.compute import setup
+from fisher_ld.evaluation.testing import score_saved
+from fisher_ld.run.stage import stage
+from fisher_ld.run.tracking import StageRun
+
+
+def main(params: Params, run: StageRun, data: str, student: str) -> None:
+    paths, model = DataPaths(data), start(student)
+    compute = setup(params.cluster, params.distill.precision, seed=0)
+    score_saved(paths.model(model), paths.processed, compute, paths.test(model))
+
+
+if __name__ == "__main__":
+    stage(main)
