@@ -1,11 +1,11 @@
-# `make repro` and `make test` do all set-up first; everything they install goes into .venv.
+# `make repro`, `make test` and `make test-slow` do all set-up first; everything they install goes into .venv.
 PYTHON ?= python3.11
 PROFILE ?= default
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup repro test lint ui
+.PHONY: setup repro test test-slow lint ui
 
 setup: .venv/ready
 
@@ -27,7 +27,11 @@ repro: setup
 	@echo "report: metrics/report.html; runs: make ui"
 
 test: setup
-	pytest
+	pytest -m 'not slow'
+
+# The pipeline under DVC and MLflow on the real data, and the real teacher against its reference.
+test-slow: setup
+	pytest -m slow
 
 lint: setup
 	ruff check .
@@ -35,5 +39,5 @@ lint: setup
 	pyright
 
 ui: setup
-	store=$$(python -m fisher_ld.tracking) && \
+	store=$$(python -m fisher_ld.run.tracking) && \
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --host 127.0.0.1 --backend-store-uri "$$store"

@@ -49,8 +49,8 @@ from fisher_ld.core.compute import keep_freed_memory
 from fisher_ld.fisher.coverage import cover
 from fisher_ld.fisher.estimate import draw_examples
 from fisher_ld.fisher.gradient_norms import PromptBatch, gradient_norms, logits_of, pad_prompts
-from fisher_ld.fisher.hooks import by_onednn
 from fisher_ld.kernels.attention import by_strips
+from fisher_ld.kernels.linear import by_onednn
 from fisher_ld.models.layers import transformer_layers
 from fisher_ld.models.scorer import Scorer
 

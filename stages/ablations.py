@@ -1,36 +1,31 @@
-"""Table III: the layer weightings against uniform; Fisher-LD against its shuffle, its reversal and fixed weights."""
+"""The tables of the paper, cut from what `evaluate` and `efficiency` say: metrics/tables/NAME.csv and NAME.md, and all
+of them in tables.json."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import polars as pl
 
-from fisher_ld.batches.lists import read_lists
+from fisher_ld.config.params import Params
+from fisher_ld.config.paths import TABLES
 from fisher_ld.core.files import write_csv, write_json
-from fisher_ld.distillation.methods import METHODS
-from fisher_ld.evaluation import evaluate as ev
+from fisher_ld.experiments.results import Results
+from fisher_ld.experiments.tables import fill, paper
+from fisher_ld.report.blocks import write_page
+from fisher_ld.report.markdown import markdown
+from fisher_ld.report.paper import table_blocks, table_rows
 from fisher_ld.run.stage import stage
+from fisher_ld.run.tracking import StageRun
 
-PROCESSED, STUDENTS = Path("data/processed"), Path("data/students")
 
-
-def main(params, run):
-    strategies = [name for name in params.methods if METHODS[name].weighting != "none"]
-    seeds = {name: METHODS[name].seeds(params.distill.seeds) for name in strategies}
-    categories = ev.read_categories(PROCESSED)
-    result = {"quality": {}, "comparisons": {}}
-    for family in ev.FAMILIES:
-        lists = read_lists(PROCESSED, f"test_{family}")
-        models = ev.read_students(STUDENTS, seeds, f"test_{family}", lists)
-        frames = ev.family_frames(lists, models, categories, "uniform")
-        result["quality"][family] = ev.quality(frames, params.evaluate, params.seed)
-        pairs = ev.ablation_pairs(strategies)
-        result["comparisons"][family] = ev.comparisons(frames, pairs, params.evaluate, params.seed)
-
-    write_csv("metrics/plots/ablations.csv", ev.plot_rows(result["quality"]))
-    write_json("metrics/ablations.json", result)
-    for family, rows in result["comparisons"].items():
-        run.log_metrics({f"{family}/{row['a']}-minus-{row['b']}": row["difference"] for row in rows})
+def main(params: Params, run: StageRun) -> None:
+    results = Results(params.run)
+    tables = [fill(table, results) for table in paper()["tables"]]
+    for table in tables:
+        path = TABLES / table["name"]
+        write_csv(path.with_suffix(".csv"), pl.DataFrame(table_rows(table), infer_schema_length=None))
+        write_page(path.with_suffix(".md"), markdown(table["title"], table_blocks(table)[1:]))
+    write_json(TABLES / "tables.json", tables)
 
 
 if __name__ == "__main__":
-    stage("ablations", main)
+    stage(main)

@@ -1,24 +1,32 @@
-"""The metrics of all stages -> metrics/report.md and .html; completes the experiment's run in MLflow."""
+"""What all stages measured -> metrics/report.md and .html, the tables of `dvc plots`, the few numbers of summary.json;
+completes the run's parent in MLflow."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from fisher_ld.report.inputs import final_metrics, read_results
-from fisher_ld.report.report import write_report
+from fisher_ld.config.params import Params
+from fisher_ld.config.paths import METRICS, PLOTS, SUMMARY
+from fisher_ld.core.files import write_csv, write_json
+from fisher_ld.experiments.results import Results
+from fisher_ld.report.blocks import write_page
+from fisher_ld.report.html import html
+from fisher_ld.report.markdown import markdown
+from fisher_ld.report.page import TITLE, document
+from fisher_ld.report.summary import plots, summary
 from fisher_ld.run.stage import stage
+from fisher_ld.run.tracking import StageRun
 
-METRICS = Path("metrics")
 
-
-def main(params, run):
-    results = read_results(METRICS)
-    write_report(results, params.distill.list_weight, METRICS)
-    run_files = [path for path in (METRICS / "runs").glob("*.json") if path.stem != "report"]
-    run_files += [METRICS / "runs" / "distill" / f"{student}.json" for student in results.distill]
-    artifacts = [METRICS / "report.html", METRICS / "report.md", METRICS / "plots"]
-    run.complete_parent(sorted(run_files), final_metrics(results), artifacts)
+def main(params: Params, run: StageRun) -> None:
+    results = Results(params.run)
+    blocks = document(results, params.distill.list_weight)
+    write_page(METRICS / "report.md", markdown(TITLE, blocks))
+    write_page(METRICS / "report.html", html(TITLE, blocks))
+    for name, frame in plots(results).items():
+        write_csv(PLOTS / f"{name}.csv", frame)
+    numbers = summary(results)
+    write_json(SUMMARY, numbers)
+    run.complete_parent(numbers, [METRICS / "report.html", METRICS / "report.md", PLOTS])
 
 
 if __name__ == "__main__":
-    stage("report", main)
+    stage(main)

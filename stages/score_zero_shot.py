@@ -16,7 +16,7 @@ from fisher_ld.run.tracking import StageRun
 
 def main(params: Params, run: StageRun, data: str) -> None:
     paths = DataPaths(data)
-    compute = setup(params.cluster, params.teacher.precision, seed=0)
+    compute = setup(params.cluster, params.teacher.precision, seed=0)  # scoring draws nothing
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     prompts = build_prompts(tokenizer, read_texts(paths.processed), read_template(paths.processed))
     scorer = Scorer.from_causal_lm(BASE, *answer_tokens(tokenizer, params.teacher.answers)).on(compute)

@@ -37,13 +37,14 @@ def tiny() -> Tiny:
     candidates = [np.array([(u + 5) % 8, u + 3, (u + 6) % 8]) for u in users]
     sequences = [np.arange(u, u + 4) for u in users]
     lists = Lists(users, np.zeros(4, int), three, np.ones(4, int), candidates, np.arange(0, 13, 3), sequences)
-    return Tiny(lists, Prompts([1, 2], pieces, pieces, 3, 4))
+    return Tiny(lists, Prompts([1, 2], pieces, pieces))
 
 
 @dataclass
 class Run:
     """Of a `StageRun` what a stage's `main` uses; of each metric the last value."""
 
+    code: dict[str, str] = field(default_factory=dict)  # module -> fingerprint
     metrics: dict[str, float] = field(default_factory=dict)
     artifacts: list[str] = field(default_factory=list)
 

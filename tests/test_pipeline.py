@@ -1,84 +1,151 @@
-"""dvc.yaml against the code: a stage depends on every module that it imports and that can change its result."""
+"""dvc.yaml against the code, cell by cell as DVC reads it."""
 
 import ast
-from functools import cache
+from itertools import product
 from pathlib import Path
 
 import pytest
 import yaml
+from dvc.repo import Repo
 
-ROOT = Path(__file__).parents[1]
-STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-# How a run is configured, watched, resumed and recorded: none of it changes what comes out.
-INFRASTRUCTURE = {"params", "param_keys", "shape", "runtime", "files", "checkpoint", "progress", "tracking", "__init__"}
+from fisher_ld.config import paths
+from fisher_ld.config.paths import DataPaths, cell
+from fisher_ld.evaluation.baselines.catalogue import RIVALS
+from fisher_ld.run.dependencies import imports, rewritten
+from tests.given import ROOT, given
+
+TEXT = (ROOT / "dvc.yaml").read_text()
+STAGES = yaml.safe_load(TEXT)["stages"]
+RUN = given().run
+# What the files of a folder of fisher_ld may import of others.
+BELOW = {
+    "core": set(),
+    "config": {"core"},
+    "datasets": {"core", "config"},
+    "fetch": {"core", "config", "datasets"},
+    "preprocessing": {"core", "config", "datasets"},
+    "batches": {"core", "config"},
+    "kernels": {"core"},
+    "models": {"core", "config", "batches", "kernels"},
+    "training": {"core", "config", "batches", "models"},
+    "fisher": {"core", "batches", "models", "kernels"},
+    "distillation": {"core", "config", "batches", "models", "training"},
+    "serving": {"core", "config", "batches", "models"},
+    "evaluation": {"core", "config", "batches", "models", "serving", "distillation/methods.py"},
+    "experiments": {"core", "config", "batches", "evaluation", "distillation/methods.py"},
+    "report": {"core", "config", "batches", "evaluation", "experiments", "distillation/methods.py"},
+    "run": {"core", "config", "datasets/catalogue.py", "distillation/methods.py"},
+}
 
 
-def module_file(name: str) -> Path | None:
-    path = ROOT / name.replace(".", "/")
-    return next((f for f in (path.with_suffix(".py"), path / "__init__.py") if f.is_file()), None)
+@pytest.fixture(scope="module")
+def cells():
+    """(stage, names of the cell, words after the module in its command, outs) of every cell of params.yaml."""
+    found = []
+    for stage in Repo(ROOT).index.stages:
+        name, _, names = stage.addressing.partition("@")
+        found.append((name, names, stage.cmd.split()[3:], {Path(out.def_path) for out in stage.outs}))
+    return found
 
 
-@cache
-def imported(file: Path) -> frozenset[Path]:
-    """The project's own files that a file imports, directly or not."""
-    found: set[Path] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        names = []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        for name in names:
-            if name.split(".")[0] in ("fisher_ld", "stages") and (path := module_file(name)):
-                found |= {path, *imported(path)}
-    return frozenset(found)
+def body(stage):
+    return STAGES[stage].get("do", STAGES[stage])
 
 
-def depends(stage: str) -> list[Path]:
-    body = STAGES[stage].get("do", STAGES[stage])
-    return [ROOT / d for d in body["deps"] if d.startswith(("fisher_ld", "stages"))]
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_every_module_is_a_dependency(stage):
-    own = ROOT / "stages" / f"{stage}.py"
-    closure = {own, *imported(own)}
-    needed = {f for f in closure if not (f.parent == ROOT / "fisher_ld" and f.stem in INFRASTRUCTURE)}
-    needed -= {ROOT / "stages" / "common.py", *ROOT.rglob("fisher_ld/*/__init__.py")}  # docstrings alone
-    deps = depends(stage)
-    missing = {f for f in needed if not any(f == d or d in f.parents for d in deps)}
-    assert not missing, f"add to dvc.yaml, stage {stage}: {sorted(str(f.relative_to(ROOT)) for f in missing)}"
-    declared = {f for d in deps for f in (d.rglob("*.py") if d.is_dir() else [d]) if f.name != "__init__.py"}
-    unused = declared - needed
-    assert not unused, f"stage {stage} does not import {sorted(str(f.relative_to(ROOT)) for f in unused)}"
+def test_the_modules_of_every_stage_are_its_dependencies():
+    assert rewritten(TEXT, ROOT) == TEXT, "python -m fisher_ld.run.dependencies writes them"
+    assert len(TEXT.splitlines()) < 318
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_where_a_thing_ran_is_no_parameter(stage):
-    keys = STAGES[stage].get("do", STAGES[stage]).get("params", [])
-    assert not [key for key in keys if key.split(".")[0] in ("cluster", "tracking")]
+    assert not [key for key in body(stage).get("params", []) if key.split(".")[0] in ("cluster", "tracking")]
 
 
 def test_beta_reaches_only_the_layer_weights():
-    users = [s for s in STAGES for key in STAGES[s].get("do", STAGES[s]).get("params", []) if key == "fisher.beta"]
-    assert users == ["layer_weights"]
+    reached = [s for s in STAGES for key in body(s).get("params", []) if key in ("fisher", "fisher.beta")]
+    assert reached == ["layer_weights"]
 
 
-def test_imports_run_downwards():
-    order = ["preprocessing", "data", "models", "cache", "fisher", "distillation", "evaluation"]
-    allowed = {
-        "preprocessing": set(),
-        "data": set(),
-        "models": {"data"},
-        "cache": {"data", "models"},
-        "fisher": {"data", "models"},
-    }
-    allowed |= {
-        "distillation": {"data", "models", "cache", "fisher"},
-        "evaluation": {"data", "models", "cache", "fisher"},
-    }
-    for layer in order:
-        path = ROOT / "fisher_ld" / layer
-        for file in path.glob("*.py") if path.is_dir() else [path.with_suffix(".py")]:
-            reached = {f.relative_to(ROOT / "fisher_ld").parts[0].removesuffix(".py") for f in imported(file)}
-            assert (reached & set(order)) <= allowed[layer] | {layer}, file
+def test_the_command_of_a_cell_gives_main_its_names_and_the_cell_is_named_by_them(cells):
+    for stage, names, words, _ in cells:
+        if stage == "check_params":
+            continue
+        tree = ast.parse((ROOT / "stages" / f"{stage}.py").read_text())
+        (main,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main"]
+        given_to = [argument.arg for argument in main.args.args][2:]
+        assert len(given_to) == len(words), f"{stage}: main takes {given_to}, dvc.yaml gives {words}"
+        own = [word for name, word in zip(given_to, words, strict=True) if name != "teacher"]
+        assert "-".join(own) == names, stage
+
+
+def test_every_cell_has_its_folder_of_metrics(cells):
+    """But the report's, which DVC ignores: what all cells say is a dependency of the report."""
+    assert "/metrics/cells/report/" in (ROOT / ".dvcignore").read_text().split()
+    for stage, names, _, outs in cells:
+        if stage not in ("check_params", "report"):
+            assert cell(stage, *filter(None, [names])) in outs, stage
+
+
+def files_of_a_run():
+    """Every path below data/ that a run of params.yaml has, but those below its folders."""
+    yield paths.BASE
+    for data in map(DataPaths, RUN.data):
+        yield from (data.raw, data.processed, data.rivals, data.cache, data.traces, data.per_user)
+        yield from map(data.weights, RUN.methods)
+        scored = [("teacher", seed) for seed in RUN.teacher_seeds]
+        scored += [(paths.truncated(depth), 0) for depth in RUN.depths]
+        yield from (data.validation(*model) for model in (*scored, *((paths.rival(name), 0) for name in RIVALS)))
+        scored += [(paths.start(student), 0) for student in RUN.students]
+        each = product(RUN.students, RUN.methods, RUN.seeds)
+        scored += [(paths.student(student, method), seed) for student, method, seed in each]
+        yield from (data.model(*model) for model in scored)
+        scored += [("zero-shot", 0), *((paths.rival(name), 0) for name in RIVALS)]
+        yield from (data.test(*model) for model in scored)
+
+
+def test_outs_are_the_paths_of_a_run(cells):
+    outs = {out for *_, found in cells for out in found if out.parts[:2] != ("metrics", "cells")}
+    files = set(files_of_a_run())
+    results = {paths.TABLES, paths.PLOTS, paths.SUMMARY, Path("metrics/report.md"), Path("metrics/report.html")}
+    for file in files:
+        assert len([out for out in outs if out == file or out in file.parents]) == 1, f"{file} is no stage's, or two's"
+    for out in outs - results:
+        assert out in files or any(out in file.parents for file in files), f"{out} is no path of paths.py"
+    assert results <= outs
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "stages").glob("*.py")), ids=lambda file: file.stem)
+def test_no_stage_spells_a_path(file):
+    tree = ast.parse(file.read_text())
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    texts -= {ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, ast.Module)}
+    assert not [text for text in texts if text.startswith(("data/", "metrics/"))]
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "fisher_ld").rglob("*.py")), ids=lambda file: f"{file.parent.name}/{file.stem}"
+)
+def test_imports_run_downwards(file):
+    folder, *_ = file.relative_to(ROOT / "fisher_ld").parts
+    if folder == "__init__.py":
+        return
+    reached = {found.relative_to(ROOT / "fisher_ld") for found in imports(file, ROOT)}
+    upward = [
+        str(path)
+        for path in reached
+        if path.name != "__init__.py"
+        and path.parts[0] not in {folder, *BELOW[folder]}
+        and str(path) not in BELOW[folder]
+    ]
+    assert not upward
+
+
+def test_what_a_term_imports_when_it_is_built_the_trainer_imports_at_its_head():
+    """Else a stage that trains would not depend on it (`dependencies.BUILT_LATER`)."""
+    folder = ROOT / "fisher_ld" / "distillation"
+    tree = ast.parse((folder / "terms.py").read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    built = {n.module for f in functions for n in ast.walk(f) if isinstance(n, ast.ImportFrom)}
+    head = {n.module for n in ast.parse((folder / "trainer.py").read_text()).body if isinstance(n, ast.ImportFrom)}
+    assert built and built <= head

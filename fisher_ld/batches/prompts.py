@@ -53,7 +53,7 @@ def check_context(tokens: int, context: int) -> None:
     if tokens > context:
         raise UserError(
             f"a prompt has {tokens} tokens, but the model's context ends at {context}: "
-            "lower data.history_length or shorten data.item_text or teacher.prompt"
+            "lower history_length or shorten item_text or prompt of the data set"
         )
 
 

@@ -354,7 +354,10 @@ class Params(Section):
         """Every data set with what it takes from `data`."""
         if not all(isinstance(raw.get(key), Mapping) for key in ("data", "data_sets")):
             return raw
-        entries = {name: merged(raw["data"], own or {}) for name, own in raw["data_sets"].items()}
+        entries = {
+            name: merged(raw["data"], own or {}) if isinstance(own, Mapping | None) else own
+            for name, own in raw["data_sets"].items()
+        }
         return {**raw, "data_sets": entries}
 
     def contradictions(self) -> Iterator[str]:

@@ -7,16 +7,16 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fisher_ld.core.errors import UserError
-from fisher_ld.core.progress import Progress, progress
+from fisher_ld.core.progress import progress
 
 
 class Row(NamedTuple):
@@ -178,47 +178,21 @@ def _quoted_rows(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, li
         number += len(taken)
 
 
-class _Counted:
-    """A binary file that reports how far it has been read."""
-
-    def __init__(self, file: BinaryIO, bar: Progress[Any]):
-        self.file, self.bar = file, bar
-
-    def read(self, size: int = -1) -> bytes:
-        data = self.file.read(size)
-        self.bar.advance(len(data))
-        return data
-
-
 @contextmanager
 def _text_lines(path: Path, encoding: str) -> Iterator[Iterator[str]]:
     """Lines of a text file, unpacked where its name ends in .gz. A gzip file that is cut or no gzip: UserError."""
     size = path.stat().st_size
-
-    def decoded(file: Any) -> Iterator[str]:
-        first = True
-        for line in file:
-            text = line.decode(encoding, "surrogateescape")
-            yield text.removeprefix("\ufeff") if first else text
-            first = False
-
     with open(path, "rb") as file, progress(size, f"Reading {path.name}", "bytes") as bar:
-        if path.suffix != ".gz":
-            yield decoded(_advancing(file, bar))
-            return
+
+        def decoded(lines: Iterable[bytes]) -> Iterator[str]:
+            for number, line in enumerate(lines):
+                if number % 1024 == 0:
+                    bar.advance(file.tell() - bar.done)
+                text = line.decode(encoding, "surrogateescape")
+                yield text if number else text.removeprefix("\ufeff")
+            bar.advance(size - bar.done)
+
         try:
-            with gzip.GzipFile(fileobj=cast("BinaryIO", _Counted(file, bar)), mode="rb") as unpacked:
-                yield decoded(unpacked)
+            yield decoded(gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise UserError(f"{path}: cannot be unpacked ({error}); run dvc repro -f download") from error
-
-
-def _advancing(file: BinaryIO, bar: Progress[Any]) -> Iterator[bytes]:
-    done = 0
-    for line in file:
-        done += len(line)
-        if done >= 2**20:
-            bar.advance(done)
-            done = 0
-        yield line
-    bar.advance(done)

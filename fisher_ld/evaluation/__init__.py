@@ -1,1 +1,1 @@
-"""How good and how fast a model is: metrics, baselines, paired tests, efficiency."""
+"""How good and how fast a model is: scores, metrics, rivals, the per-user table, paired tests, the gate, efficiency."""

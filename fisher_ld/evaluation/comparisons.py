@@ -17,34 +17,14 @@ from fisher_ld.config.params import Evaluate
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.evaluation.baselines.catalogue import RIVALS
 from fisher_ld.evaluation.metrics.catalogue import METRICS, PRIMARY
-from fisher_ld.evaluation.per_user import CHANCE
+from fisher_ld.evaluation.per_user import CHANCE, Frames, cut, paired
 from fisher_ld.evaluation.significance import bootstrap_means, compare, holm, interval, over_seeds, verdict
 
 CONTROLS = ("uniform", "none")  # methods that Fisher-LD is compared with in the main group
 ORDERS = ("fisher-shuffled", "fisher-reversed", "fisher")  # and in that of the strategies
 CLAIM, CLAIMED = ("fisher-ld", "uniform"), ("ndcg_5", "mrr")  # what the paper claims a gain of, and in which metrics
 
-# model -> one frame a training seed, of one row a user: user and METRICS, sorted
-Frames = Mapping[str, Sequence[pl.DataFrame]]
 Pairs = Sequence[tuple[str, str]]
-
-
-def cut(table: pl.DataFrame, family: str) -> Frames:
-    """One family of the per-user table."""
-    frames: dict[str, list[pl.DataFrame]] = {}
-    for rows in table.filter(pl.col("family") == family).partition_by("model", "seed", maintain_order=True):
-        frames.setdefault(rows["model"][0], []).append(rows.select("user", *METRICS).sort("user"))
-    return frames
-
-
-def paired(frames: Frames, a: str, b: str, metric: str = PRIMARY) -> tuple[np.ndarray, np.ndarray]:
-    """A metric of two models over the users that both have, (S, n) each for their S training seeds."""
-    users = np.intersect1d(frames[a][0]["user"], frames[b][0]["user"])
-    a_runs, b_runs = (
-        np.stack([frame.filter(pl.col("user").is_in(users))[metric].to_numpy() for frame in frames[model]])
-        for model in (a, b)
-    )
-    return a_runs, b_runs
 
 
 def quality(frames: Frames, params: Evaluate, seed: int) -> dict[str, dict[str, dict[str, float]]]:
@@ -164,3 +144,15 @@ def evaluate(table: pl.DataFrame, params: Evaluate, seed: int) -> dict[str, dict
     """part -> family -> what `evaluate_family` says, of the whole per-user table."""
     found = {family: evaluate_family(cut(table, family), params, seed) for family in FAMILIES}
     return {part: {family: found[family][part] for family in FAMILIES} for part in found[FAMILIES[0]]}
+
+
+def logged(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Of what `evaluate` says the means and retained shares, flat, as MLflow takes them."""
+    means = {
+        f"{family}/{model}/{metric}": cell["mean"]
+        for family, models in found["quality"].items()
+        for model, metrics in models.items()
+        for metric, cell in metrics.items()
+    }
+    shares = {f"{f}/{m}/retained": row["share"] for f, models in found["retained"].items() for m, row in models.items()}
+    return means | shares

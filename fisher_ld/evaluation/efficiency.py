@@ -3,7 +3,7 @@ scores out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,8 @@ def run_alone(folder: Path, queries: Queries, compute: Compute, threads: int) ->
 
 def measure(models: Mapping[str, tuple[Path, Compute]], queries: Queries, seed: int) -> dict[str, Any]:
     """A row for each saved model (its folder, and where it computes), ratios to `REFERENCE` (above 1: better) and 95%
-    bootstrap intervals of those of latency and throughput. Latency is of all queries at batch 1, throughput of the first
-    `THROUGHPUT_QUERIES`. Memory and energy are the host's, and so not available where models run elsewhere."""
+    bootstrap intervals of those of latency and throughput. Latency is of all queries at batch 1, throughput of the
+    first `THROUGHPUT_QUERIES`. Memory and energy are the host's, and so not available where models run elsewhere."""
     devices = {compute.device for _, compute in models.values()}
     on_host, threads = all(device.type == "cpu" for device in devices), torch.get_num_threads()
     longest = queries.longest(MEMORY_QUERIES)

@@ -13,9 +13,8 @@ from fisher_ld.config.teacher_fit import size_in_layers
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json
 from fisher_ld.evaluation.baselines.catalogue import RIVALS
-from fisher_ld.evaluation.comparisons import Frames, paired
 from fisher_ld.evaluation.metrics.catalogue import METRICS, PRIMARY
-from fisher_ld.evaluation.per_user import read_categories, user_metrics
+from fisher_ld.evaluation.per_user import Frames, paired, read_categories, user_metrics
 from fisher_ld.evaluation.scores import read_scores
 from fisher_ld.evaluation.significance import compare, verdict
 

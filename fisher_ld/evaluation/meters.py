@@ -78,12 +78,10 @@ def latency(
     return {n: np.array(s) for n, s in seconds.items()}, {n: np.array(j) for n, j in joules.items()}
 
 
-def throughput(
-    models: dict[str, Model], queries: Sequence[int], limit: int = 16
-) -> dict[str, dict[int, np.ndarray]]:
-    """Seconds of each batch of `queries`, by model and batch size 1, 2, 4, .. up to `limit` and the number of queries; a
-    model stops at the first size that gains nothing. The models take turns at each size, each after an untimed batch: a
-    new shape may need new kernels."""
+def throughput(models: dict[str, Model], queries: Sequence[int], limit: int = 16) -> dict[str, dict[int, np.ndarray]]:
+    """Seconds of each batch of `queries`, by model and batch size 1, 2, 4, .. up to `limit` and the number of queries.
+    A model stops at the first size that gains nothing. The models take turns at each size, each after an untimed
+    batch: a new shape may need new kernels."""
     seconds: dict[str, dict[int, np.ndarray]] = {name: {} for name in models}
     going = list(models)
     size = 1

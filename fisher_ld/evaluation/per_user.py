@@ -3,7 +3,7 @@ user. Every comparison and table is cut from it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,15 @@ from fisher_ld.config import paths
 from fisher_ld.config.params import Run
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.evaluation.baselines.catalogue import RIVALS
-from fisher_ld.evaluation.metrics.catalogue import METRICS
+from fisher_ld.evaluation.metrics.catalogue import METRICS, PRIMARY
 from fisher_ld.evaluation.metrics.diversity import category_matrix
 from fisher_ld.evaluation.metrics.ties import rank
 from fisher_ld.evaluation.scores import Scores, read_scores
 
 CHANCE = "chance"  # its name among the models
+
+# model -> one frame a training seed, of one row a user: user and METRICS, sorted
+Frames = Mapping[str, Sequence[pl.DataFrame]]
 
 
 def read_categories(processed: Path) -> sp.csr_array:
@@ -44,7 +47,7 @@ def chance_metrics(lists: Lists, categories: sp.csr_array) -> pl.DataFrame:
     return user_metrics(lists, Scores(np.arange(len(lists)), constant), categories)
 
 
-def tested_models(run: Run) -> Iterator[tuple[str, int]]:
+def scored_models(run: Run) -> Iterator[tuple[str, int]]:
     """The names and training seeds of all models whose test scores a run has."""
     yield from (("teacher", seed) for seed in run.teacher_seeds)
     yield "zero-shot", 0
@@ -62,10 +65,28 @@ def per_user(data: DataPaths, run: Run) -> pl.DataFrame:
     for family in FAMILIES:
         lists = read_lists(data.processed, f"test_{family}")
         found = [(CHANCE, 0, chance_metrics(lists, categories))]
-        for model, seed in tested_models(run):
+        for model, seed in scored_models(run):
             scores = read_scores(data.test(model, seed) / f"{family}.parquet", lists, whole=model != "zero-shot")
             found.append((model, seed, user_metrics(lists, scores, categories)))
         for model, seed, frame in found:
             names = pl.lit(model).alias("model"), pl.lit(family).alias("family"), pl.lit(seed, pl.Int32).alias("seed")
             frames.append(frame.select(*names, "user", *METRICS))
     return pl.concat(frames)
+
+
+def cut(table: pl.DataFrame, family: str) -> Frames:
+    """One family of the per-user table."""
+    frames: dict[str, list[pl.DataFrame]] = {}
+    for rows in table.filter(pl.col("family") == family).partition_by("model", "seed", maintain_order=True):
+        frames.setdefault(rows["model"][0], []).append(rows.select("user", *METRICS).sort("user"))
+    return frames
+
+
+def paired(frames: Frames, a: str, b: str, metric: str = PRIMARY) -> tuple[np.ndarray, np.ndarray]:
+    """A metric of two models over the users that both have, (S, n) each for their S training seeds."""
+    users = np.intersect1d(frames[a][0]["user"], frames[b][0]["user"])
+    a_runs, b_runs = (
+        np.stack([frame.filter(pl.col("user").is_in(users))[metric].to_numpy() for frame in frames[model]])
+        for model in (a, b)
+    )
+    return a_runs, b_runs

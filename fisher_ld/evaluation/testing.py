@@ -19,9 +19,11 @@ def score_tests(
     scorer: Scorer, processed: Path, prompts: Prompts, folder: Path, users: np.ndarray | None = None
 ) -> None:
     """Writes `folder`/FAMILY.parquet. `users`: score their lists alone."""
-    lists = {family: read_lists(processed, f"test_{family}") for family in FAMILIES}
-    numbers = {f: np.arange(len(x)) if users is None else np.flatnonzero(np.isin(x.user, users)) for f, x in lists.items()}
-    parts = {family: take(lists[family], numbers[family]) for family in FAMILIES}
+    numbers, parts = {}, {}
+    for family in FAMILIES:
+        lists = read_lists(processed, f"test_{family}")
+        numbers[family] = np.flatnonzero(np.isin(lists.user, lists.user if users is None else users))
+        parts[family] = take(lists, numbers[family])
     scores = score_lists(scorer, reduce(concat, parts.values()), prompts, "scoring the test lists")
     for family, part in parts.items():
         write_scores(folder / f"{family}.parquet", numbers[family], scores[: len(part)])

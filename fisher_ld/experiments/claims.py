@@ -106,10 +106,10 @@ def _reached(ours: str, low: float, high: float, target: float, claimed: str) ->
 
 def _size(subject: Subject, target: float, form: str) -> Answer:
     value, low, high = measure(subject.claim["measure"], subject.part, subject.student, subject.model)
-    if low == high:
-        ours, answer, reason = _reached(form.format(value), low, high, target, form.format(target))
-        return ours, answer, f"{reason}; a ratio on this machine, without interval"
-    return _reached(f"{value:.1%} ({low:.1%} to {high:.1%})", low, high, target, form.format(target))
+    ours, *interval = (form.format(number) for number in (value, low, high))
+    return _reached(
+        ours if low == high else f"{ours} ({' to '.join(interval)})", low, high, target, form.format(target)
+    )
 
 
 def _gain(subject: Subject, target: float, form: str) -> Answer:

@@ -15,12 +15,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from fisher_ld.config.paths import PARAMS, DataPaths, cell
+from fisher_ld.config.paths import PARAMS, SUMMARY, DataPaths, cell
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json, read_yaml, write_json
+from fisher_ld.evaluation.metrics.catalogue import PRIMARY
 
 RESULTS = Path("docs") / "results"
-PRIMARY, INTERVAL = "ndcg_10", ("mean", "low", "high", "n")
+INTERVAL = ("mean", "low", "high", "n")
 KEYS = ("teacher.source", "teacher.adapt", "cache.windows", "fisher", "students", "distill", "gate")  # of params
 FLAGS = ("avx512_bf16", "amx_bf16")  # of processors: how fast bf16 is depends on them
 COMPARED = ("student", "group", "metric", "a", "b", "difference", "low", "high", "p_holm", "verdict")
@@ -62,6 +63,7 @@ def collect(params: Mapping[str, Any], stages: Mapping[str, Any]) -> dict[str, A
     efficiency = {name: read_json(paths.efficiency(student)) for name, (paths, student) in shapes.items()}
     return {
         "params": {"run": run} | {key: _value(params, key) for key in KEYS},
+        "summary": read_json(SUMMARY),
         "quality": {data: _each(content["quality"], _primary) for data, content in found.items()},
         "comparisons": {data: _each(content["comparisons"], _compared) for data, content in found.items()},
         "retained": {data: content["retained"] for data, content in found.items()},

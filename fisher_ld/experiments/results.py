@@ -156,11 +156,14 @@ class Results:
         return _json(TABLES / "tables.json")
 
     @cached_property
-    def costs(self) -> list[dict[str, Any]]:
-        """run.json of every cell of this run that has one: stage, cell, seconds, peak_memory_mib. Those of the report
-        itself are not known yet."""
-        files = sorted(CELLS.glob("*/*/run.json"))
-        return [read_json(f) for f in files if f.parts[-3] != "report" and f.parts[-2] in self._cells(f.parts[-3])]
+    def costs(self) -> dict[str, list[dict[str, Any]]]:
+        """Stage -> run.json of each of its cells in this run. Those of the report itself are not known yet."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for file in sorted(CELLS.glob("*/*/run.json")):
+            *_, stage, cell, _ = file.parts
+            if stage != "report" and cell in self._cells(stage):
+                found.setdefault(stage, []).append(read_json(file))
+        return found
 
     def _cells(self, stage: str) -> set[str]:
         """Names that cells of a stage may have in this run: what an earlier run left on the disk is no part of it."""

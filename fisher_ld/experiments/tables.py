@@ -53,14 +53,14 @@ def find_model(results: Results, student: str, name: str) -> str:
     return paths.student(student, name)
 
 
-def _timed(part: Part, student: str, model: str) -> tuple[Mapping[str, Any], Mapping[str, float]]:
-    """What was measured of the model that stands for `model`, and how many times better than the teacher that is:
-    all methods of a shape have one architecture. Raises Empty."""
-    found = part.efficiency[student]
-    name = model.split("/")[0]
-    if name not in found["models"]:
+def _timed(name: str, part: Part, student: str, model: str) -> Reading:
+    """One of EFFICIENCY, of what was timed for `model`: all methods of a shape have one architecture. Raises Empty."""
+    found, timed = part.efficiency[student], model.split("/")[0]
+    if timed not in found["models"]:
         raise Empty("not measured on this machine")
-    return found["models"][name], found["ratios"].get(name, {})
+    value = EFFICIENCY[name](found["models"][timed], found["ratios"].get(timed, {}))
+    between = found["intervals"].get(timed, {}).get(TIMED.get(name))
+    return (value, between["low"], between["high"]) if between else (value, value, value)
 
 
 def _number(value: Any) -> float:
@@ -89,14 +89,14 @@ EFFICIENCY: Mapping[str, Callable[[Mapping[str, Any], Times], float]] = {
     "reduction": lambda row, times: 1 - 1 / _number(times.get("parameters")),
     "memory_reduction": lambda row, times: 1 - 1 / _number(times.get("peak_memory")),
 }
+TIMED = {"latency_ratio": "latency_p50", "throughput_ratio": "throughput"}  # those that have intervals
 MEASURES = (*metrics.METRICS, *EFFICIENCY, "retained")
 
 
 def measure(name: str, part: Part, student: str, model: str) -> Reading:
     """One of MEASURES. Raises Empty where the run does not have it, ValueError for another name."""
     if name in EFFICIENCY:
-        value = EFFICIENCY[name](*_timed(part, student, model))
-        return value, value, value
+        return _timed(name, part, student, model)
     if name == "retained":
         row = part.evaluate["retained"][MAIN].get(model)
         if row is None:
@@ -121,7 +121,11 @@ def fill(table: Mapping[str, Any], results: Results) -> dict[str, Any]:
             own = printed if isinstance(printed, Mapping) else {"paper": printed}
             cells.append(_cell({**column, **row, **own}, results))
         rows.append({"name": row["name"], "cells": cells})
-    return {**{key: table[key] for key in ("name", "title")}, "columns": [c["name"] for c in table["columns"]], "rows": rows}
+    return {
+        **{key: table[key] for key in ("name", "title")},
+        "columns": [c["name"] for c in table["columns"]],
+        "rows": rows,
+    }
 
 
 def _cell(spec: Mapping[str, Any], results: Results) -> dict[str, Any]:

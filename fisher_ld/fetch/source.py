@@ -163,14 +163,8 @@ def _pip_download(name: str, version: str, size: int | None, part: Path, network
     scratch.mkdir()
     with tempfile.TemporaryFile("w+") as log:
         command = [sys.executable, "-m", "pip", "download", f"{name}=={version}", "--no-deps", "--only-binary=:all:"]
-        command += [
-            "--quiet",
-            "--no-input",
-            "--disable-pip-version-check",
-            "--dest",
-            str(scratch),
-            *network.pip_options,
-        ]
+        command += ["--quiet", "--no-input", "--disable-pip-version-check", "--dest", str(scratch)]
+        command += network.pip_options
         total = None if size is None else size // 1000
         with (
             progress(total, f"Downloading {name} {version}", "kB") as bar,

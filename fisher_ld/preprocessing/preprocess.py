@@ -125,13 +125,8 @@ def _item_table(items: pl.DataFrame, item_names: np.ndarray, counts: np.ndarray)
 
 
 def _sequence_table(positives: Positives) -> pl.DataFrame:
-    users = np.repeat(np.arange(len(positives.lengths)), positives.lengths)
-    flat = pl.DataFrame({"user": users, "items": positives.items}).with_columns(
-        pl.Series("timestamps", positives.timestamps, dtype=pl.Int64)
-        if positives.timestamps is not None
-        else pl.lit(None, pl.Int64).alias("timestamps")
-    )
-    table = flat.group_by("user", maintain_order=True).agg(pl.col("items").cast(pl.Int32), "timestamps")
-    if positives.timestamps is None:
-        table = table.with_columns(pl.lit(None, pl.List(pl.Int64)).alias("timestamps"))
-    return table.cast({"user": pl.Int32})
+    users, times = np.repeat(np.arange(len(positives.lengths)), positives.lengths), positives.timestamps
+    schema = {"user": pl.Int32, "items": pl.Int32, "timestamps": pl.Int64}
+    flat = pl.DataFrame({"user": users, "items": positives.items, "timestamps": times}, schema)
+    lists = pl.col("timestamps") if times is not None else pl.lit(None, pl.List(pl.Int64)).alias("timestamps")
+    return flat.group_by("user", maintain_order=True).agg("items", lists)

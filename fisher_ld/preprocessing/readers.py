@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ def _write_interactions(source: Interactions, rejects: _Rejects, target: Path) -
     optional = {"rating": source.rating, "timestamp": source.timestamp, "order": source.order}
     fields |= {name: field for name, field in optional.items() if field is not None}
     with pq.ParquetWriter(target, pl.DataFrame(schema=INTERACTIONS).to_arrow().schema) as writer:
-        for batch in _batches(rejects.readable(source.path, source.rows)):
+        rows = rejects.readable(source.path, source.rows)
+        while batch := list(islice(rows, BATCH_ROWS)):
             values = {name: [text(row.record.get(field)) for row in batch] for name, field in fields.items()}
             table = pl.DataFrame(values, schema=dict.fromkeys(fields, pl.String))
             checked = _check(table.with_columns(row=pl.Series([row.number for row in batch], dtype=pl.Int64)), source)
@@ -98,17 +100,6 @@ def _write_interactions(source: Interactions, rejects: _Rejects, target: Path) -
                     rejects.add(source.path, row, reason)
             good = checked.filter(pl.col("reason").is_null()).select(*INTERACTIONS)
             writer.write_table(good.to_arrow())
-
-
-def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    batch: list[Row] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == BATCH_ROWS:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _check(frame: pl.DataFrame, source: Interactions) -> pl.DataFrame:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from fisher_ld.core.files import atomic_path
 
 Cell = str | tuple[str, str]  # a value, and what stands small below it
 
@@ -36,3 +39,8 @@ class Picture:
 
 
 Block = Heading | Text | Table | Picture
+
+
+def write_page(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The pictures of the report, as self-contained SVG."""
+"""All pictures of the project, as self-contained SVG."""
 
 from __future__ import annotations
 
@@ -11,23 +11,12 @@ import polars as pl
 from matplotlib import rc_context
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, NullFormatter
 
-from fisher_ld.report.inputs import MAIN, PRIMARY, STUDENT, Results, label, ordered
+from fisher_ld.experiments.results import MAIN, PROPOSED, Part
+from fisher_ld.report.names import BLUE, GREY, INK, METRIC_LABELS, ORANGE, PALE, colour, label, ordered, short
 
 WIDTH = 10.5  # inches: the text column of the page
-BLUE, GREY, INK = "#1f6fb4", "#8a8f98", "#22262b"
-COLOURS = {
-    "teacher": INK,
-    STUDENT: BLUE,
-    "uniform": "#e07a1f",
-    "none": GREY,
-    "linear": "#3a9a5b",
-    "exponential": "#8a63d2",
-    "fisher": "#69b3e7",
-    "fisher-shuffled": "#c94f7c",
-    "fisher-reversed": "#b58900",
-}
 STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.axisbelow": True,
@@ -40,102 +29,186 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "svg.hashsalt": "fisher-ld",  # the same picture is the same file
 }
+NDCG = METRIC_LABELS["ndcg_10"]
 
 
-def colour(model: str) -> str:
-    return COLOURS.get(model, GREY)
+def charts(part: Part, method: str) -> dict[str, str]:
+    """Name -> SVG. Of each student STUDENT/training, and STUDENT/trajectory where the weights of `method` changed."""
+    with rc_context(STYLE):
+        figures = {
+            "quality": quality(part),
+            "tradeoff": tradeoff(part, method),
+            "profile": profile(part),
+            "histogram": histogram(part.data["histogram"], part.data["history_length"]["median"]),
+            "popularity": popularity(part.data["popularity"], part.data["items_without_train_positive"]),
+        }
+        first = {m: frame for m, frame in part.weights.items() if m.startswith(f"{part.run.students[0]}/")}
+        if first:
+            figures["weights"] = weights(first)
+        for student in part.run.students:
+            figures[f"{student}/training"] = training(part, student)
+            if part.changing(f"{student}/{method}"):
+                figures[f"{student}/trajectory"] = trajectory(part.weights[f"{student}/{method}"])
+        return {name: _svg(figure) for name, figure in figures.items()}
 
 
-def svg(figure: Figure) -> str:
+def _svg(figure: Figure) -> str:
     with io.StringIO() as text:
         figure.savefig(text, format="svg", metadata={"Date": None})
         return text.getvalue()
-
-
-def charts(results: Results) -> dict[str, str]:
-    """name -> SVG; `trajectory` only where a student's weights changed."""
-    with rc_context(STYLE):
-        figures = {
-            "quality": quality(results),
-            "tradeoff": tradeoff(results),
-            "weights": weights(results.weights),
-            "training": training(results.curves),
-        }
-        if results.changing(STUDENT):
-            figures["trajectory"] = trajectory(results.weights[STUDENT])
-        return {name: svg(figure) for name, figure in figures.items()}
 
 
 def _error(cell: Mapping[str, float]) -> list[list[float]]:
     return [[cell["mean"] - cell["low"]], [cell["high"] - cell["mean"]]]
 
 
-def quality(results: Results) -> Figure:
+def quality(part: Part) -> Figure:
     """NDCG@10 of every model with its interval, chance as a line."""
-    rows = results.evaluate["quality"][MAIN]
-    models = [m for m in ordered(rows) if m != "chance"]
+    models = [m for m in ordered(part.evaluate["quality"][MAIN], part.run) if m != "chance" and part.quality(m)]
     figure = Figure(figsize=(WIDTH, 0.8 + 0.34 * len(models)), layout="constrained")
     axes = figure.subplots()
     for place, model in enumerate(reversed(models)):
-        cell = rows[model][PRIMARY]
+        cell = part.evaluate["quality"][MAIN][model]["ndcg_10"]
         axes.errorbar(cell["mean"], place, xerr=_error(cell), fmt="o", color=colour(model), capsize=3)
-    axes.set_yticks(range(len(models)), [label(m) for m in reversed(models)])
-    by_chance = rows["chance"][PRIMARY]["mean"]
-    axes.axvline(by_chance, color=GREY, linestyle=":")
-    axes.annotate("chance", (by_chance, 1), xycoords=("data", "axes fraction"), color=GREY, ha="right", va="bottom")
-    axes.set_xlabel("NDCG@10, popularity lists, with 95% interval")
+    axes.set_yticks(range(len(models)), [label(m, part.run) for m in reversed(models)])
+    if by_chance := part.quality("chance"):
+        axes.axvline(by_chance["mean"], color=GREY, linestyle=":")
+        place = (by_chance["mean"], 1)
+        axes.annotate("chance", place, xycoords=("data", "axes fraction"), color=GREY, ha="right", va="bottom")
+    axes.set_xlabel(f"{NDCG}, {MAIN} lists, with 95% interval")
     axes.grid(axis="y", visible=False)
     return figure
 
 
-def tradeoff(results: Results) -> Figure:
-    """NDCG@10 against throughput and parameters, both relative to the teacher; simple baselines as lines."""
-    rows = results.evaluate["quality"][MAIN]
-    found = results.evaluate["efficiency"]
-    points: dict[str, tuple[float, float]] = {}
-    for name, timed in found["models"].items():
-        ratio = found["ratios"].get(name, {"throughput": 1.0, "parameters": 1.0})
-        points |= {m: (ratio["throughput"], 100 / ratio["parameters"]) for m in timed["stands_for"] if m in rows}
-    shown = [m for m in ordered(points) if m in ("teacher", "none", "uniform", STUDENT)]
+def _places(part: Part, method: str) -> dict[str, tuple[float, float]]:
+    """Model -> its throughput, in times the teacher's, and its parameters, in % of them. All methods of a shape have
+    one architecture."""
+    places = {"teacher": (1.0, 100.0)}
+    for student, found in part.efficiency.items():
+        for name, ratios in found["ratios"].items():
+            models = [f"{student}/{m}" for m in ("none", "uniform", method)] if name == student else [name]
+            places |= {m: (ratios["throughput"], 100 / ratios["parameters"]) for m in models if part.quality(m)}
+    return places
+
+
+def _marker(model: str, part: Part) -> str:
+    shape, _, method = model.partition("/")
+    if method:
+        return "o^Dv"[part.run.students.index(shape) % 4]
+    return "o" if model == "teacher" else "s"
+
+
+def tradeoff(part: Part, method: str) -> Figure:
+    """NDCG@10 against throughput and parameters, both relative to the teacher; rivals as lines."""
+    places = _places(part, method)
+    shown = ordered(places, part.run)
+    rivals = [m for m in ordered(part.evaluate["quality"][MAIN], part.run) if m.startswith("rivals/")]
     figure = Figure(figsize=(WIDTH, 4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, which, name in (
         (left, 0, "throughput, times the teacher's"),
         (right, 1, "parameters, % of the teacher's"),
     ):
-        spread = 0.03 * max(point[which] for point in points.values())
-        for number, model in enumerate(shown):
-            # students of one architecture share a place: moved apart to be seen
-            aside = 0.0 if model == "teacher" else (number - len(shown) / 2) * spread
-            cell = rows[model][PRIMARY]
+        spread = 0.03 * max(place[which] for place in places.values())
+        for model in shown:
+            # models of one architecture share a place: moved apart to be seen
+            here = [m for m in shown if places[m] == places[model]]
+            at = places[model][which] + (here.index(model) - (len(here) - 1) / 2) * spread
+            cell = part.evaluate["quality"][MAIN][model]["ndcg_10"]
             axes.errorbar(
-                points[model][which] + aside, cell["mean"], yerr=_error(cell), fmt="o", color=colour(model), capsize=3,
-                label=label(model),
+                at, cell["mean"], yerr=_error(cell), fmt=_marker(model, part), color=colour(model), capsize=3,
+                label=label(model, part.run),
             )  # fmt: skip
-        for baseline in ("popularity", "item-knn"):
-            if baseline in rows:
-                value = rows[baseline][PRIMARY]["mean"]
-                axes.axhline(value, color=GREY, linestyle=":", linewidth=1)
-                axes.annotate(
-                    label(baseline), (0.99, value), xycoords=("axes fraction", "data"), color=GREY, ha="right",
-                    va="bottom", fontsize=9,
-                )  # fmt: skip
+        for rival in rivals:
+            value = part.evaluate["quality"][MAIN][rival]["ndcg_10"]["mean"]
+            axes.axhline(value, color=GREY, linestyle=":", linewidth=1)
+            axes.annotate(
+                label(rival, part.run), (0.99, value), xycoords=("axes fraction", "data"), color=GREY, ha="right",
+                va="bottom", fontsize=9,
+            )  # fmt: skip
         axes.set_xlim(left=0)
         axes.margins(x=0.1)
         axes.set_xlabel(name)
-    left.set_ylabel("NDCG@10, popularity lists")
+    left.set_ylabel(f"{NDCG}, {MAIN} lists")
     handles, names = left.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper left", ncols=len(shown))
+    figure.legend(handles, names, loc="outside upper left", ncols=min(3, len(shown)))
+    return figure
+
+
+def profile(part: Part) -> Figure:
+    """Each layer's share of the true Fisher of the teacher before and after adaptation, with its standard error, and
+    what the normalisation parameters hold of it. The quarters that are compared are shaded."""
+    rows = part.profile.filter(pl.col("kind") == "true")
+    figure = Figure(figsize=(WIDTH, 5.5), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    said = []
+    states = [("base", "before adaptation", PALE, -0.2), ("adapted", "after adaptation", BLUE, 0.2)]
+    for state, name, tint, aside in states:
+        layers = rows.filter(pl.col("state") == state).sort("layer")
+        error = {"ecolor": INK, "elinewidth": 0.8}
+        at = layers["layer"] + aside
+        above.bar(
+            at, 100 * layers["share"], 0.4, color=tint, label=name, yerr=100 * layers["share_standard_error"],
+            error_kw=error,
+        )  # fmt: skip
+        below.bar(at, 100 * layers["normalisation_share"], 0.4, color=tint)
+        found = part.fisher[state]["true"]
+        without = found["upper_lower_quarter_without_last"]
+        said.append(f"{found['upper_lower_quarter']:.2g} {name} ({without:.2g} without the last layer)")
+    count = int(rows["layer"].to_numpy().max())
+    quarter = max(1, count // 4)
+    for start in (0, count - quarter):
+        above.axvspan(start + 0.5, start + quarter + 0.5, color=GREY, alpha=0.12, linewidth=0, zorder=0)
+    above.set_title("True Fisher, upper quarter of the layers over the lower (shaded):\n" + ", ".join(said))
+    above.set_ylabel("share of the Fisher trace (%)")
+    above.legend()
+    below.set(xlabel="teacher layer", ylabel="of which nor-\nmalisation (%)", xlim=(0.3, count + 0.7))
+    for axes in (above, below):
+        axes.grid(axis="x", visible=False)
+    return figure
+
+
+def _logarithmic(axis: Any, steps: tuple[int, ...]) -> None:
+    """Ticks at `steps` times 1, 10, 100, ..., as plain numbers."""
+    getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter("{x:,.0f}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def histogram(users: Mapping[str, list[float]], median: float) -> Figure:
+    """Users by the number of their positives."""
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.stairs(users["users"], users["edges"], fill=True, color=BLUE, edgecolor="white", linewidth=0.5)
+    axes.axvline(median, color=ORANGE)
+    axes.annotate(f" median {median:g}", (median, 1.01), xycoords=("data", "axes fraction"), color=ORANGE)
+    _logarithmic(axes.xaxis, (1, 2, 5))
+    axes.set(xlabel="positives of a user, logarithmic", ylabel="users")
+    return figure
+
+
+def popularity(items: Mapping[str, Any], without: int) -> Figure:
+    """Training positives of the items by rank."""
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(items["rank"], items["count"], color=BLUE, linewidth=2)
+    _logarithmic(axes.xaxis, (1,))
+    _logarithmic(axes.yaxis, (1, 2, 5))
+    note = f"most popular tenth: {items['top_tenth']:.0%} of all\nitems without any: {without:,}"
+    axes.annotate(note, (0.03, 0.05), xycoords="axes fraction", color=GREY)
+    axes.set(xlabel="rank of the item, logarithmic", ylabel="training positives, logarithmic")
     return figure
 
 
 def _first_seed(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.filter(pl.col("seed") == 0)
+    return frame.filter(pl.col("seed") == pl.col("seed").min())
 
 
 def weights(frames: Mapping[str, pl.DataFrame]) -> Figure:
     """The layer weights that each strategy starts with, one panel a strategy."""
-    names = [m for m in ordered(frames) if m != STUDENT] or list(frames)
+    # the proposed method starts from the weights that the fixed ones keep
+    names = [m for m in frames if not m.endswith(f"/{PROPOSED}")] or list(frames)
     columns = min(3, len(names))
     lines = -(-len(names) // columns)
     figure = Figure(figsize=(WIDTH, 2.1 * lines), layout="constrained")
@@ -143,7 +216,7 @@ def weights(frames: Mapping[str, pl.DataFrame]) -> Figure:
     for axes, name in zip(grid.flat, names, strict=False):
         first = _first_seed(frames[name]).filter(pl.col("step") == pl.col("step").min()).sort("layer")
         axes.bar(first["layer"], 100 * first["weight"], color=colour(name))
-        axes.set_title(label(name).removeprefix("student, "))
+        axes.set_title(short(name))
         axes.grid(axis="x", visible=False)
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
@@ -161,15 +234,15 @@ def trajectory(frame: pl.DataFrame) -> Figure:
     figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
     # one layer may hold most of the weight; a zero weight is drawn as the smallest
-    norm = LogNorm(values[values > 0].min(), values.max(), clip=True)
-    mesh = left.pcolormesh(steps, layers, values, cmap="viridis", shading="nearest", norm=norm, rasterized=True)
+    scale = LogNorm(values[values > 0].min(), values.max(), clip=True)
+    mesh = left.pcolormesh(steps, layers, values, cmap="viridis", shading="nearest", norm=scale, rasterized=True)
     left.grid(visible=False)
     bar = figure.colorbar(mesh, ax=left, label="weight (%), logarithmic", format="{x:g}")
     bar.ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     bar.ax.yaxis.set_minor_formatter("{x:g}")
     left.set(xlabel="optimiser step", ylabel="teacher layer", title="weights over the steps")
-    right.bar(layers - 0.2, values[:, 0], 0.4, color=COLOURS["fisher"], label="start")
-    right.bar(layers + 0.2, values[:, -1], 0.4, color=INK, label=f"step {steps[-1]:,}")
+    right.bar(layers - 0.2, values[:, 0], 0.4, color=PALE, label="start")
+    right.bar(layers + 0.2, values[:, -1], 0.4, color=BLUE, label=f"step {steps[-1]:,}")
     right.set(xlabel="teacher layer", ylabel="weight (%)", title="start and end")
     right.grid(axis="x", visible=False)
     right.legend()
@@ -188,29 +261,24 @@ def _curve(axes: Any, frame: pl.DataFrame, column: str, name: str, tint: str) ->
     axes.plot(rows["step"], values, color=tint, label=name, marker="o" if len(rows) < 20 else None, markersize=3.5)
 
 
-def training(curves: Mapping[str, pl.DataFrame]) -> Figure:
-    """The teacher's and the students' validation and losses."""
-    students = [m for m in ordered(curves) if m != "teacher"]
+def training(part: Part, student: str) -> Figure:
+    """Validation and losses of a shape's students and of the teacher."""
+    curves = {m: frame for m, frame in part.curves.items() if m.startswith(f"{student}/")}
     figure = Figure(figsize=(WIDTH, 6), layout="constrained")
-    (validation, bce), (layers, teacher) = figure.subplots(2, 2)
+    (validation, labels), (layers, teacher) = figure.subplots(2, 2)
     for axes, column, title in (
-        (validation, "validation_ndcg_10", "students: validation NDCG@10"),
-        (bce, "bce", "students: BCE on the labels"),
+        (validation, "validation_ndcg_10", f"students: validation {NDCG}"),
+        (labels, "labels", "students: loss on the labels"),
         (layers, "layers", "students: layer loss, weighted by strategy"),
     ):
-        for name in students:
-            if column in curves[name].columns:
-                _curve(axes, curves[name], column, label(name).removeprefix("student, "), colour(name))
+        for model in ordered(curves, part.run):
+            if column in curves[model].columns:
+                _curve(axes, curves[model], column, short(model), colour(model))
         axes.set_title(title)
-    curve = curves["teacher"]
-    _curve(teacher, curve, "loss", "loss", GREY)
-    teacher.set(title="teacher: loss (left) and validation NDCG@10 (right)")
-    for depth, begin in curve.group_by("depth", maintain_order=True).agg(pl.col("step").min()).iter_rows():
-        teacher.axvline(begin, color=GREY, linewidth=0.8, linestyle=":")
-        teacher.annotate(f" {depth} layers", (begin, 0.02), xycoords=("data", "axes fraction"), rotation=90, fontsize=8)
+    _curve(teacher, part.curves["teacher"], "loss", "loss", GREY)
+    teacher.set_title(f"teacher: loss (left) and validation {NDCG} (right)")
     twin = teacher.twinx()
-    for _, part in curve.group_by("depth", maintain_order=True):
-        _curve(twin, part, "validation_ndcg_10", "validation", INK)
+    _curve(twin, part.curves["teacher"], "validation_ndcg_10", "validation", INK)
     twin.spines["right"].set_visible(True)
     twin.grid(visible=False)
     for axes in (layers, teacher):

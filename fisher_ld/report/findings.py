@@ -1,4 +1,4 @@
-"""The questions that decide about a deployment, answered from intervals."""
+"""The questions that decide about a deployment, answered from intervals, of one student on one data set."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fisher_ld.report.inputs import MAIN, STUDENT, Results, label
+from fisher_ld.config import paths
+from fisher_ld.experiments.claims import at_least
+from fisher_ld.experiments.results import MAIN, Part
+from fisher_ld.report.names import label, short
 
 RETAINED, PARAMETERS, THROUGHPUT = 0.92, 0.25, 4.0  # the targets
 VERDICTS = {"shown above": "shown", "shown below": "opposite shown", "not shown": "not shown"}
@@ -34,38 +37,49 @@ def share(row: Mapping[str, float]) -> str:
     return f"{row['share']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
 
 
-def at_least(low: float, high: float, target: float) -> str:
-    """yes: the whole interval reaches the target; no: none of it does; else not shown."""
-    if low >= target:
-        return "yes"
-    return "no" if high < target else "not shown"
+def _gate(part: Part, gate: Mapping[str, Any]) -> Finding:
+    cut = paths.truncated(gate["truncated"]["depth"])
+    rivals = {**gate["rivals"], cut: gate["truncated"]}
+    text = "; ".join(f"over {label(name, part.run)} {span(row, sign=True)}" for name, row in rivals.items())
+    text = f"NDCG@10 {gate['teacher']:.3f} on {gate['lists']:,} validation lists, {text} (each interval alone)."
+    return Finding("Is the teacher worth distilling?", "yes" if gate["passed"] else "no", text)
 
 
-def _gate(gate: Mapping[str, Any]) -> Finding:
-    rivals = "; ".join(f"over {label(name)} {span(row, sign=True)}" for name, row in gate["rivals"].items())
-    text = f"NDCG@10 {gate['teacher']:.3f}, {rivals} (each interval alone, without Holm)."
-    return Finding("Does the teacher beat popularity and item-kNN?", "yes" if gate["passed"] else "no", text)
+def gate_sentence(gate: Mapping[str, Any]) -> str:
+    """For the first lines: what may be said of distillation at all."""
+    lists = f"its gate on {gate['lists']:,} validation lists"
+    if gate["passed"]:
+        return f"The teacher passed {lists}."
+    overridden = "This is not a test of distillation, the gate was overridden: " if gate["overridden"] else ""
+    text = f"{overridden}the teacher did not pass {lists}: {'; '.join(gate['reasons'])}."
+    return text[0].upper() + text[1:]
 
 
-def _against(results: Results, a: str, b: str, question: str) -> Finding:
-    row = results.comparison(a, b)
+def _against(part: Part, a: str, b: str, question: str) -> Finding:
+    row = part.comparison(a, b)
     if row is None:
-        return Finding(question, "not measured", f"No comparison of {label(a)} with {label(b)} was made.")
+        return Finding(question, "not measured", f"{label(a, part.run)} was not compared with {label(b, part.run)}.")
     text = f"NDCG@10 difference {span(row, sign=True)}, p {row['p_holm']:.2g} after Holm, n {row['n']:,}."
     return Finding(question, VERDICTS[row["verdict"]], text)
 
 
-def findings(results: Results) -> dict[str, Finding]:
-    """By a short name, in the order of the report."""
-    kept = results.evaluate["retained"][MAIN][STUDENT]
-    row, ratios = results.efficiency(STUDENT)
-    part = 1 / ratios["parameters"]
+def findings(part: Part, student: str, method: str) -> dict[str, Finding]:
+    """By a short name, in the order of the report. `method`: the one that the report is about."""
+    model, gate = f"{student}/{method}", part.gates[student]
+    kept = part.evaluate["retained"][MAIN][model]
+    found = part.efficiency[student]
+    row, ratios = found["models"][student], found["ratios"][student]
+    size, rate = 1 / ratios["parameters"], ratios["throughput"]
+    between = found["intervals"][student]["throughput"]
+    low, high = (between["low"], between["high"]) if between else (rate, rate)
+    certain = f" (95% interval {low:.1f} to {high:.1f})" if between else ""
     above = kept["above_chance"]
     of_gain = f" Of what the teacher gains over chance: {share(above)}." if above else ""
-    count = row["parameters"]["total"] / 1e6
-    return {
-        "gate": _gate(results.gate),
-        "truncated": _against(results, "teacher", "truncated", "Does the teacher beat its own first layers?"),
+    cut = paths.truncated(gate["truncated"]["depth"])
+    name = short(model)
+    result = {
+        "gate": _gate(part, gate),
+        "truncated": _against(part, "teacher", cut, "Does the teacher beat its own first layers, adapted alone?"),
         "retained": Finding(
             f"Does the student keep {RETAINED:.0%} of the teacher's NDCG@10?",
             at_least(kept["low"], kept["high"], RETAINED),
@@ -73,77 +87,75 @@ def findings(results: Results) -> dict[str, Finding]:
         ),
         "parameters": Finding(
             f"Has it at most {PARAMETERS:.0%} of the teacher's parameters?",
-            "yes" if part <= PARAMETERS else "no",
-            f"{part:.1%}: {count:.1f} million, embeddings included.",
+            "yes" if size <= PARAMETERS else "no",
+            f"{size:.1%}: {row['parameters']['total'] / 1e6:.1f} million, embeddings included.",
         ),
         "throughput": Finding(
             f"Is it at least {THROUGHPUT:g} times as fast?",
-            "yes" if ratios["throughput"] >= THROUGHPUT else "no",
-            f"{ratios['throughput']:.1f} times the throughput, latency p50 {ratios['latency_p50']:.1f} times shorter.",
+            at_least(low, high, THROUGHPUT),
+            f"{rate:.1f} times the throughput{certain}, latency p50 {ratios['latency_p50']:.1f} times shorter.",
         ),
-        "item-knn": _against(results, STUDENT, "item-knn", "Does it beat item-kNN?"),
-        "popularity": _against(results, STUDENT, "popularity", "Does it beat popularity?"),
-        "start": _against(results, STUDENT, "truncated", "Does it beat the teacher's own first layers?"),
-        "none": _against(results, STUDENT, "none", "Does distillation help the same student?"),
-        "uniform": _against(results, STUDENT, "uniform", "Does Fisher-LD beat uniform layers?"),
-        "shuffled": _against(results, STUDENT, "fisher-shuffled", "Does Fisher-LD beat its own shuffle?"),
     }
+    for rival in gate["rivals"]:
+        result[rival] = _against(part, model, rival, f"Does it beat {label(rival, part.run)}?")
+    for other, question in (
+        ("start", "Does it beat what it started from, with the head fitted alone?"),
+        ("none", "Does distillation help the same student?"),
+        ("uniform", f"Does {name} beat uniform layers?"),
+        ("fisher-shuffled", f"Does {name} beat its own shuffle?"),
+    ):
+        result[other] = _against(part, model, f"{student}/{other}", question)
+    return result
 
 
-def headline(results: Results, found: Mapping[str, Finding]) -> list[str]:
-    """The plain-language summary: what one gets, whether it can replace the teacher, whether Fisher is why."""
-    kept = results.evaluate["retained"][MAIN][STUDENT]
-    _, ratios = results.efficiency(STUDENT)
+# What the summary says beside the targets: finding -> answer -> sentence.
+LIMITS = {
+    "start": {
+        "opposite shown": "But what it started from, with the head fitted alone, is shown above it.",
+        "not shown": "It is not shown to beat what it started from, with the head fitted alone.",
+    },
+    "truncated": {
+        "opposite shown": "The teacher's own first layers, adapted alone, are shown above the whole teacher.",
+        "not shown": "The teacher is not shown to beat its own first layers, adapted alone.",
+    },
+    "none": {
+        "opposite shown": "Distillation is shown to cost quality: the same student is better trained on the labels "
+        "alone.",
+        "not shown": "Distillation is not shown to beat training the same student on the labels alone.",
+    },
+}
+
+
+def headline(part: Part, student: str, method: str, found: Mapping[str, Finding]) -> list[str]:
+    """The plain-language summary: whether it is a test at all, what one gets, whether it can replace the teacher,
+    whether Fisher is why."""
+    name = short(f"{student}/{method}")
+    kept = part.evaluate["retained"][MAIN][f"{student}/{method}"]
+    ratios = part.efficiency[student]["ratios"][student]
     first = (
-        f"The Fisher-LD student keeps {kept['share']:.1%} of the teacher's NDCG@10 (95% interval {kept['low']:.1%} to "
+        f"The {name} student keeps {kept['share']:.1%} of the teacher's NDCG@10 (95% interval {kept['low']:.1%} to "
         f"{kept['high']:.1%}) with {1 / ratios['parameters']:.1%} of its parameters at {ratios['throughput']:.1f} "
         f"times its throughput."
     )
-    needed = ("gate", "retained", "parameters", "throughput", "item-knn", "popularity")
-    lacking = [found[name] for name in needed if not found[name].good]
-    if lacking:
+    needed = ("gate", "retained", "parameters", "throughput", *(key for key in found if key.startswith("rivals/")))
+    if lacking := [found[key] for key in needed if not found[key].good]:
         what = "; ".join(f"“{f.question}” {f.answer}" for f in lacking)
         second = f"It should not replace the teacher on these numbers: {what}."
     else:
-        second = "On these lists it can replace the teacher: every target is met, and it beats both simple baselines."
-    limits = [_first_layers(found["start"], found["truncated"]), _distillation(found["none"])]
-    second = " ".join([second, *filter(None, limits)])
-    return [first, second, _reason(found["uniform"], found["shuffled"])]
+        second = "On these lists it can replace the teacher: every target is met, and it beats all rivals."
+    limits = [said[found[key].answer] for key, said in LIMITS.items() if found[key].answer in said]
+    reason = _reason(name, found["uniform"], found["fisher-shuffled"])
+    return [gate_sentence(part.gates[student]), first, " ".join([second, *limits]), reason]
 
 
-def _first_layers(student: Finding, teacher: Finding) -> str:
-    """Which of the two is not shown above the teacher's own first layers; nothing where both are."""
-    both = {"it": student, "the teacher": teacher}
-    below = [name for name, finding in both.items() if finding.answer == VERDICTS["shown below"]]
-    unshown = [name for name, finding in both.items() if finding.answer == VERDICTS["not shown"]]
-    isnt = "neither it nor the teacher is" if len(unshown) == 2 else f"{''.join(unshown)} is not"
-    if below:
-        better = "But the teacher's own first layers, of the same size and not trained further, are shown above"
-        return f"{better} {' and '.join(below)}" + (f"; {isnt} shown to beat them." if unshown else ".")
-    if unshown:
-        own = "its own" if unshown == ["the teacher"] else "the teacher's own"
-        text = f"{isnt} shown to beat {own} first layers, of the student's size and not trained further."
-        return text[0].upper() + text[1:]
-    return ""
-
-
-def _distillation(none: Finding) -> str:
-    """Nothing where it is shown to help."""
-    if none.answer == VERDICTS["shown below"]:
-        return "Distillation is shown to cost quality: the same student is better trained on the labels alone."
-    if none.answer == VERDICTS["not shown"]:
-        return "Distillation is not shown to beat training the same student on the labels alone."
-    return ""
-
-
-def _reason(uniform: Finding, shuffled: Finding) -> str:
+def _reason(name: str, uniform: Finding, shuffled: Finding) -> str:
     """Whether Fisher weights are why."""
     rivals = {"uniform layers": uniform, "its own shuffle": shuffled}
-    above = [name for name, finding in rivals.items() if finding.good]
-    below = [name for name, finding in rivals.items() if finding.answer == VERDICTS["shown below"]]
+    above = [rival for rival, finding in rivals.items() if finding.good]
+    below = [rival for rival, finding in rivals.items() if finding.answer == "opposite shown"]
     trained = shuffled.answer != "not measured"
     if below:
-        return f"Fisher weighting is shown to cost quality: Fisher-LD is below {' and '.join(below)}."
+        return f"Fisher weighting is shown to cost quality: {name} is below {' and '.join(below)}."
     if above == list(rivals):
         return "The Fisher weights are shown to help: over uniform layers and over their own shuffle."
     if above == ["uniform layers"]:

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 from fisher_ld.config.params import Run
 from fisher_ld.distillation.methods import METHODS
+from fisher_ld.evaluation.baselines.catalogue import RIVALS
 from fisher_ld.evaluation.metrics.catalogue import METRICS
 from fisher_ld.experiments.results import PROPOSED
 
-RIVALS = {"popularity": "popularity", "item-knn": "item-kNN"}
 INK, GREY, PALE, BLUE, ORANGE = "#22262b", "#8a8f98", "#b9bec6", "#1f6fb4", "#e07a1f"
 LABELS = {
     "chance": "chance",
@@ -25,7 +25,7 @@ def label(model: str, run: Run) -> str:
     """A student's shape is said only where the run has several."""
     first, _, last = model.partition("/")
     if first == "rivals":
-        return RIVALS.get(last, last)
+        return RIVALS[last].label if last in RIVALS else last
     if first.startswith("truncated-"):
         return f"teacher's first {first.removeprefix('truncated-')} layers, adapted alone"
     if not last:

@@ -13,11 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fisher_ld.batches.lists import FAMILIES
 from fisher_ld.core.files import atomic_path, read_json
 from fisher_ld.experiments.record import RESULTS
 
 PAGE = RESULTS.parent / "results.md"
-MAIN, FIRST = "popularity", "default"  # family of test lists that comparisons are shown of; profile that stands first
+MAIN = FAMILIES[0]  # test lists that comparisons are shown of
+FIRST = "default"  # profile that stands first
 RATIOS = ("latency_p50", "throughput", "peak_memory", "parameters", "size_on_disk", "energy")
 BARE = str.maketrans("", "", '"')  # JSON without its quotes reads like YAML
 
@@ -46,7 +48,7 @@ def _comparisons(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         what, difference = f"`{row['a']}` minus `{row['b']}`", _between(row, "difference", "+.3f")
         cells.append([what, difference, f"{row['p_holm']:.2g}", row["verdict"]])
-    sentence = "Differences of paired users in NDCG@10; p after Holm over the comparisons of a student."
+    sentence = "Differences of paired users in NDCG@10; p after Holm, over those of one student or the teacher."
     return table(["what", "difference", "p", "verdict"], cells, sentence)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 PACKAGE, STAGES, PIPELINE = "fisher_ld", "stages", Path("dvc.yaml")
 LEFT_OUT = ("config", "core", "run")  # folders of the package
+BUILT_LATER = "terms.py"  # imports in its functions when the trainer builds them, which imports the same at its head
 WIDTH = 120
 STAGE = re.compile(r"^  (\w+):", re.MULTILINE)
 DEPS = re.compile(r"^( +)deps: \[(?:\n(.*?)\n\1\]|([^\n]*)\])$", re.MULTILINE | re.DOTALL)
@@ -29,7 +30,7 @@ def modules(script: Path) -> list[Path]:
         found |= new
         new = {file for known in new if known.suffix == ".py" for file in imports(known, script.parents[1])} - found
         new = {file for file in new if file.relative_to(script.parents[1]).parts[1] not in LEFT_OUT}
-    return sorted(file for file in found if file.stem != "__init__" or _has_code(file))
+    return sorted(file for file in found if file.suffix != ".py" or _has_code(file))
 
 
 @cache
@@ -37,7 +38,8 @@ def imports(file: Path, root: Path) -> frozenset[Path]:
     """The project's files that a file imports itself, wherever in it, and files beside it that it names; types that
     only a checker imports are none of them."""
     found: set[Path] = set()
-    for node in _nodes(ast.parse(file.read_text(encoding="utf-8"))):
+    skipped = (ast.FunctionDef,) if file.name == BUILT_LATER else ()
+    for node in _nodes(ast.parse(file.read_text(encoding="utf-8")), skipped):
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
                 found |= _files(f"{node.module}.{alias.name}", root)
@@ -49,11 +51,12 @@ def imports(file: Path, root: Path) -> frozenset[Path]:
     return frozenset(found)
 
 
-def _nodes(node: ast.AST) -> Iterator[ast.AST]:
+def _nodes(node: ast.AST, skipped: tuple[type[ast.AST], ...]) -> Iterator[ast.AST]:
     yield node
     for child in ast.iter_child_nodes(node):
-        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
-            yield from _nodes(child)
+        type_checking = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+        if not type_checking and not isinstance(child, skipped):
+            yield from _nodes(child, skipped)
 
 
 def _files(name: str, root: Path) -> set[Path]:
@@ -65,25 +68,23 @@ def _files(name: str, root: Path) -> set[Path]:
     return {file for at in places for file in (at.with_suffix(".py"), at / "__init__.py") if file.is_file()}
 
 
+@cache
 def _has_code(file: Path) -> bool:
+    """And not only a docstring, or nothing, as most __init__.py."""
     body = ast.parse(file.read_text(encoding="utf-8")).body
     return any(not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) for node in body)
 
 
 def folded(files: Collection[Path], root: Path) -> list[str]:
-    """The files' paths below `root`; of a folder that is among them whole, its."""
-
-    def fold(folder: Path) -> Iterator[Path]:
-        inside = [file for file in files if folder in file.parents]
-        every = [file for file in folder.rglob("*.py") if file.stem != "__init__" or _has_code(file)]
-        if inside and folder != root and set(every) <= set(inside):
-            yield folder
-        else:
-            yield from (file for file in inside if file.parent == folder)
-            for child in sorted({folder / file.relative_to(folder).parts[0] for file in inside}):
-                yield from fold(child) if child.is_dir() else ()
-
-    return sorted(str(path.relative_to(root)) for path in fold(root))
+    """The files' paths below `root`; of a folder of the package that is among them whole, its."""
+    whole = [
+        folder
+        for folder in (root / PACKAGE).rglob("*")
+        if (every := [file for file in folder.rglob("*.py") if _has_code(file)]) and set(every) <= set(files)
+    ]
+    rest = [file for file in files if not any(folder in file.parents for folder in whole)]
+    outer = [folder for folder in whole if not any(other in folder.parents for other in whole)]
+    return sorted(str(path.relative_to(root)) for path in (*rest, *outer))
 
 
 def rewritten(text: str, root: Path) -> str:

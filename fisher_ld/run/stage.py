@@ -173,9 +173,9 @@ def _run(stage: str, main: Callable[..., None], given: Sequence[str]) -> None:
 
 def stage(main: Callable[..., None]) -> None:
     """Runs `main(params, run, *names)` as a cell of the stage of dvc.yaml that is named as main's module, in the
-    project's root. The names come from the command line: `data`, `student`, `method`, `seed` (of training), `depth`, and
-    `teacher`, the seed of the teacher that students learn from, which is no part of the cell's name. A UserError or a
-    full disk ends it with one message and exit code 1, a bug with its traceback."""
+    project's root. The names come from the command line: `data`, `student`, `method`, `seed` (of training), `depth`,
+    and `teacher`, the seed of the teacher that students learn from, which is no part of the cell's name. A UserError or
+    a full disk ends it with one message and exit code 1, a bug with its traceback."""
     signal.signal(signal.SIGTERM, _terminate)
     if not sys.stderr.isatty():
         _silence_bars()

@@ -88,7 +88,7 @@ def _commit() -> str:
 
 def _note(params: Params) -> str:
     """What a run is, in one line for its page in the UI."""
-    parts = {name: getattr(params.run, name) for name in ("data", "students", "methods", "seeds")}
+    parts = params.run.model_dump(include={"data", "students", "methods", "seeds"})
     return "; ".join(f"{name}: {', '.join(map(str, values))}" for name, values in parts.items())
 
 
@@ -120,8 +120,7 @@ class StageRun:
         self.uri, self.started = store_uri(params.tracking.uri), time.time()
         self.run_id = ""  # none yet
         self.buffer: list[Metric] = []
-        self.last_flush = time.monotonic()
-        self.monitor: Any = None
+        self.last_flush, self.monitor = time.monotonic(), None
 
     @cached_property
     def code(self) -> dict[str, str]:
@@ -173,9 +172,7 @@ class StageRun:
             artifacts = (work_root().absolute() / "mlruns").as_uri() if local else None
             return self.client.create_experiment(name, artifact_location=artifacts)
         if found.lifecycle_stage == "deleted":
-            raise UserError(
-                f"MLflow experiment {name!r} is deleted in {self.uri}; restore it or set tracking.experiment"
-            )
+            raise UserError(f"MLflow: {name!r} is deleted in {self.uri}; restore it or set tracking.experiment")
         return found.experiment_id
 
     def _search(self, **tags: str) -> list[Run]:
@@ -224,15 +221,13 @@ class StageRun:
                 self.client.log_batch(self.run_id, metrics=self.buffer[:METRICS_AT_ONCE])
                 del self.buffer[:METRICS_AT_ONCE]
 
-    def log_artifact(self, path: str | Path) -> None:
-        """A file, or a folder with all it holds. Raises UserError if there is none."""
-        self.open()
-        self._store(self.run_id, path)
-
-    def _store(self, run_id: str, path: str | Path) -> None:
+    def log_artifact(self, path: str | Path, parent: bool = False) -> None:
+        """A file, or a folder with all it holds, for this run or its parent. Raises UserError if there is none."""
         path = Path(path)
         if not path.exists():
             raise UserError(f"{path}: no such file, it should have gone to MLflow; run the stage that writes it")
+        self.open()
+        run_id = self.parent_id if parent else self.run_id
         with self._reported(f"{path} is not stored"):
             if path.is_dir():
                 self.client.log_artifacts(run_id, str(path), path.name)
@@ -256,7 +251,7 @@ class StageRun:
 
         self.open()
         for path in artifacts:
-            self._store(self.parent_id, path)
+            self.log_artifact(path, parent=True)
         records = [read_json(file) for file in sorted(METRICS.glob("cells/*/*/run.json"))]
         tags = [RunTag(f"run.{r['stage']}.{r['cell']}", r["run_id"]) for r in records if r["run_id"]]
         with self._reported(f"the parent run {self.parent_id} is not complete"):

@@ -20,15 +20,18 @@ from fisher_ld.models.scorer import Scorer
 def query_lists(histories: Sequence[Sequence[str]], candidates: Sequence[Sequence[str]]) -> tuple[Lists, list[str]]:
     """Queries as lists of a user each, and the texts by the item numbers that the lists use. Raises ValueError where
     the two do not match, or a query has no candidate."""
-    if len(histories) != len(candidates) or not all(candidates):
+    if len(histories) != len(candidates) or any(len(texts) == 0 for texts in candidates):
         counts = [len(texts) for texts in candidates]
         raise ValueError(f"expected one or more candidates for each of {len(histories)} histories, got {counts}")
     number: dict[str, int] = {}
-    liked, asked = ([[number.setdefault(t, len(number)) for t in texts] for texts in part] for part in (histories, candidates))
-    users, none = np.arange(len(liked)), np.zeros(len(liked), np.int64)
-    lengths = np.array([len(items) for items in liked], np.int64)
-    columns = {"user": users, "start": none, "position": lengths, "positive": none}  # no candidate is known to be it
-    return make_lists(columns, [np.array(a) for a in asked], [np.array(items, np.int64) for items in liked]), list(number)
+
+    def items(queries: Sequence[Sequence[str]]) -> list[np.ndarray]:
+        return [np.array([number.setdefault(text, len(number)) for text in texts], np.int64) for texts in queries]
+
+    liked, asked = items(histories), items(candidates)
+    none = np.zeros(len(liked), np.int64)  # as the positive: it is not known
+    columns = {"user": np.arange(len(liked)), "start": none, "positive": none}
+    return make_lists(columns | {"position": np.array([len(h) for h in liked])}, asked, liked), list(number)
 
 
 class Predictor:
@@ -52,7 +55,7 @@ class Predictor:
         """z = logit(yes) - logit(no) of each candidate of each query, float32. `histories`: texts of what a user liked,
         oldest first. Raises ValueError where the queries do not match, UserError where one is longer than the model's
         context."""
-        if not histories and not candidates:
+        if len(histories) == len(candidates) == 0:
             return []
         lists, texts = query_lists(histories, candidates)
         prompts: Prompts = build_prompts(self.tokenizer, texts, self.template)

@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 
-from fisher_ld.batches.lists import Lists, concat, take
+from fisher_ld.batches.lists import Lists, concat, read_lists, take
+from fisher_ld.core.errors import UserError
 
 
 def lists():
@@ -27,3 +29,8 @@ def test_take_and_concat_renumber():
     assert both.offsets.tolist() == [0, 1, 4, 6, 9, 10]
     assert [c.tolist() for c in both.candidates] == [[5], [2, 0, 4], [3, 1], [2, 0, 4], [5]]
     assert both.labels().tolist() == [1, 1, 0, 0, 0, 1, 1, 0, 0, 1]
+
+
+def test_lists_that_are_not_written_yet_name_the_stage(tmp_path):
+    with pytest.raises(UserError, match=r"val\.parquet: no such file; run the stage preprocess"):
+        read_lists(tmp_path, "val")

@@ -59,7 +59,7 @@ def world(candidates):
         sequences=[rng.integers(0, 6, 7), rng.integers(0, 6, 4)],
     )
     pieces = [[int(t) for t in rng.integers(1, 50, 1 + item % 4)] for item in range(12)]
-    return lists, Prompts([7, 8], pieces[:6], pieces[6:], yes=1, no=2)
+    return lists, Prompts([7, 8], pieces[:6], pieces[6:])
 
 
 @pytest.mark.parametrize("candidates", CANDIDATES.values(), ids=CANDIDATES)
@@ -74,7 +74,7 @@ def test_packed_is_one_by_one(attention, config, candidates, float64_norms):
     scorer.model.set_attn_implementation(attention)
     with torch.no_grad():
         scored, _ = scorer(batch)
-    logits, states = scorer(batch, with_hidden_states=True)
+    logits, states = scorer(batch, with_states=True)
     scorer.model.set_attn_implementation("sdpa")
     weight = torch.linspace(-1, 2, len(logits), dtype=torch.float64)
     parameters = [p for p in scorer.parameters() if p.requires_grad]
@@ -157,7 +157,7 @@ def test_what_is_last_windows_is_what_the_adaptation_reads_last():
     held = last_windows(lists, 60, seed=3)
     assert len(held) == 60 * each and len(held.windows()) == 60
     pieces = [[1]] * (len(numbers) + 2)
-    plan = step_plan(lists, Prompts([7], pieces, pieces, yes=1, no=2), 1, steps=128, seed=3)
+    plan = step_plan(lists, Prompts([7], pieces, pieces), 1, steps=128, seed=3)
     read = {int(window[0]) // each for entry in plan for window in entry}
     assert len(read) == 128 and read.isdisjoint(held.user)
     assert len(last_windows(lists, None, 3)) == len(last_windows(lists, 500, 3)) == len(lists)

@@ -135,7 +135,7 @@ def test_what_data_says_wrong_is_said_once():
         ({"run": {"students": ["smal"]}}, "  run.students: students has no entry 'smal'; did you mean small?"),
         (
             {"data_sets": {"mine": {"source": {"kind": "movielens-10m"}}}},
-            "data_sets.mine.source.kind: expected a name of the sources, got 'movielens-10m'; did you mean movielens-1m?",
+            "mine.source.kind: expected a name of the sources, got 'movielens-10m'; did you mean movielens-1m?",
         ),
         ({"data": {"fold": 5}}, "data.fold: expected 'none', 0, 1, 2, 3 or 4, got 5"),
         ({"teacher": {"adapt": {"method": "loraa"}}}, "got 'loraa'; did you mean lora?"),
@@ -151,7 +151,10 @@ def test_what_data_says_wrong_is_said_once():
         ({"data": {"zero_shot_users": 1}}, "data.zero_shot_users: expected at least 2, got 1"),
         ({"teacher": {"answers": {"yes": "no", "no": "no"}}}, "teacher.answers: `yes` and `no` must differ"),
         ({"distill": {"alpha": 0}}, "  run.methods: none learns from labels alone, and distill.alpha gives them no"),
-        ({"data_sets": {"mine": {"source": MINE}}}, "data_sets.mine.source: kind: table needs `interactions`, `items`"),
+        (
+            {"data_sets": {"mine": {"source": MINE}}},
+            "mine.source: kind: table needs `interactions` and `items`",
+        ),
         (
             {"data_sets": {"mine": {"source": {**MINE, "columns": COLUMNS}}}},
             "table needs `columns.timestamp` (seconds since 1970) or `columns.order`",

@@ -13,7 +13,7 @@ import torch
 from fisher_ld.core.checkpoint import Checkpoint
 from fisher_ld.core.errors import UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def start(code, *args, cwd):

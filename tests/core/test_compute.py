@@ -1,3 +1,4 @@
+import os
 import platform
 import random
 import subprocess
@@ -7,9 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from fisher_ld.config.params import Cluster
 from fisher_ld.core.compute import Compute, setup
 from fisher_ld.core.errors import UserError
+from tests.given import given
+
+
+def cluster(**changes):
+    return given({"cluster": changes}).cluster
 
 
 @pytest.fixture
@@ -22,9 +27,8 @@ def torch_settings():
 
 def test_setup_seeds_everything(torch_settings):
     def draw(seed):
-        assert setup(Cluster(threads=1, precision="fp32", batch_users=1), seed) == Compute(
-            torch.device("cpu"), bf16=False
-        )
+        compute = setup(cluster(threads=1, batch_users=1), "fp32", seed)
+        assert compute == Compute(torch.device("cpu"), bf16=False)
         return random.random(), np.random.random(), torch.rand(1).item()
 
     assert draw(3) == draw(3)
@@ -35,19 +39,34 @@ def test_setup_seeds_everything(torch_settings):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_setup_refuses_a_device_that_is_not_there(torch_settings):
     with pytest.raises(UserError, match="torch sees no GPU"):
-        setup(Cluster(device="cuda"), 0)
+        setup(cluster(device="cuda"), "auto", 0)
 
 
 @pytest.mark.parametrize("able", [True, False])
 def test_bf16_only_where_the_hardware_computes_it(torch_settings, monkeypatch, able):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
-    assert setup(Cluster(precision="auto"), 0).bf16 is able
-    assert setup(Cluster(precision="fp32"), 0).bf16 is False
+    assert setup(cluster(), "auto", 0).bf16 is able
+    assert setup(cluster(), "fp32", 0).bf16 is False
     if able:
-        assert setup(Cluster(precision="bf16"), 0).bf16 is True
+        assert setup(cluster(), "bf16", 0).bf16 is True
     else:
-        with pytest.raises(UserError, match=r"cluster\.precision: .* does not compute in bf16"):
-            setup(Cluster(precision="bf16"), 0)
+        with pytest.raises(UserError, match="precision: this hardware does not compute in bf16"):
+            setup(cluster(), "bf16", 0)
+
+
+@pytest.mark.parametrize(
+    ("threads", "variable", "expected"),
+    [
+        (None, "3", 3),
+        (None, "3,2", 3),  # a number for each level of nesting
+        (2, "3", 2),
+        (None, "", len(os.sched_getaffinity(0))),
+    ],
+)
+def test_threads_are_the_params_or_those_of_the_environment(torch_settings, monkeypatch, threads, variable, expected):
+    monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    setup(cluster(threads=threads), "fp32", 0)
+    assert torch.get_num_threads() == expected
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fisher_ld.config.params import Cluster
 from fisher_ld.core.errors import UserError, is_disk_full
 from fisher_ld.core.files import atomic_path, fingerprint, read_json, write_json
+from tests.given import given
 
 
 def test_atomic_file_replaces_only_on_success(tmp_path):
@@ -62,7 +62,7 @@ def test_disk_full_is_found_in_the_cause():
 
 def test_json_keeps_values(tmp_path):
     path = tmp_path / "a.json"
-    write_json(path, {"x": np.float64(0.1), "n": np.int64(3), "a": np.arange(2), "p": Path("b"), "c": Cluster()})
+    write_json(path, {"x": np.float64(0.1), "n": np.int64(3), "a": np.arange(2), "p": Path("b"), "c": given().cluster})
     read = read_json(path)
     assert read["x"] == 0.1 and read["n"] == 3 and read["a"] == [0, 1] and read["p"] == "b"
     assert read["c"]["device"] == "cpu"

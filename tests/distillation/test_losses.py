@@ -1,12 +1,12 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from fisher_ld.distillation.layer_map import layer_map
-from fisher_ld.distillation.losses import l2, layer_losses, output_loss
-from fisher_ld.distillation.trainer import LayerMatcher
-from fisher_ld.training.adapt import ranking_loss
+from fisher_ld.distillation.losses import l2, label_loss, layer_losses, output_loss
+from fisher_ld.training.losses import ranking_loss
 
 
 def test_output_loss_is_the_kl_of_two_bernoulli_at_a_temperature():
@@ -29,6 +29,40 @@ def test_ranking_loss_of_a_constant_scorer():
     assert parts["list_softmax"] == pytest.approx(math.log(4))
 
 
+Z = torch.tensor([0.5, -1.0, 2.0, 0.3, 1.5, -0.7, 0.0, 3.0, -2.0])
+LABELS = torch.tensor([0.0, 1, 0, 1, 0, 0, 0, 0, 1])
+
+
+def batch_of(labels):
+    return SimpleNamespace(labels=labels, lists=3)
+
+
+@pytest.mark.parametrize("list_weight", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("hidden", [[3], [3, 4, 5]], ids=["one label of a list", "all labels of a list"])
+def test_only_lists_whose_labels_are_known_count(list_weight, hidden):
+    labels, alone = LABELS.clone(), [0, 1, 2, 6, 7, 8]
+    labels[hidden] = torch.nan
+    found = label_loss(Z, batch_of(labels), list_weight)
+    assert found is not None
+    torch.testing.assert_close(found, ranking_loss(Z[alone], LABELS[alone], 2, list_weight)[0])
+    assert abs(found - ranking_loss(Z, LABELS, 3, list_weight)[0]) > 0.01
+
+
+def test_with_all_labels_the_loss_is_the_teachers_and_without_any_there_is_none():
+    torch.testing.assert_close(label_loss(Z, batch_of(LABELS), 0.5), ranking_loss(Z, LABELS, 3, 0.5)[0])
+    assert label_loss(Z, batch_of(torch.full((9,), torch.nan)), 0.5) is None
+
+
+def test_a_list_without_labels_moves_nothing():
+    z, labels = Z.clone().requires_grad_(), LABELS.clone()
+    labels[3:6] = torch.nan
+    found = label_loss(z, batch_of(labels), 0.5)
+    assert found is not None
+    found.backward()
+    assert z.grad is not None
+    assert z.grad[3:6].tolist() == [0, 0, 0] and z.grad[[0, 1, 2, 6, 7, 8]].all()
+
+
 def test_l2_sums_all_squares():
     assert l2([torch.tensor([1.0, 2.0]), torch.tensor([[3.0]])]).item() == 14
 
@@ -40,20 +74,3 @@ def test_layer_maps():
     assert layer_map("fisher", 6, 2, [0.1, 0.5, 0.1, 0.1, 0.1, 0.1]) == [(2, 1), (4, 2)]
     with pytest.raises(ValueError, match="expected the Fisher mass of 6 layers"):
         layer_map("fisher", 6, 2)
-
-
-def test_maps_start_as_the_identity_or_orthogonal():
-    for student_width in (4, 3):
-        for one in LayerMatcher([(1, 1), (2, 1)], [0.5, 0.5], student_width, 4).maps:
-            torch.testing.assert_close(one.T @ one, torch.eye(student_width))
-    assert torch.equal(LayerMatcher([(1, 1)], [1.0], 4, 4).maps[0], torch.eye(4))
-
-
-def test_eq_9_moves_the_weights_toward_the_recent_gradients():
-    matcher = LayerMatcher([(1, 1), (2, 1)], [0.5, 0.5], 4, 4)
-    teacher = torch.randn(6, 2, 4)
-    student = teacher[:, :1].clone().requires_grad_()  # layer 1 is matched exactly: its loss has no gradient
-    matcher(teacher, student, dynamic=True)
-    matcher.update(0.1)
-    assert matcher.weights.tolist() == pytest.approx([0.45, 0.55], abs=1e-4)
-    assert matcher.recent.tolist() == [0, 0]

@@ -2,76 +2,71 @@ import numpy as np
 import pytest
 import torch
 
-from fisher_ld.batches.packing import pack
-from fisher_ld.config.params import Distill, Fisher
+from fisher_ld.batches.packing import pack, step_plan
 from fisher_ld.core.checkpoint import Checkpoint
+from fisher_ld.distillation.layer_map import layer_map
+from fisher_ld.distillation.losses import l2, label_loss, output_loss
+from fisher_ld.distillation.matching import LayerMatching, Matching
 from fisher_ld.distillation.methods import METHODS
-from fisher_ld.distillation.trainer import distill
-from fisher_ld.models.scorer import unit_rms
+from fisher_ld.distillation.trainer import TRAJECTORY, Weighting, distill
+from fisher_ld.training.loop import Training
+from tests.given import given
 
-
-class MemoryTeacher:
-    """States of a 4-layer scorer, and logits that know the labels."""
-
-    def __init__(self, tiny):
-        scorer = tiny.scorer(layers=4, seed=1)
-        batch = pack(tiny.lists, tiny.lists.windows(), tiny.prompts, scorer.context())
-        with torch.no_grad():
-            states = scorer(batch, with_hidden_states=True)[1]
-        self.z = 6 * batch.labels - 3
-        self.states, self.layers, self.width, self.asked = unit_rms(states), 4, 32, 0
-
-    def signals(self, examples: np.ndarray):
-        self.asked += 1
-        return self.z[examples], self.states[examples]
-
-
-@pytest.fixture
-def distilled(tiny, tmp_path):
-    def run(method, steps=30, teacher_trace=None, **settings):
-        teacher, student = MemoryTeacher(tiny), tiny.scorer()
-        params = Distill(steps=steps, eval_every=steps, checkpoint_every=steps, learning_rate=3e-3, **settings)
-        fisher = Fisher(update_interval=10, update_rate=0.5)
-        checkpoint = Checkpoint("distill", {"method": method}, tmp_path)
-        fit, trajectory = distill(
-            student, teacher, METHODS[method], [0.1, 0.2, 0.3, 0.4], tiny.lists, tiny.prompts, params,
-            fisher, lambda: 0.5, checkpoint, lambda values, step: None, 0, method, teacher_trace,
-        )  # fmt: skip
-        return [row for row in fit.curve if "loss" in row], trajectory, teacher
-
-    return run
+WEIGHTS = (0.1, 0.2, 0.3, 0.4)
 
 
 def test_without_distillation_the_teacher_is_never_asked(distilled):
-    curve, trajectory, teacher = distilled("none")
-    assert teacher.asked == 0
-    assert not trajectory
-    assert {"output", "layers"}.isdisjoint(curve[0])
-    labels = 0.5 * curve[0]["bce"] + 0.5 * curve[0]["list_softmax"]
-    assert curve[0]["loss"] == pytest.approx(Distill().alpha * labels)
+    done = distilled("none", weights=())
+    assert not done.teacher.asked and not any(done.with_states)
+    assert done.trajectory.is_empty() and done.trajectory.schema == TRAJECTORY
+    assert {"output", "layers"}.isdisjoint(done.curve[0])
+    assert done.curve[0]["loss"] == pytest.approx(given().distill.alpha * done.curve[0]["labels"])
 
 
-def test_the_truncated_teacher_is_not_trained(distilled):
-    curve, trajectory, teacher = distilled("truncated")
-    assert (curve, trajectory, teacher.asked) == ([], [], 0)
+def test_logits_alone_never_ask_for_states(distilled):
+    done = distilled("logits", weights=())
+    assert set(done.teacher.asked) == {("logits",)} and not any(done.with_states)
+    assert done.trajectory.is_empty()
+    assert {"labels", "output"} < done.curve[0].keys() and "layers" not in done.curve[0]
 
 
 @pytest.mark.parametrize("method", ["fisher", "fisher-ld"])
 def test_every_component_falls_and_only_dynamic_weights_move(distilled, method):
-    curve, trajectory, _ = distilled(method)
-    for part in ("bce", "output", "layers"):
-        values = [row[part] for row in curve]
+    done = distilled(method)
+    assert set(done.teacher.asked) == {("logits", "states")} and all(done.with_states)
+    for part in ("labels", "output", "layers"):
+        values = [row[part] for row in done.curve]
         assert np.mean(values[-4:]) < np.mean(values[:4])
-    assert [row["weight"] for row in trajectory[:4]] == pytest.approx([0.1, 0.2, 0.3, 0.4])
-    steps = [row["step"] for row in trajectory[::4]]
-    assert steps == ([0, 10, 20] if method == "fisher-ld" else [0])
-    assert sum(row["weight"] for row in trajectory[-4:]) == pytest.approx(1)
+    weights = done.trajectory.partition_by("step", maintain_order=True)
+    assert weights[0]["layer"].to_list() == [1, 2, 3, 4]
+    assert weights[0]["weight"].to_list() == pytest.approx(WEIGHTS)
+    assert [part["step"][0] for part in weights] == ([0, 10, 20] if method == "fisher-ld" else [0])
+    assert weights[-1]["weight"].sum() == pytest.approx(1)
+    assert (method == "fisher-ld") == (weights[-1]["weight"].to_list() != weights[0]["weight"].to_list())
 
 
-def test_the_loss_is_the_weighted_sum_of_its_parts(distilled):
-    curve, _, _ = distilled("uniform", steps=1, alpha=0.5, list_weight=0.0, output_weight=2.0, layer_weight=3.0)
-    (row,) = curve
-    assert row["loss"] == pytest.approx(0.5 * row["bce"] + 2 * row["output"] + 3 * row["layers"], rel=1e-5)
+@pytest.mark.parametrize("explicit_l2", [False, True])
+def test_the_first_loss_is_eq_7_by_hand(distilled, tiny, explicit_l2):
+    asked = {"alpha": 0.5, "list_weight": 0.3, "output_weight": 2.0, "layer_weight": 3.0, "temperature": 2.0}
+    done = distilled("uniform", steps=1, weights=(0.25,) * 4, l2=0.01, explicit_l2=explicit_l2, **asked)
+    student, (windows,) = tiny.scorer(), step_plan(tiny.lists, tiny.prompts, 2, 1, seed=0)
+    batch = pack(tiny.lists, windows, tiny.prompts, student.context())
+    scored = student(batch, with_states=True)
+    known = done.teacher.signals(batch.examples.numpy(), ["logits", "states"])
+    pairs = layer_map("all", 4, 2)
+    term = LayerMatching(Matching(pairs, [0.25] * 4, 32, 32, torch.device("cpu"), 0.5, 10, None), False)
+    parts = {
+        "labels": label_loss(scored.logits, batch, 0.3),
+        "output": output_loss(known["logits"], scored.logits, 2.0),
+        "layers": term(scored, known, batch),
+        "l2": l2(student.parameters()),
+    }
+    expected = 0.5 * parts["labels"] + 2 * parts["output"] + 3 * parts["layers"] + explicit_l2 * 0.01 * parts["l2"]
+    (row,) = done.curve
+    assert row["loss"] == pytest.approx(expected.item(), rel=1e-5)
+    assert {n: row[n] for n in parts if n in row} == pytest.approx(
+        {n: v.item() for n, v in parts.items() if explicit_l2 or n != "l2"}, rel=1e-5
+    )
 
 
 def test_dynamic_weights_from_the_teacher_move_to_its_trace_on_recent_examples(distilled):
@@ -82,9 +77,45 @@ def test_dynamic_weights_from_the_teacher_move_to_its_trace_on_recent_examples(d
         asked.append(examples)
         return torch.tensor([4.0, 3.0, 2.0, 1.0], dtype=torch.float64)
 
-    _, trajectory, _ = distilled("fisher-ld", teacher_trace=trace)
-    assert [row["weight"] for row in trajectory[4:8]] == pytest.approx([0.25, 0.25, 0.25, 0.25])
-    assert [row["weight"] for row in trajectory[8:]] == pytest.approx([0.325, 0.275, 0.225, 0.175])
+    weights = distilled("fisher-ld", trace=trace).trajectory["weight"].to_list()
+    assert weights[4:8] == pytest.approx([0.25, 0.25, 0.25, 0.25])
+    assert weights[8:] == pytest.approx([0.325, 0.275, 0.225, 0.175])
     assert len(asked) == 2 and all(len(set(examples)) == len(examples) > 0 for examples in asked)
-    _, trajectory, _ = distilled("fisher", teacher_trace=trace)
-    assert len(trajectory) == 4 and len(asked) == 2
+    assert len(distilled("fisher", trace=trace).trajectory) == 4 and len(asked) == 2
+
+
+def test_the_fisher_map_takes_the_layers_of_the_largest_mass_whatever_their_weights(distilled):
+    done = distilled("fisher", steps=2, layer_map="fisher", mass=[0.1, 0.3, 0.4, 0.2])
+    assert done.trajectory["layer"].to_list() == [2, 3]
+    assert done.trajectory["weight"].to_list() == pytest.approx([0.4, 0.6])
+
+
+def test_an_interrupted_distillation_goes_on(tiny, tmp_path, distilled):
+    """Student, maps, weights of Eq. 9 and what it has added up since the last update."""
+    teacher = distilled("none", steps=1, weights=()).teacher
+    small = {"steps": 14, "eval_every": 4, "checkpoint_every": 4, "learning_rate": 3e-3}
+    params, weighting = given({"distill": small}).distill, Weighting(WEIGHTS, None, 0.5, 5, None)
+
+    def run(folder, until=None):
+        student, left = tiny.scorer(), until
+
+        def validate():
+            nonlocal left
+            if left == 0:
+                raise KeyboardInterrupt
+            left = left and left - 1
+            return 0.5
+
+        training = Training("fisher-ld", 0, validate, Checkpoint("distill", {}, folder), lambda values, step: None)
+        row = METHODS["fisher-ld"]
+        return student, *distill(student, teacher, row, weighting, tiny.lists, tiny.prompts, params, training)
+
+    whole, fit, trajectory = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", until=3)  # at the start, after 4 and 8 steps, not after 12: goes on from 8
+    resumed, again, trajectory_again = run(tmp_path / "cut")
+    assert trajectory["step"].unique(maintain_order=True).to_list() == [0, 5, 10]
+    assert trajectory_again.equals(trajectory)
+    assert [row.get("layers") for row in again.curve] == [row.get("layers") for row in fit.curve]
+    for name, parameter in resumed.named_parameters():
+        assert torch.equal(parameter, whole.get_parameter(name))

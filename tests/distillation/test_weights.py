@@ -2,16 +2,17 @@ import numpy as np
 import pytest
 
 from fisher_ld.core.errors import UserError
-from fisher_ld.distillation.weights import STRATEGIES, depth_bias, fisher_weights, layer_weights
+from fisher_ld.distillation.methods import METHODS
+from fisher_ld.distillation.weights import STRATEGIES, depth_bias, fisher_weights, ordered
 
 TRACE = np.array([4.0, 1.0, 3.0, 2.0])
 
 
-def weights(strategy, beta=0.3, delta=1.0, seed=0, trace=TRACE):
-    return layer_weights(strategy, trace, beta, delta, seed)
+def weights(strategy, beta=0.3, delta=1.0, trace=TRACE):
+    return STRATEGIES[strategy](trace, beta, delta)
 
 
-@pytest.mark.parametrize("strategy", [s for s in STRATEGIES if s != "none"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize(("beta", "delta"), [(0, 1), (0.3, 1), (2, 3)])
 def test_every_strategy_has_the_same_total(strategy, beta, delta):
     result = weights(strategy, beta, delta)
@@ -20,12 +21,21 @@ def test_every_strategy_has_the_same_total(strategy, beta, delta):
     assert (result > 0).all()
 
 
+def test_every_method_with_layers_names_a_strategy():
+    named = {method.layers.strategy for method in METHODS.values() if method.layers}
+    assert named == set(STRATEGIES)  # none is left that no method takes
+
+
 def test_strategies_by_hand():
-    assert weights("none").shape == (0,)
     assert weights("uniform") == pytest.approx([0.25] * 4)
     assert weights("linear") == pytest.approx([0.1, 0.2, 0.3, 0.4])
     assert weights("exponential")[1:] / weights("exponential")[:-1] == pytest.approx([np.exp(0.25)] * 3)
     assert weights("fisher", beta=0) == pytest.approx([0.4, 0.1, 0.3, 0.2])
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "linear", "exponential"])
+def test_only_fisher_looks_at_the_traces(strategy):
+    assert (weights(strategy) == weights(strategy, beta=2.0, delta=3.0, trace=TRACE[::-1] ** 2)).all()
 
 
 def test_depth_bias_by_hand():
@@ -35,29 +45,29 @@ def test_depth_bias_by_hand():
     assert fisher_weights(1000 * TRACE, 0.4, 1) == pytest.approx(raised / raised.sum())
 
 
-@pytest.mark.parametrize("strategy", ["fisher-shuffled", "fisher-reversed"])
-def test_controls_hold_the_fisher_weights_in_another_order(strategy):
-    result, fisher = weights(strategy, beta=1.5), weights("fisher", beta=1.5)
+@pytest.mark.parametrize("order", ["shuffled", "reversed"])
+def test_controls_hold_the_fisher_weights_in_another_order(order):
+    fisher = weights("fisher", beta=1.5)
+    result = ordered(fisher, order, seed=0)
     assert sorted(result) == sorted(fisher)
     assert (result != fisher).any()
 
 
-def test_reversed_ends_with_the_first_layer():
-    assert weights("fisher-reversed").tolist() == weights("fisher").tolist()[::-1]
+def test_reversed_ends_with_the_first_layer_and_their_own_order_is_left():
+    assert ordered(TRACE, "reversed", seed=0).tolist() == [2, 3, 1, 4]
+    assert ordered(TRACE, "own", seed=0).tolist() == TRACE.tolist()
 
 
 def test_the_shuffle_is_seeded_and_never_the_original_order():
-    assert (weights("fisher-shuffled", seed=3) == weights("fisher-shuffled", seed=3)).all()
-    assert len({tuple(weights("fisher-shuffled", seed=s)) for s in range(20)}) > 5
-    two = np.array([1.0, 2.0])
+    assert (ordered(TRACE, "shuffled", seed=3) == ordered(TRACE, "shuffled", seed=3)).all()
+    assert len({tuple(ordered(TRACE, "shuffled", seed=s)) for s in range(20)}) > 5
     for seed in range(20):
-        swapped = weights("fisher-shuffled", seed=seed, trace=two)
-        assert swapped.tolist() == weights("fisher", trace=two).tolist()[::-1]
+        assert ordered(np.array([1.0, 2.0]), "shuffled", seed).tolist() == [2, 1]
+    assert ordered(np.array([1.0]), "shuffled", 0).tolist() == [1]
+    assert ordered(np.array([]), "shuffled", 0).shape == (0,)
 
 
-def test_what_is_no_weighting_or_no_trace_is_refused():
-    with pytest.raises(UserError, match="'fischer'; expected one of none, uniform"):
-        weights("fischer")
-    for trace in ([1.0, np.nan], [1.0, -1.0], [0.0, 0.0]):
-        with pytest.raises(UserError, match="finite, none negative"):
-            weights("fisher", trace=np.array(trace))
+@pytest.mark.parametrize("trace", [[1.0, np.nan], [1.0, -1.0], [0.0, 0.0]])
+def test_what_is_no_trace_is_refused(trace):
+    with pytest.raises(UserError, match="finite, none negative"):
+        weights("fisher", trace=np.array(trace))

@@ -12,7 +12,7 @@ from fisher_ld.config import paths
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_yaml, write_json
-from fisher_ld.experiments.record import cells, collect, processor
+from fisher_ld.experiments.record import cells, collect, main, processor
 from fisher_ld.report.results_page import page
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +41,7 @@ def metrics(tmp_path, monkeypatch) -> None:
     """metrics/ of a run of one data set and one student, in the working directory."""
     monkeypatch.chdir(tmp_path)
     films = DataPaths("films")
+    write_json(paths.SUMMARY, {"ndcg_10": {"fisher-ld": 0.375}})
     quality = {"teacher": _metric(0.5), "small/fisher-ld": _metric(0.375)}
     share = {"share": 0.75, "low": 0.5, "high": 0.875, "n": 9, "above_chance": None}
     write_json(
@@ -74,6 +75,11 @@ def test_a_record_holds_the_cells_of_the_run_and_no_older_ones(metrics, params):
 def test_a_run_without_its_metrics_is_not_recorded(metrics, params):
     with pytest.raises(UserError, match="evaluate"):
         collect(params | {"run": params["run"] | {"data": ["films", "books"]}}, STAGES)
+
+
+def test_a_record_needs_a_name():
+    with pytest.raises(UserError, match="PROFILE"):
+        main([])
 
 
 def test_cells_are_all_combinations_of_the_names():

@@ -19,21 +19,24 @@ LISTS = Lists(
 
 def test_round_trip_of_some_lists(tmp_path):
     write_scores(tmp_path / "s.parquet", [2, 0], [np.array([0.5]), np.array([1.0, 2.0])])
-    found = read_scores(tmp_path / "s.parquet", LISTS)
+    found = read_scores(tmp_path / "s.parquet", LISTS, whole=False)
     np.testing.assert_array_equal(found.numbers, [0, 2])
     np.testing.assert_array_equal(found.values[0], np.array([1, 2], np.float32))
     np.testing.assert_array_equal(found.values[1], np.array([0.5], np.float32))
     assert pl.read_parquet_schema(tmp_path / "s.parquet") == {"list": pl.Int32, "scores": pl.List(pl.Float32)}
-    only = found.only(np.array([2]))
-    np.testing.assert_array_equal(only.numbers, [2])
-    np.testing.assert_array_equal(only.values[0], np.array([0.5], np.float32))
+
+
+def test_scores_of_all_lists_are_asked_for_unless_a_part_is_enough(tmp_path):
+    write_scores(tmp_path / "s.parquet", [2, 0], [np.array([0.5]), np.array([1.0, 2.0])])
+    with pytest.raises(UserError, match="expected all 3 lists, got 2"):
+        read_scores(tmp_path / "s.parquet", LISTS)
 
 
 @pytest.mark.parametrize(
     ("numbers", "scores", "message"),
     [
         ([], [], "at least one list"),
-        ([0, 3], [[1, 2], [1]], "other lists than those in data/processed"),
+        ([0, 3], [[1, 2], [1]], "other lists than preprocess wrote"),
         ([-1], [[1, 2]], "other lists"),
         ([0, 0], [[1, 2], [1, 2]], "at most once"),
         ([1], [[1, 2]], "list 1 has 3 candidates, 2 scores"),
@@ -43,7 +46,7 @@ def test_round_trip_of_some_lists(tmp_path):
 def test_scores_that_do_not_fit_are_refused(tmp_path, numbers, scores, message):
     write_scores(tmp_path / "s.parquet", numbers, [np.array(s) for s in scores])
     with pytest.raises(UserError, match=message) as error:
-        read_scores(tmp_path / "s.parquet", LISTS)
+        read_scores(tmp_path / "s.parquet", LISTS, whole=False)
     assert "s.parquet" in str(error.value)
 
 

@@ -1,4 +1,4 @@
-"""Tiny random models of every supported architecture, in float64, with the norms that the naive loop finds."""
+"""Tiny random models of every supported architecture, in float64, with the gradient norms that the naive loop finds."""
 
 from dataclasses import dataclass
 
@@ -88,7 +88,7 @@ class Case:
     model: PreTrainedModel
     logits: torch.Tensor  # (N,)
     total: torch.Tensor  # (N, L + 2)
-    norms: torch.Tensor  # (N, L + 2)
+    normalisation: torch.Tensor  # (N, L + 2)
 
 
 def naive_loop(model: PreTrainedModel, prompts: list[list[int]]) -> Case:
@@ -104,7 +104,7 @@ def naive_loop(model: PreTrainedModel, prompts: list[list[int]]) -> Case:
         for part in parts:
             square = sum(p.grad.double().square().sum() for p in part.module.parameters(recurse=False))
             case.total[row, part.column] += square
-            if part.kind.endswith("gradient_norm"):
+            if part.kind.endswith("norm"):
                 case.normalisation[row, part.column] += square
     model.zero_grad()
     return case

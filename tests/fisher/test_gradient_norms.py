@@ -5,8 +5,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from fisher_ld.core.errors import UserError
 from fisher_ld.fisher import gram
 from fisher_ld.fisher.gradient_norms import gradient_norms, logits_of, pad_prompts
-from fisher_ld.fisher.hooks import _onednn
 from fisher_ld.kernels.attention import _strips
+from fisher_ld.kernels.linear import _onednn
 from fisher_ld.models.scorer import Scorer
 
 
@@ -22,7 +22,7 @@ def assert_equal(result, case, rtol):
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_norms_are_those_of_the_naive_loop(case, prompts, side, gram_form, monkeypatch):
     if gram_form is not None:
-        monkeypatch.setattr("fisher_ld.fisher.taps.gram_is_cheaper", lambda *sizes: gram_form)
+        monkeypatch.setattr("fisher_ld.fisher.hooks.gram_is_cheaper", lambda *sizes: gram_form)
     assert_equal(gradient_norms(Scorer(case.model), pad_prompts(prompts, side)), case, 1e-10)
 
 
@@ -35,7 +35,7 @@ def test_prompts_of_one_length_need_no_mask(build_model, naive, keep_float64, at
 @pytest.mark.parametrize("dtype, taken", [(torch.float32, 2 * (3 * 7 + 1) + 3), (torch.float64, 0)])
 def test_float32_layers_multiply_by_onednn_meanwhile(build_model, prompts, monkeypatch, dtype, taken):
     model, inputs = build_model(dtype=dtype), []
-    monkeypatch.setattr("fisher_ld.fisher.taps._onednn", lambda *given: inputs.append(given[0]) or _onednn(*given))
+    monkeypatch.setattr("fisher_ld.kernels.linear._onednn", lambda *given: inputs.append(given[0]) or _onednn(*given))
     gradient_norms(Scorer(model), pad_prompts(prompts))
     assert len(inputs) == taken  # forward and backward; the last layer's q/k/v once more, without a gradient
 
@@ -52,7 +52,7 @@ def test_a_linear_layer_with_a_forward_of_its_own_keeps_it(build_model, naive, p
 @pytest.mark.parametrize("attention, strips", [("sdpa", 3), ("eager", 0)])
 def test_attention_is_by_strips_meanwhile(build_model, prompts, monkeypatch, attention, strips):
     taken = []
-    monkeypatch.setattr("fisher_ld.models.attention._strips", lambda *given: taken.append(given) or _strips(*given))
+    monkeypatch.setattr("fisher_ld.kernels.attention._strips", lambda *given: taken.append(given) or _strips(*given))
     gradient_norms(Scorer(build_model(attention=attention)), pad_prompts(prompts))
     assert len(taken) == strips  # once a layer
 
@@ -71,7 +71,7 @@ def test_checkpointing_changes_nothing(case, prompts):
 
 def test_short_prompts_take_the_gram_form_and_long_ones_the_gradient(build_model, prompts, monkeypatch):
     taken = []
-    monkeypatch.setattr("fisher_ld.fisher.taps.gradient_norm", lambda a, g: taken.append(a) or gram.gradient_norm(a, g))
+    monkeypatch.setattr("fisher_ld.fisher.hooks.gradient_norm", lambda a, g: taken.append(a) or gram.gradient_norm(a, g))
     model = build_model()
     gradient_norms(Scorer(model), pad_prompts(prompts[:1]))
     assert not taken
@@ -81,7 +81,7 @@ def test_short_prompts_take_the_gram_form_and_long_ones_the_gradient(build_model
 
 def test_queries_keys_and_values_share_one_input_gram(build_model, prompts, monkeypatch):
     inputs = []
-    monkeypatch.setattr("fisher_ld.fisher.taps.count_mirrored", lambda s: inputs.append(s) or gram.count_mirrored(s))
+    monkeypatch.setattr("fisher_ld.fisher.hooks.count_mirrored", lambda s: inputs.append(s) or gram.count_mirrored(s))
     gradient_norms(Scorer(build_model()), pad_prompts(prompts[:1]))
     assert len(inputs) == 3 * 4 + 1 + 2  # q/k/v, o, gate/up, down of a layer; the last one's q; head and embedding
 
@@ -191,7 +191,7 @@ def test_an_output_that_the_examples_share_is_refused(build_model, prompts):
     mlp.register_module("table", torch.nn.Embedding(160, 16).double())
     plain = mlp.forward
     mlp.forward = lambda x: plain(x) + mlp.table(torch.arange(x.shape[1])[None])
-    with pytest.raises(UserError, match=r"layers\.1\.mlp\.table: expected one row an example, 4 of them, got \(1, 150"):
+    with pytest.raises(UserError, match=r"layers\.1\.mlp\.table: expected 4 rows, one an example, got \(1, 150"):
         gradient_norms(Scorer(model), pad_prompts(prompts))
 
 

@@ -1,125 +1,135 @@
-"""The whole report from a sample of metrics."""
+"""The whole report from a sample run."""
 
 import re
-import shutil
-from types import SimpleNamespace
+from functools import cache
 
-import polars as pl
 import pytest
-from fisher_ld.stages import report as stage
 
-from fisher_ld.config.messages import flatten
-from fisher_ld.config.params import Params
-from fisher_ld.core.errors import UserError
-from fisher_ld.report.inputs import final_metrics, read_results
-from fisher_ld.report.page import Table, Text, html, markdown
-from fisher_ld.report.report import write_report
+from fisher_ld.config.paths import DataPaths
+from fisher_ld.experiments.results import Results
+from fisher_ld.report.charts import charts
+from fisher_ld.report.html import html
+from fisher_ld.report.markdown import markdown
+from fisher_ld.report.page import document
+from tests.experiments.conftest import FEWER, write
+from tests.given import given
 
-
-def test_html_is_self_contained(sample, tmp_path):
-    write_report(read_results(sample), 0.5, tmp_path)
-    page = (tmp_path / "report.html").read_text()
-    assert re.findall(r"https?://", page) == []
-    assert "<script" not in page and "<link" not in page
-    sources = re.findall(r'src="([^"]{0,30})', page)
-    assert len(sources) == 8 and all(source.startswith("data:image/") for source in sources)
-    assert (tmp_path / "report.md").read_text().startswith("# Fisher-LD")
-
-
-def test_same_metrics_give_the_same_page(sample, tmp_path):
-    for name in ("a", "b"):
-        write_report(read_results(sample), 0.5, tmp_path / name)
-    assert (tmp_path / "a/report.html").read_bytes() == (tmp_path / "b/report.html").read_bytes()
+TWO = FEWER | {
+    "run": {
+        "data": ["movielens-100k", "mine"], "students": ["small", "tiny"], "methods": ["none", "uniform", "fisher-ld"],
+        "seeds": [0, 1], "depths": [2],
+    },
+    "data_sets": {"mine": {"source": {"kind": "movielens-1m"}}},
+    "students": {"tiny": {"init": "first", "layers": 2, "vocabulary": "full"}},
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("file", "stage"),
-    [
-        ("preprocess.json", "preprocess"),
-        ("adapt_teacher.json", "adapt_teacher"),
-        ("fisher.json", "estimate_fisher"),
-        ("gate.json", "cache_teacher"),
-        ("evaluate.json", "evaluate"),
-        ("ablations.json", "ablations"),
-        ("distill/uniform.json", "distill@uniform"),
-        ("plots/training/teacher.csv", "adapt_teacher"),
-        ("plots/weights/fisher-ld.csv", "distill@fisher-ld"),
-        ("plots/fisher.png", "estimate_fisher"),
-        ("plots/data/history_lengths.png", "preprocess"),
-    ],
-)
-def test_missing_file_names_its_stage(sample, tmp_path, file, stage):
-    metrics = shutil.copytree(sample, tmp_path / "metrics")
-    (metrics / file).unlink()
-    with pytest.raises(UserError, match=rf"{file}.*dvc repro {stage}\)"):
-        read_results(metrics)
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch, request):
+    """Pictures take most of the time: drawn only where a test is about them."""
+    if "drawn" not in request.fixturenames:
+
+        def names(part, method):
+            students = [f"{s}/{what}" for s in part.run.students for what in ("training", "trajectory")]
+            common = ("quality", "tradeoff", "profile", "weights", "histogram", "popularity")
+            return dict.fromkeys([*common, *students], "<svg/>")
+
+        monkeypatch.setattr("fisher_ld.report.page.charts", names)
 
 
-def test_without_fisher_ld_there_is_no_report(sample, tmp_path, edit):
-    metrics = shutil.copytree(sample, tmp_path / "metrics")
-    edit(metrics / "evaluate.json", lambda e: [e["retained"][f].pop("fisher-ld") for f in e["retained"]])
-    with pytest.raises(UserError, match="dvc repro distill@fisher-ld"):
-        read_results(metrics)
+@pytest.fixture
+def drawn():
+    pass
 
 
-def test_weights_that_never_changed_are_said_to(sample, tmp_path):
-    metrics = shutil.copytree(sample, tmp_path / "metrics")
-    shutil.copy(metrics / "plots/weights/fisher.csv", metrics / "plots/weights/fisher-ld.csv")
-    write_report(read_results(metrics), 0.5, tmp_path)
-    text = (tmp_path / "report.md").read_text()
-    assert "were not updated in this run" in text
-    assert "Changed in training (Eq. 9): Fisher-LD shuffled; Fisher-LD reversed.\n" in text
+@pytest.fixture(scope="module")
+def double(tmp_path_factory):
+    """Two data sets and two students."""
+    folder = tmp_path_factory.mktemp("double")
+    write(folder, given(TWO))
+    return folder
 
 
-def test_methods_are_said_to_train_as_they_do(sample, tmp_path):
-    write_report(read_results(sample), 0.5, tmp_path)
-    text = (tmp_path / "report.md").read_text()
+@pytest.fixture
+def text(results):
+    return markdown("t", document(results, 0.5))
+
+
+def test_html_is_self_contained_and_always_the_same(results, drawn):
+    @cache
+    def page(number):
+        return html("t", document(Results(results.run), 0.5))
+
+    assert page(1) == page(2)
+    assert re.findall(r"https?://", page(1)) == []
+    assert "<script" not in page(1) and "<link" not in page(1)
+    sources = re.findall(r'src="([^"]{0,30})', page(1))
+    assert len(sources) == 8 and all(source.startswith("data:image/svg+xml") for source in sources)
+
+
+def test_methods_are_said_to_train_as_they_do(text):
     assert "Fixed in training: uniform layers; linear depth; exponential depth; Fisher, fixed weights." in text
     assert "Changed in training (Eq. 9): Fisher-LD shuffled; Fisher-LD reversed; Fisher-LD." in text
     assert text.count("a share of 0.5 of it (distill.list_weight) is a softmax over the list") == 1
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-def test_a_teacher_adapted_in_two_parts_is_said_to_start_quietly(sample, tmp_path, parts):
-    metrics = shutil.copytree(sample, tmp_path / "metrics")
-    curve = pl.read_csv(metrics / "plots/training/teacher.csv")
-    if parts == 1:
-        curve.with_columns(depth=pl.lit(30)).write_csv(metrics / "plots/training/teacher.csv")
-    write_report(read_results(metrics), 0.5, tmp_path)
-    assert ("The first 4 layers were adapted before" in (tmp_path / "report.md").read_text()) == (parts == 2)
+def test_weights_that_never_changed_are_said_to(here):
+    folders = [DataPaths("movielens-100k").training(f"small/{method}") for method in ("fisher", "fisher-ld")]
+    fixed = (folders[0] / "weights.csv").read_text()
+    for seed in (0, 1):
+        (folders[1].with_name(folders[1].name[:-1] + str(seed)) / "weights.csv").write_text(fixed)
+    results = Results(given(FEWER).run)
+    text = markdown("t", document(results, 0.5))
+    assert "The weights of Fisher-LD (Eq. 9) were not updated in this run." in text
+    assert "Changed in training (Eq. 9): Fisher-LD shuffled; Fisher-LD reversed.\n" in text
 
 
-def test_final_metrics_are_single_numbers(sample):
-    metrics = flatten(final_metrics(read_results(sample)))
-    assert all(isinstance(value, int | float) for value in metrics.values())
-    assert not [name for name in metrics if "layers" in name]
-    assert {"quality.popularity.fisher-ld.ndcg_10", "retained.popularity.fisher-ld.share", "gate_passed"} <= set(
-        metrics
-    )
+def test_one_data_set_and_one_student_read_simply(text):
+    assert "Data set" not in text and "Student small" not in text and "(small)" not in text
+    assert "| student, Fisher-LD |" in text and "| student's start, head fitted |" in text
 
 
-def test_stage_completes_the_experiment(sample, tmp_path, monkeypatch):
-    metrics = shutil.copytree(sample, tmp_path / "metrics")
-    (metrics / "runs").mkdir()
-    for name in ("evaluate", "report"):
-        (metrics / "runs" / f"{name}.json").write_text("{}")
-    monkeypatch.chdir(tmp_path)
-    seen = []
-    stage.main(Params(), SimpleNamespace(complete_parent=lambda *parts: seen.append(parts)))
-    [(runs, values, artifacts)] = seen
-    assert [path.name for path in runs][-1] == "evaluate.json"
-    assert {path.stem for path in runs[:-1]} == set(read_results(metrics).distill)
-    assert values["gate_passed"] == 1.0
-    assert all(path.exists() for path in artifacts)
+def test_several_say_which_is_meant(double, monkeypatch):
+    monkeypatch.chdir(double)
+    text = markdown("t", document(Results(given(TWO).run), 0.5))
+    assert re.findall(r"\n## (Data set .*)", text) == ["Data set movielens-100k", "Data set mine"]
+    assert text.count("\n### Student tiny") == 2
+    assert "| student tiny, Fisher-LD |" in text and "| student, Fisher-LD |" not in text
+    assert "Fisher-LD (tiny) keeps" in text
+    assert "Ours of movielens-100k and student small where a table names no other" in text
+    tiny = next(line for line in text.splitlines() if line.startswith("| Tiny, FISHER-LD |"))
+    assert "paper 0.702" in tiny and "(a) (paper 0.702)" not in tiny
 
 
-def test_blocks_are_escaped():
-    blocks = [Text("a < b"), Table(["x"], [["<b>"], [("1 | 2", "3")]])]
-    assert "<b>" not in html("t & t", blocks)
-    assert "a &lt; b" in html("t & t", blocks)
-    assert "| 1 \\| 2 (3) |" in markdown("t", blocks)
+def test_every_student_has_its_pictures(double, monkeypatch, drawn):
+    monkeypatch.chdir(double)
+    part = Results(given(TWO).run).parts["mine"]
+    names = {f"{student}/{what}" for student in ("small", "tiny") for what in ("training", "trajectory")}
+    pictures = charts(part, "fisher-ld")
+    assert names | {"quality", "tradeoff", "profile", "weights", "histogram", "popularity"} == set(pictures)
+    assert all("<svg" in picture for picture in pictures.values())
 
 
-def test_verdicts_are_badges():
-    page = html("t", [Table(["v"], [["not shown"], ["reproduced"], ["no"]], words=(0,))])
-    assert re.findall(r'badge (\w+)">', page) == ["open", "good", "bad"]
+def test_the_truncated_teacher_stands_between_teacher_and_student(text):
+    section = text.split("### The teacher, its truncation, the student")[1].split("###")[0]
+    models = [line.split(" | ")[0].strip("| ") for line in section.splitlines() if line.startswith("| ")][2:]
+    assert models == ["teacher, adapted", "teacher's first 2 layers, adapted alone", "student, Fisher-LD"]
+    assert "22.0% | 4.5x" in section
+
+
+def test_the_papers_tables_and_doubts_are_in_it(text):
+    assert len(re.findall(r"### Table [IVX]+: ", text)) == 10
+    assert "If every list has one positive" in text and "### What the paper claims in its text" in text
+    assert "repository" not in text and "quiet" not in text.lower()
+
+
+def test_what_each_stage_took(text):
+    section = text.split("## What the run took")[1]
+    assert "| evaluate | 1 | 60 | 900 |" in section and "| layer_weights | 9 | 22 | 300 |" in section
+
+
+def test_a_run_without_the_proposed_method_is_reported_too(sample, monkeypatch):
+    monkeypatch.chdir(sample)
+    changed = FEWER["run"] | {"methods": ["none", "uniform"]}
+    text = markdown("t", document(Results(given(FEWER | {"run": changed}).run), 0.5))
+    assert "The uniform layers student keeps" in text

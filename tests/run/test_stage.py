@@ -4,33 +4,30 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
-from fisher_ld.config.params import Params, parse
 from fisher_ld.core.errors import UserError
-from fisher_ld.core.files import atomic_path
-from fisher_ld.run import stage as common
-from fisher_ld.run.stage import declared_keys, restrict, stage
+from fisher_ld.core.files import atomic_path, write_json
+from fisher_ld.run import stage as module
+from fisher_ld.run.stage import declared_keys, read_params, restrict, stage
+from tests.given import ROOT, given
 
-ROOT = Path(__file__).parents[1]
 PIPELINE = """
 stages:
   preprocess:
-    cmd: python -m stages.preprocess
-    params: [data, seed]
+    foreach: ${run.data}
+    do:
+      cmd: python -m stages.preprocess ${item}
+      params: [data, "data_sets.${item}", seed]
   estimate_fisher:
     cmd: python -m stages.estimate_fisher
-    params: [seed, fisher.kind, fisher.samples, teacher.prompt]
+    params: [seed, fisher.kind, fisher.samples, teacher.answers]
   distill:
-    foreach: [none, uniform]
-    do:
-      cmd: python -m stages.distill ${item}
-      params: [distill]
-  cells:
-    matrix: {weighting: [linear]}
-    cmd: python -m stages.cells ${item.weighting}
-    params: [evaluate.neighbours]
+    matrix: {data: "${run.data}", student: "${run.students}", method: "${run.methods}", seed: "${run.seeds}"}
+    cmd: python -m stages.distill ${item.data} ${item.student} ${item.method} ${item.seed} ${run.teacher_seeds[0]}
+    params: [distill, "students.${item.student}"]
   report:
     cmd: python -m stages.report
 """
@@ -38,14 +35,17 @@ stages:
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project's folder with a pipeline, params and no MLflow."""
+    """A project's folder with a pipeline, params and no MLflow; the runs that stages started there."""
 
     class Run:
         started: list = []  # noqa: RUF012
 
-        def __init__(self, name, params, declared):
-            self.name, self.declared, self.error, self.file = name, declared, None, False
+        def __init__(self, cell, folder, params, declared):
+            self.cell, self.folder, self.declared, self.error, self.opened = cell, folder, declared, None, False
             Run.started.append(self)
+
+        def open(self):
+            self.opened = True
 
         def __enter__(self):
             return self
@@ -53,105 +53,196 @@ def project(tmp_path, monkeypatch):
         def __exit__(self, kind, error, trace):
             self.error = kind
 
-        def write_run_file(self):
-            self.file = True
-
-    monkeypatch.setattr(common, "StageRun", Run)
-    monkeypatch.setattr(common.signal, "signal", lambda *handler: None)
+    monkeypatch.setattr(module, "StageRun", Run)
+    monkeypatch.setattr(module.signal, "signal", lambda *handler: None)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "root"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dvc.yaml").write_text(PIPELINE)
-    (tmp_path / "params.yaml").write_text("fisher:\n  samples: 8\n")
+    write_params(tmp_path)
     Run.started = []
     return Run.started
 
 
-def failure(name, main):
-    with pytest.raises(SystemExit) as stopped:
-        stage(name, main)
-    assert isinstance(stopped.value.code, str)  # printed to stderr, exit code 1
-    return stopped.value.code
+def write_params(folder, changes=None):
+    """params.yaml, in JSON, which is YAML as well."""
+    write_json(Path(folder) / "params.yaml", given(changes).model_dump(mode="json"))
+
+
+@pytest.fixture
+def call(monkeypatch):
+    """Runs `main` as `python -m stages.NAME NAMES` does."""
+
+    def call(name, main, *names):
+        monkeypatch.setattr(sys, "argv", [name, *names])
+        place = {**main.__globals__, "__file__": f"stages/{name}.py"}
+        stage(FunctionType(main.__code__, place, main.__name__, main.__defaults__, main.__closure__))
+
+    return call
+
+
+@pytest.fixture
+def failure(call):
+    def failure(name, main, *names):
+        with pytest.raises(SystemExit) as stopped:
+            call(name, main, *names)
+        assert isinstance(stopped.value.code, str)  # printed to stderr, exit code 1
+        return stopped.value.code
+
+    return failure
+
+
+def never(params, run):
+    pytest.fail("ran")
 
 
 def test_declared_keys(project):
-    assert declared_keys("preprocess") == ("data", "seed")
-    assert declared_keys("estimate_fisher") == ("seed", "fisher.kind", "fisher.samples", "teacher.prompt")
-    assert declared_keys("distill") == ("distill",)
-    assert declared_keys("cells") == ("evaluate.neighbours",)
-    assert declared_keys("report") == ()
+    assert declared_keys("preprocess", {"data": "mine"}) == ("data", "data_sets.mine", "seed")
+    assert declared_keys("distill", {"data": "mine", "student": "tiny"}) == ("distill", "students.tiny")
+    assert declared_keys("estimate_fisher", {}) == ("seed", "fisher.kind", "fisher.samples", "teacher.answers")
+    assert declared_keys("report", {}) == ()
     with pytest.raises(UserError, match=r"no stage 'preproces'; did you mean preprocess\?"):
-        declared_keys("preproces")
+        declared_keys("preproces", {})
 
 
-def test_a_stage_reads_what_it_declares(project):
+def test_a_stage_reads_what_it_declares(project, call):
     def main(params, run):
-        assert params.seed == 0 and params.fisher.samples == 8
-        assert params.teacher.prompt is params.teacher.prompt and params.teacher.prompt.yes == " yes"
+        assert params.seed == 0 and params.fisher.samples == 128
+        assert params.teacher.answers is params.teacher.answers and params.teacher.answers.yes == " yes"
         assert params.cluster.device == "cpu" and params.tracking.experiment == "fisher-ld"
-        assert params.fisher.model_dump() == {"kind": "true", "samples": 8}
-        assert set(params.model_dump()) == {
-            "seed",
-            "fisher",
-            "teacher",
-        }  # not where it runs: a checkpoint's key
+        assert params.fisher.model_dump() == {"kind": "true", "samples": 128}
+        assert set(params.model_dump()) == {"seed", "fisher", "teacher"}  # not where it runs: a checkpoint's key
 
-    stage("estimate_fisher", main)
+    call("estimate_fisher", main)
     (run,) = project
-    assert run.name == "estimate_fisher" and run.file and run.error is None
-    assert run.declared["fisher.samples"] == 8 and run.declared["teacher.prompt.no"] == " no"
-    assert set(run.declared) == {"seed", "fisher.kind", "fisher.samples"} | {
-        f"teacher.prompt.{name}" for name in ("prefix", "history", "candidate", "yes", "no")
-    }
+    assert (run.cell, run.folder) == ("estimate_fisher", Path("metrics/cells/estimate_fisher/run"))
+    assert run.error is None and not run.opened
+    assert run.declared == {
+        "seed": 0, "fisher.kind": "true", "fisher.samples": 128, "teacher.answers.yes": " yes",
+        "teacher.answers.no": " no",
+    }  # fmt: skip
+
+
+def test_a_cell_has_the_names_of_the_command_line_but_for_the_teacher(project, call):
+    seen = []
+
+    def main(params, run, data, student, method, seed, teacher):
+        seen.append((data, student, method, seed, teacher))
+        assert params.students[student].layers == 2
+        assert set(params.model_dump()) == {"distill", "students"}
+
+    call("distill", main, "movielens-100k", "small", "fisher-ld", "2", "7")
+    assert seen == [("movielens-100k", "small", "fisher-ld", 2, 7)]
+    (run,) = project
+    assert run.cell == "distill@movielens-100k-small-fisher-ld-2"
+    assert run.folder == Path("metrics/cells/distill/movielens-100k-small-fisher-ld-2")
+    assert run.opened  # a store that cannot be had must not cost hours of training
+
+
+def test_a_cell_sees_its_own_entry_of_a_catalogue_alone(project, call, failure):
+    changes = {"data_sets": {"mine": {"source": {"kind": "movielens-1m"}, "max_users": 9}}, "data": {"max_users": 3}}
+    write_params(".", changes)
+
+    def main(params, run, data):
+        assert params.data_sets[data].max_users == {"mine": 9, "movielens-100k": 3}[data]
+        assert params.data_sets[data].user_core == 5
+
+    def other(params, run, data):
+        return params.data_sets["movielens-100k"]
+
+    call("preprocess", main, "mine")
+    call("preprocess", main, "movielens-100k")
+    assert "reads data_sets.movielens-100k, which dvc.yaml does not declare" in failure("preprocess", other, "mine")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "expected python -m stages.distill DATA STUDENT METHOD SEED TEACHER, got no names"),
+        (["movielens-100k", "small", "none", "0"], "SEED TEACHER, got movielens-100k small none 0"),
+        (["movielens-10k", "small", "none", "0", "0"], "no data 'movielens-10k'; did you mean movielens-100k?"),
+        (["movielens-100k", "smal", "none", "0", "0"], "no student 'smal'; did you mean small?"),
+        (["movielens-100k", "small", "fishr", "0", "0"], "no method 'fishr'; did you mean fisher?"),
+        (["movielens-100k", "small", "none", "x", "0"], "expected a whole number for SEED, got 'x'"),
+        (["movielens-100k", "small", "none", "0", "-1"], "expected a whole number for TEACHER, got '-1'"),
+    ],
+)
+def test_names_that_cannot_be_are_refused(project, failure, names, message):
+    def main(params, run, data, student, method, seed, teacher):
+        pytest.fail("ran")
+
+    assert message in failure("distill", main, *names)
+    assert project == []
 
 
 @pytest.mark.parametrize(
     ("read", "key"),
     [
         (lambda params: params.fisher.beta, "fisher.beta"),
-        (lambda params: params.student, "student"),
+        (lambda params: params.students, "students"),
         (lambda params: params.teacher.adapt.steps, "teacher.adapt"),
     ],
 )
-def test_an_undeclared_key_is_named(project, read, key):
+def test_an_undeclared_key_is_named(project, failure, read, key):
     text = failure("estimate_fisher", lambda params, run: read(params))
     assert text.startswith(f"estimate_fisher: stage estimate_fisher reads {key}, which dvc.yaml does not declare")
-    assert project[0].error is UserError and not project[0].file
+    assert project[0].error is UserError
 
 
-def test_a_prefix_of_a_name_declares_nothing(project):
-    view = restrict(parse({}), "s", ("data.source", "seed"))
-    assert view.data.source.kind == "movielens-100k"
-    with pytest.raises(UserError, match=r"data\.split"):
-        _ = view.data.split
+def test_a_prefix_of_a_name_declares_nothing():
+    view = restrict(given({"students": {"small-2": {"init": "first", "layers": 3, "vocabulary": "full"}}}), "s",
+                    ("teacher.source", "students.small", "seed"))  # fmt: skip
+    assert view.teacher.source.kind == "package" and view.students["small"].layers == 2
+    with pytest.raises(UserError, match=r"teacher\.answers"):
+        _ = view.teacher.answers
+    with pytest.raises(UserError, match=r"students\.small-2"):
+        _ = view.students["small-2"]
     with pytest.raises(AttributeError, match=r"params have no sed; did you mean seed\?"):
         _ = view.sed
 
 
 def test_a_key_that_cannot_exist_is_refused():
-    for key, hint in [("fisher.betta", "did you mean beta?"), ("seed.x", "deeper"), ("nothing", "valid are")]:
+    for key, hint in [
+        ("fisher.betta", "did you mean beta?"),
+        ("students.smal", "did you mean small?"),
+        ("seed.x", "deeper"),
+        ("nothing", "valid are"),
+    ]:
         with pytest.raises(UserError, match=re.escape(f"declares {key}, which params.yaml cannot have")) as error:
-            restrict(Params(), "s", (key,))
+            restrict(given(), "s", (key,))
         assert hint in str(error.value)
 
 
-def test_bad_params_stop_before_any_work(project):
-    Path("params.yaml").write_text("fisher:\n  betta: 1\nsed: 2\n")
-    text = failure("report", lambda params, run: pytest.fail("ran"))
-    assert "2 errors" in text and "did you mean beta?" in text and "did you mean seed?" in text
+def test_bad_params_stop_before_any_work(project, failure):
+    Path("params.yaml").write_text(Path("params.yaml").read_text().replace('"beta"', '"betta"'))
+    said = failure("report", never)
+    assert "did you mean beta?" in said and "fisher.beta: missing" in said
     assert project == []
 
 
-def test_params_that_do_not_fit_the_teacher_stop_before_any_work(project):
-    config = Path("data/teacher/base/config.json")
-    config.parent.mkdir(parents=True)
-    config.write_text('{"num_hidden_layers": 3, "hidden_size": 16, "num_attention_heads": 4, "model_type": "llama"}')
-    Path("params.yaml").write_text("student: {layers: 4}\n")
-    text = failure("report", lambda params, run: pytest.fail("ran"))
-    assert "student.layers: expected at most the teacher's 3 layers, got 4" in text
+@pytest.mark.parametrize(
+    ("valid", "wrong"),
+    [('"fisher-ld"', '"fisher-ldd"'), ('"kind": "movielens-100k"', '"kind": "movielens-101k"')],
+)
+def test_methods_and_sources_are_those_of_the_tables(project, valid, wrong):
+    read_params()
+    Path("params.yaml").write_text(Path("params.yaml").read_text().replace(valid, wrong))
+    with pytest.raises(UserError, match=r"did you mean (fisher-ld|movielens-100k)\?"):
+        read_params()
+
+
+def test_params_that_do_not_fit_the_teacher_stop_before_any_work(project, call, failure):
+    config = {"num_hidden_layers": 3, "hidden_size": 16, "num_attention_heads": 4, "model_type": "llama"}
+    write_json("data/teacher/base/config.json", config)
+    write_params(".", {"students": {"small": {"layers": 4}}, "run": {"depths": [4]}})
+    said = failure("report", never)
+    assert "students.small.layers: expected at most the teacher's 3 layers, got 4" in said
     assert project == []
+    Path("dvc.yaml").write_text(PIPELINE + "  download_teacher:\n    cmd: x\n")
+    call("download_teacher", lambda params, run: None)  # which may bring one that fits
+    assert [run.cell for run in project] == ["download_teacher"]
 
 
-def test_full_disk_is_one_message(project):
+def test_full_disk_is_one_message(project, failure):
     def direct(params, run):
         raise OSError(errno.ENOSPC, "No space left on device", "data/x.bin")
 
@@ -165,34 +256,29 @@ def test_full_disk_is_one_message(project):
     assert os.listdir("data") == []
 
 
-def test_a_bug_keeps_its_traceback(project):
+def test_a_bug_keeps_its_traceback(project, call):
     def main(params, run):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        stage("report", main)
-    assert project[0].error is ZeroDivisionError and not project[0].file
-
-
-def test_the_item_of_a_foreach_stage_is_its_own_run(project):
-    stage("distill@uniform", lambda params, run: None)
-    stage("distill", lambda params, run: None)
-    assert [run.name for run in project] == ["distill@uniform", "distill"]
+        call("report", main)
+    assert project[0].error is ZeroDivisionError
 
 
 SCRIPT = """
 import time
-from stages import common
+from fisher_ld.run import stage
 class Run:
     def __init__(self, *args): pass
+    def open(self): pass
     def __enter__(self): return self
     def __exit__(self, *error): print("left", error[0].__name__, flush=True)
-    def write_run_file(self): pass
-common.StageRun = Run
+stage.StageRun = Run
 def main(params, run):
     print("running", flush=True)
     time.sleep(60)
-common.stage("report", main)
+__file__ = "stages/report.py"
+stage.stage(main)
 """
 
 
@@ -204,14 +290,14 @@ def start(folder):
     return process
 
 
-def test_an_orphan_of_this_folder_stops_the_stage_and_sigterm_ends_it(project, tmp_path):
+def test_an_orphan_of_this_folder_stops_the_stage_and_sigterm_ends_it(project, tmp_path, call, failure):
     process = start(tmp_path)
     try:
-        text = failure("report", lambda params, run: pytest.fail("ran"))
-        assert f"process {process.pid} still runs report in this folder" in text
-        stage("preprocess", lambda params, run: None)
+        said = failure("report", never)
+        assert f"process {process.pid} still runs report in this folder" in said
+        call("estimate_fisher", lambda params, run: None)
     finally:
         process.terminate()
         out, _ = process.communicate()
     assert out == "left SystemExit\n" and process.returncode == 143
-    stage("report", lambda params, run: None)
+    call("report", lambda params, run: None)

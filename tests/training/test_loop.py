@@ -6,9 +6,13 @@ from torch import nn
 
 from fisher_ld.core.checkpoint import Checkpoint
 from fisher_ld.core.errors import UserError
-from fisher_ld.training.loop import Schedule, fit
+from fisher_ld.training.loop import Schedule, Training, fit
 
 SCORES = [0.1, 0.1, 0.3, 0.2, 0.25, 0.4]  # of the validations: at the start, then one every two steps
+
+
+def training(folder, validate=lambda: 0.5, key=None, log=lambda values, step: None):
+    return Training("testing", 0, validate, Checkpoint("test", key or {}, folder), log)
 
 
 def run(patience, folder, scores=SCORES):
@@ -23,8 +27,7 @@ def run(patience, folder, scores=SCORES):
         return module(torch.ones(1, 1)).sum(), {}, 1
 
     schedule = Schedule(0.1, 0.0, warmup=0.1, eval_every=2, patience=patience, checkpoint_every=100)
-    checkpoint = Checkpoint("test", {"patience": patience}, folder)
-    fitted = fit(module, range(10), loss, validate, schedule, checkpoint, lambda values, step: None, "testing")
+    fitted = fit(module, range(10), loss, schedule, training(folder, validate, {"patience": patience}))
     return fitted, seen, module.weight.item()
 
 
@@ -45,9 +48,11 @@ def test_the_start_is_on_the_curve_and_no_candidate(tmp_path):
     assert (fitted.best_step, fitted.best_score) == (10, 0.4)
     assert fitted.table().select("step", "validation_ndcg_10").row(0) == (0, 0.5)
     assert fitted.table()["step"].to_list() == list(range(11))
+    assert fitted.table()["loss"].null_count() == 1  # at the start nothing but the validation is measured
+    assert fitted.summary() == {"steps": 10, "best_step": 10, "validation_ndcg_10": 0.4}
 
 
-@pytest.mark.parametrize("value, found", [(torch.nan, "nan and"), (0.0, "0.0 and its gradient's norm inf")])
+@pytest.mark.parametrize("value, found", [(torch.nan, "nan and"), (0.0, "0.0 and its gradient norm inf")])
 def test_what_is_not_finite_stops_before_the_weights_change(tmp_path, value, found):
     module = nn.Linear(1, 1)
 
@@ -58,9 +63,8 @@ def test_what_is_not_finite_stops_before_the_weights_change(tmp_path, value, fou
 
     seen = []
     schedule = Schedule(0.1, 0.0, warmup=0.1, eval_every=2, patience=None, checkpoint_every=100)
-    checkpoint = Checkpoint("test", {}, tmp_path)
-    with pytest.raises(UserError, match=rf"testing: the loss is {found}.* at step 3: .*learning rate .*'bce': 3"):
-        fit(module, range(10), loss, lambda: 0.5, schedule, checkpoint, lambda values, step: None, "testing")
+    with pytest.raises(UserError, match=rf"testing: the loss is {found}.* at step 3, .*learning rate .*'bce': 3"):
+        fit(module, range(10), loss, schedule, training(tmp_path))
     assert module.weight.item() == seen[-1]
 
 
@@ -82,7 +86,7 @@ def test_a_resumed_fit_logs_its_whole_curve_once(tmp_path):
 
         schedule = Schedule(0.1, 0.0, warmup=0.1, eval_every=2, patience=None, checkpoint_every=3)
         log = lambda values, step: logged.append((step, *sorted(values)))  # noqa: E731
-        return fit(module, range(8), loss, lambda: 0.5, schedule, Checkpoint("test", {}, tmp_path), log, "testing")
+        return fit(module, range(8), loss, schedule, training(tmp_path, log=log))
 
     whole, before, after = [], [], []
     with pytest.raises(KeyboardInterrupt):

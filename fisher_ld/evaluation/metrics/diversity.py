@@ -48,7 +48,7 @@ def diversity(ranking: Ranking, k: int) -> np.ndarray:
     """(n,) in 0..1; over all candidates in a list of fewer than k, nan for a list of one. Raises ValueError where the
     ranking does not know its items."""
     if ranking.categories is None or len(ranking.candidates) != len(ranking.scores):
-        raise ValueError(f"expected items and categories of {len(ranking.scores)} lists: diversity is a metric of items")
+        raise ValueError("expected the items and their categories: diversity is a metric of items, not of ranks alone")
     result = np.full(len(ranking.size), np.nan)
     for n in np.unique(ranking.size[ranking.size > 1]):
         top = min(k, int(n))

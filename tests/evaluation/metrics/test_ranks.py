@@ -5,11 +5,31 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from fisher_ld.evaluation.ranking import METRICS, category_matrix, chance, diversity, ranking_metrics
+from fisher_ld.evaluation.metrics.catalogue import METRICS
+from fisher_ld.evaluation.metrics.ties import rank
+
+RANKS = ("ndcg_5", "ndcg_10", "mrr", "hit_5", "hit_10", "auc")  # those of ranks alone
+
+
+def measure(scores, positive):
+    ranking = rank(scores, np.array(positive, dtype=int))
+    return {name: METRICS[name].of(ranking) for name in RANKS}
 
 
 def one(scores, positive):
-    return {name: value[0] for name, value in ranking_metrics([np.array(scores)], np.array([positive])).items()}
+    return {name: value[0] for name, value in measure([np.array(scores)], [positive]).items()}
+
+
+def chance(size):
+    """A constant scorer ties all; that this is chance is tested against the closed forms below."""
+    return one(np.zeros(size), 0)
+
+
+def test_names_and_labels_of_the_catalogue():
+    labels = {"ndcg_5": "NDCG@5", "ndcg_10": "NDCG@10", "mrr": "MRR", "hit_5": "Hit@5", "hit_10": "Hit@10"}
+    labels |= {"auc": "AUC", "diversity_10": "diversity@10"}
+    assert {name: metric.label for name, metric in METRICS.items()} == labels
+    assert list(METRICS) == list(labels)
 
 
 def test_without_ties_by_hand():
@@ -46,8 +66,8 @@ def test_ties_are_the_mean_over_all_orders():
     orders = []
     for order in permutations(range(5)):
         broken = scores + 1e-3 * np.array(order)
-        orders.append([one(broken, 3)[m] for m in METRICS[:-1]])
-    assert [one(scores, 3)[m] for m in METRICS[:-1]] == pytest.approx(np.mean(orders, 0))
+        orders.append([one(broken, 3)[m] for m in RANKS])
+    assert [one(scores, 3)[m] for m in RANKS] == pytest.approx(np.mean(orders, 0))
 
 
 @pytest.mark.parametrize("size", [2, 3, 5, 7, 10, 20, 100, 101])
@@ -81,11 +101,9 @@ def test_single_candidate_has_no_pair():
 
 def test_lists_of_several_sizes_do_not_mix():
     lists = [np.array([1.0, 2.0]), np.array([5.0]), np.array([1.0, 9.0, 3.0, 3.0])]
-    together = ranking_metrics(lists, np.array([0, 0, 2]))
+    together = measure(lists, [0, 0, 2])
     for i, (scores, positive) in enumerate(zip(lists, [0, 0, 2], strict=True)):
-        np.testing.assert_array_equal(
-            [together[m][i] for m in METRICS[:-1]], [one(scores, positive)[m] for m in METRICS[:-1]]
-        )
+        np.testing.assert_array_equal([together[m][i] for m in RANKS], [one(scores, positive)[m] for m in RANKS])
 
 
 @pytest.mark.parametrize(
@@ -101,46 +119,7 @@ def test_lists_of_several_sizes_do_not_mix():
 )
 def test_bad_lists_are_refused(scores, positive, message):
     with pytest.raises(ValueError, match=message):
-        ranking_metrics(scores, np.array(positive, dtype=int))
-
-
-CATEGORIES = category_matrix([["a"], ["a", "b"], ["b"], [], [], ["a", "a"]])
-
-
-def test_diversity_by_hand():
-    # {a}, {a, b}: 1 - 1/2; {a}, {b}: 1; {a, b}, {b}: 1/2
-    scores, candidates = [np.array([3.0, 2.0, 1.0])], [np.array([0, 1, 2])]
-    assert diversity(scores, candidates, CATEGORIES) == pytest.approx([2 / 3])
-
-
-def test_diversity_of_items_without_or_with_repeated_categories():
-    pairs = [np.array([3, 4]), np.array([0, 3]), np.array([0, 5])]
-    assert diversity([np.array([1.0, 2.0])] * 3, pairs, CATEGORIES) == pytest.approx([0, 1, 0])
-    assert diversity([np.array([1.0, 2.0])], pairs[:1], category_matrix([[]] * 5)) == pytest.approx([0])
-
-
-def test_diversity_counts_only_the_top_ten():
-    categories = category_matrix([["a"]] * 10 + [["b"]])
-    candidates = [np.arange(11)] * 2
-    scores = [np.arange(11.0, 0, -1), np.arange(11.0)]  # all a; b and nine of the a: 9 of 45 pairs differ
-    assert diversity(scores, candidates, categories) == pytest.approx([0, 9 / 45])
-
-
-def test_diversity_of_one_candidate_is_undefined():
-    assert np.isnan(diversity([np.array([1.0])], [np.array([0])], CATEGORIES)[0])
-
-
-@pytest.mark.parametrize("tied", [range(8, 12), range(12), range(9, 11), range(10, 12)])
-def test_diversity_with_ties_is_the_mean_over_all_choices(tied):
-    rng = np.random.default_rng(1)
-    categories = category_matrix([[f"c{c}" for c in rng.choice(6, 2)] for _ in range(12)])
-    scores = -np.arange(12.0)
-    scores[list(tied)] = scores[min(tied)]
-    drawn = [scores + 1e-3 * rng.random(12) for _ in range(4000)]
-    candidates = np.arange(12)
-    expected = diversity(drawn, [candidates] * len(drawn), categories)
-    found = diversity([scores], [candidates], categories)[0]
-    assert found == pytest.approx(expected.mean(), abs=4 * expected.std() / len(drawn) ** 0.5 + 1e-12)
+        rank(scores, np.array(positive, dtype=int))
 
 
 @pytest.mark.slow
@@ -152,9 +131,9 @@ def test_agrees_with_ranx_without_ties():
     positive = rng.integers(0, 20, 200)
     # ranx answers in the order of the sorted query names
     qrels = Qrels({f"{i:03}": {str(p): 1} for i, p in enumerate(positive)})
-    run = Run({f"{i:03}": {str(j): s for j, s in enumerate(own)} for i, own in enumerate(scores)})
+    run = Run({f"{i:03}": {str(j): s for j, s in enumerate(z)} for i, z in enumerate(scores)})
     names = {"ndcg@5": "ndcg_5", "ndcg@10": "ndcg_10", "mrr": "mrr", "hit_rate@5": "hit_5", "hit_rate@10": "hit_10"}
     expected = evaluate(qrels, run, list(names), return_mean=False)
-    found = ranking_metrics(scores, positive)
+    found = measure(scores, positive)
     for theirs, ours in names.items():
         np.testing.assert_allclose(found[ours], expected[theirs], atol=1e-12)

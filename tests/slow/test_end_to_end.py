@@ -20,37 +20,50 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fisher_ld.config.params import TeacherSource
+from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.files import read_json
-from fisher_ld.fetch.downloads import fetch_teacher
 from fisher_ld.run.tracking import STAGE
 
-pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
+DATA, METHODS, SEEDS = "movielens-100k", ["none", "uniform", "fisher-ld"], [0, 1]
 SMALL = {
-    "methods": ["truncated", "none", "uniform", "fisher-shuffled", "fisher-ld"],
-    "data": {"max_users": 24, "train_positives": 2},
-    "teacher": {
-        "adapt": {
-            "first_layers": 2,
-            "item_steps": 4,
-            "first_steps": 6,
-            "steps": 12,
-            "eval_every": 6,
-            "checkpoint_every": 3,
-            "val_users": 8,
-        }
-    },
+    "run": {"methods": METHODS, "seeds": SEEDS, "depths": [2]},
+    "data": {"max_users": 24, "train_positives": 2, "uniform_users": 10, "zero_shot_users": 8},
+    "teacher": {"adapt": {"steps": 12, "eval_every": 6, "checkpoint_every": 3, "val_users": 8}},
+    "students": {"tiny": {"init": "random", "layers": 1, "hidden_size": 64, "heads": 2, "kv_heads": 2,
+                          "intermediate_size": 128, "vocabulary": "pruned"}},
     "fisher": {"samples": 8, "update_interval": 2},
-    "student": {"layers": 2},
-    "distill": {"seeds": 2, "steps": 12, "eval_every": 6, "checkpoint_every": 3, "val_users": 8},
-    "evaluate": {"bootstrap_samples": 200, "uniform_users": 10, "zero_shot_users": 8, "latency_queries": 2},
+    "distill": {"steps": 12, "eval_every": 6, "checkpoint_every": 3, "val_users": 8},
+    "evaluate": {"bootstrap_samples": 200, "permutations": 500},
+    "efficiency": {"queries": 2},
     "tracking": {"system_metrics": False},
-}
-BETA_STUDENTS = {"fisher-shuffled", "fisher-ld"}
+}  # fmt: skip
+PATHS = DataPaths(DATA)
 REPRO = "dvc repro --force --single-item"  # nothing has changed, so plain `dvc repro` would run nothing
-AFTER_BETA = {"layer_weights", "evaluate", "ablations", "report", *(f"distill@{name}" for name in BETA_STUDENTS)}
+ENDS = {f"evaluate@{DATA}", "ablations", "report"}
+
+
+def cells(stage: str, *names: list) -> set[str]:
+    found = [DATA]
+    for values in names:
+        found = [f"{cell}-{value}" for cell in found for value in values]
+    return {f"{stage}@{cell}" for cell in found}
+
+
+AFTER_BETA = (
+    ENDS
+    | cells("layer_weights", METHODS)
+    | cells("distill", ["small"], ["fisher-ld"], SEEDS)
+    | cells("score_student", ["small"], ["fisher-ld"], SEEDS)
+)
+OF_A_STUDENT = {
+    cell
+    for stage, *names in (
+        ("gate", ["tiny"]), ("start_student", ["tiny"]), ("distill", ["tiny"], METHODS, SEEDS), ("score_start", ["tiny"]),
+        ("score_student", ["tiny"], METHODS, SEEDS), ("efficiency", ["tiny"]),
+    )
+    for cell in cells(stage, *names)
+}  # fmt: skip
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -74,21 +87,27 @@ def stages_run(output: str) -> set[str]:
 def merge(tree: dict, changes: dict) -> None:
     for key, value in changes.items():
         if isinstance(value, dict):
-            merge(tree[key], value)
+            merge(tree.setdefault(key, {}), value)
         else:
             tree[key] = value
 
 
+def change(project: Path, changes: dict) -> None:
+    yaml = YAML()
+    params = yaml.load(project / "params.yaml")
+    merge(params, changes)
+    yaml.dump(params, project / "params.yaml")
+
+
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
+def project(tmp_path_factory, fetched):
     """The working tree as a repository of its own, after one `dvc repro`."""
     base = tmp_path_factory.mktemp("end-to-end")
-    fetch_teacher(TeacherSource(), base / "whole", base / "store", base / "lock.json")
-    teacher = AutoModelForCausalLM.from_pretrained(base / "whole", dtype=torch.float32)
+    teacher = AutoModelForCausalLM.from_pretrained(fetched.base, dtype=torch.float32)
     teacher.model.layers = teacher.model.layers[:4]
     teacher.config.num_hidden_layers = 4
     teacher.save_pretrained(base / "teacher")
-    AutoTokenizer.from_pretrained(base / "whole").save_pretrained(base / "teacher")
+    AutoTokenizer.from_pretrained(fetched.base).save_pretrained(base / "teacher")
 
     project = base / "project"
     files = subprocess.run(
@@ -98,11 +117,8 @@ def project(tmp_path_factory):
         if (ROOT / file).is_file() and file != "dvc.lock":
             (project / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / file, project / file)
-    yaml = YAML()
-    params = yaml.load(project / "params.yaml")
-    merge(params, SMALL)
-    merge(params, {"teacher": {"source": {"kind": "local", "name": str(base / "teacher")}}})
-    yaml.dump(params, project / "params.yaml")
+    change(project, SMALL)
+    change(project, {"teacher": {"source": {"kind": "local", "name": str(base / "teacher")}}})
     run(project, "git", "init", "-q")
     run(project, "git", "add", "-A")
     run(project, "git", "commit", "-qm", "start")
@@ -126,19 +142,18 @@ def children(project: Path, parent) -> dict[str, Run]:
     return {r.info.run_name: r for r in client.search_runs([parent.info.experiment_id], query)}
 
 
-def test_the_parent_run_is_complete(project):
+def test_the_parent_run_tells_what_a_person_came_for(project):
     (parent,) = parents(project)
     assert parent.info.status == "FINISHED"
     assert parent.data.params["fisher.beta"] == "0.3"
-    assert "distill/fisher-ld/loss/seed_0" in parent.data.metrics
-    quality = read_json(project / "metrics/evaluate.json")["quality"]["popularity"]["fisher-ld"]
-    for name in ("quality.popularity.fisher-ld.ndcg_10", "evaluate/popularity/fisher-ld/ndcg_10"):
-        assert parent.data.metrics[name] == quality["ndcg_10"]["mean"]
+    metrics = parent.data.metrics
+    assert 3 <= len(metrics) <= 30 and {"ndcg_10/fisher-ld", "kept/fisher-ld", "speedup/small"} <= set(metrics)
+    quality = read_json(project / PATHS.evaluate)["quality"]["popularity"]
+    assert metrics["ndcg_10/fisher-ld"] == pytest.approx(quality["small/fisher-ld"]["ndcg_10"]["mean"])
     client = MlflowClient(f"sqlite:///{project}/mlflow.db")
-    plots = ("plots", "plots/training", "plots/weights", "plots/data")
-    found = {a.path for folder in (None, *plots) for a in client.list_artifacts(parent.info.run_id, folder)}
-    assert found >= {"report.html", "report.md", "plots/quality.csv", "plots/ablations.csv", "plots/fisher.png"}
-    assert found >= {"plots/training/fisher-ld.csv", "plots/weights/fisher-ld.csv", "plots/data/filters.png"}
+    found = {a.path for folder in (None, "plots") for a in client.list_artifacts(parent.info.run_id, folder)}
+    assert found >= {"report.html", "report.md", "plots/quality.csv", "plots/training.csv"}
+    assert sum(tag.startswith("run.") for tag in parent.data.tags) >= len(children(project, parent)) > 6
 
 
 def test_the_nested_runs_have_the_curves(project):
@@ -152,17 +167,18 @@ def test_the_nested_runs_have_the_curves(project):
         assert len(values) == len(points), "a step was logged twice"
         return values
 
-    losses, rates = ["loss", "bce", "list_softmax"], ["gradient_norm", "tokens_per_second"]
-    for name in (*losses, *rates, "learning_rate"):
-        assert set(curve("adapt_teacher", name)) == set(range(1, 19))  # six of the first layers, twelve of those above
-        for seed in (0, 1):
-            assert set(curve("distill@none", f"{name}/seed_{seed}")) == set(range(1, 13))
-    for name in (*losses, "output", "layers", *rates, "learning_rate"):
-        for seed in (0, 1):
-            values = curve("distill@fisher-ld", f"{name}/seed_{seed}")
+    rates = ["gradient_norm", "tokens_per_second"]
+    for stage, losses in (
+        (f"adapt_teacher@{DATA}-0", ["bce", "list_softmax"]),
+        (f"adapt_truncated@{DATA}-2", ["bce", "list_softmax"]),
+        (f"distill@{DATA}-small-none-1", ["labels"]),
+        (f"distill@{DATA}-small-fisher-ld-1", ["labels", "output", "layers"]),
+    ):
+        for name in ("loss", "learning_rate", *losses, *rates):
+            values = curve(stage, name)
             assert set(values) == set(range(1, 13)) and (name not in rates or min(values.values()) > 0)
-    assert set(curve("distill@fisher-ld", "validation_ndcg_10/seed_1")) == {0, 6, 12}
-    weights = [curve("distill@fisher-ld", f"weight/layer_{layer:02d}") for layer in (1, 2, 3, 4)]
+        assert set(curve(stage, "validation_ndcg_10")) == {0, 6, 12}
+    weights = [curve(f"distill@{DATA}-small-fisher-ld-0", f"weight/layer_{layer:02d}") for layer in (1, 2, 3, 4)]
     for step in (0, 2, 4, 6, 8, 10):  # the start, and each update of Eq. 9
         assert sum(values.pop(step) for values in weights) == pytest.approx(1, abs=1e-5)
     assert not any(weights)
@@ -173,34 +189,59 @@ def test_a_second_repro_runs_nothing(project):
 
 
 def test_where_it_runs_changes_nothing(project):
-    yaml = YAML()
-    params = yaml.load(project / "params.yaml")
-    params["cluster"]["threads"] = 1
-    params["tracking"]["experiment"] = "elsewhere"
-    yaml.dump(params, project / "params.yaml")
+    change(project, {"cluster": {"threads": 1}, "tracking": {"experiment": "elsewhere"}})
     assert not stages_run(run(project, "dvc", "repro"))
     run(project, "git", "checkout", "params.yaml")
 
 
 def test_beta_runs_only_what_it_changes(project):
-    uniform = (project / "data/students/uniform/0/model.safetensors").stat().st_ino
+    kept = project / PATHS.model("small/uniform", 0) / "model.safetensors"
+    before = kept.stat().st_ino
     output = run(project, "dvc", "exp", "run", "-S", "fisher.beta=2.0")
     assert stages_run(output) == AFTER_BETA
-    assert (project / "data/students/uniform/0/model.safetensors").stat().st_ino == uniform
+    assert kept.stat().st_ino == before
     assert {p.data.params["fisher.beta"] for p in parents(project)} == {"0.3", "2.0"}
+
+
+def test_a_second_student_shape_runs_its_own_cells_alone(project):
+    output = run(project, "dvc", "exp", "run", "-S", "run.students=[small,tiny]", "-S", "run.depths=[1,2]")
+    more = cells("adapt_truncated", [1]) | cells("score_truncated", [1])  # of its size, which no depth had
+    again = cells("gate", ["small"]) | cells("efficiency", ["small"])  # they look at all depths
+    assert stages_run(output) - again == OF_A_STUDENT | more | ENDS
+    names = {p.data.params["run.students"]: set(p.data.metrics) for p in parents(project)}
+    assert {"ndcg_10/small/fisher-ld", "ndcg_10/tiny/fisher-ld"} <= names['["small", "tiny"]']
+
+
+def test_a_second_data_set_leaves_the_first_alone(project):
+    """In a dry run, which prints what would run."""
+    more = {"more": {"source": {"kind": "movielens-100k"}, "max_users": 20}}
+    change(project, {"run": {"data": [DATA, "more"]}, "data_sets": more})
+    would_run = stages_run(run(project, "dvc", "repro", "--dry"))
+    run(project, "git", "checkout", "params.yaml")
+    assert {"download@more", "preprocess@more", "distill@more-small-none-1", "evaluate@more"} <= would_run
+    assert {cell for cell in would_run if "@more" not in cell} <= {"ablations", "report"}
+
+
+def test_a_further_seed_runs_one_cell_a_method(project):
+    change(project, {"run": {"seeds": [*SEEDS, 7]}})
+    would_run = stages_run(run(project, "dvc", "repro", "--dry"))
+    run(project, "git", "checkout", "params.yaml")
+    assert (
+        would_run == cells("distill", ["small"], METHODS, [7]) | cells("score_student", ["small"], METHODS, [7]) | ENDS
+    )
 
 
 def test_a_temporary_experiment_lands_in_the_same_store(project):
     before = len(parents(project))
-    run(project, "dvc", "exp", "run", "--temp", "-S", "fisher.beta=0.7")
+    run(project, "dvc", "exp", "run", "--temp", "-S", "evaluate.bootstrap_samples=190")
     found = parents(project)
     assert len(found) == before + 1
-    (new,) = [p for p in found if p.data.params["fisher.beta"] == "0.7"]
+    (new,) = [p for p in found if p.data.params["evaluate.bootstrap_samples"] == "190"]
     assert new.info.status == "FINISHED"
 
 
 def test_two_queue_workers_write_to_the_same_store(project):
-    """A change of an evaluation parameter, so that no model is trained or run again but to be timed."""
+    """A change of an evaluation parameter, so that no model is trained, scored or timed again."""
     draws = {"150", "250"}
     for count in draws:
         run(project, "dvc", "exp", "run", "--queue", "-S", f"evaluate.bootstrap_samples={count}")
@@ -215,8 +256,8 @@ def test_two_queue_workers_write_to_the_same_store(project):
     assert len(found) == 2
     for parent in found:
         assert parent.info.status == "FINISHED"
-        assert "distill/fisher-ld/loss/seed_0" in parent.data.metrics  # from the run that trained it
-        assert set(children(project, parent)) == {"evaluate", "ablations", "report"}
+        assert f"run.distill.{DATA}-small-fisher-ld-0" in parent.data.tags  # the run that trained it
+        assert set(children(project, parent)) == {"report"}
     a, b = (parent.info for parent in found)
     assert a.start_time < b.end_time and b.start_time < a.end_time, "one worker ran both"
 
@@ -240,10 +281,10 @@ def kill_when(process: subprocess.Popen, stage: str, reached: Callable[[], bool]
 
 def test_a_killed_cache_goes_on_to_the_same_signals(project):
     """Equal to the bit: a resumed run has the batches of an uninterrupted one."""
-    folder = project / "data/cache"
+    folder = project / PATHS.cache
     files = sorted(file.name for file in folder.glob("*.npy"))
     expected = {name: np.load(folder / name) for name in files}
-    command = [sys.executable, "-m", "stages.cache_teacher"]
+    command = [sys.executable, "-m", "stages.cache_teacher", DATA, "0"]
 
     def half_done() -> bool:  # the manifest is written once the arrays are there
         manifests = (project / "work/cache_teacher").rglob("manifest.json")
@@ -252,30 +293,29 @@ def test_a_killed_cache_goes_on_to_the_same_signals(project):
     kill_when(start(project, *command), "cache_teacher", half_done)
     (done,) = (project / "work/cache_teacher").rglob("done.npy")
     assert not np.load(done).all()
-    begun = done.with_name("hidden-00000.npy").stat().st_ino
+    begun = done.with_name("states-00000.npy").stat().st_ino
     run(project, *command)
-    assert (folder / "hidden-00000.npy").stat().st_ino == begun
+    assert (folder / "states-00000.npy").stat().st_ino == begun
     assert sorted(file.name for file in folder.glob("*.npy")) == files
     for name, value in expected.items():
         np.testing.assert_array_equal(np.load(folder / name), value)
 
 
 @pytest.mark.parametrize(
-    "stage, command, part, result",
+    "stage, command, folder, model, seed",
     [
-        ("adapt_teacher", "python -m stages.adapt_teacher", 1, "data/teacher/adapted/model.safetensors"),
-        ("adapt_teacher", "python -m stages.adapt_teacher", 3, "data/teacher/adapted/model.safetensors"),
-        ("distill", f"{REPRO} distill@fisher-ld", 2, "data/students/fisher-ld/1/model.safetensors"),
+        ("adapt_teacher", f"{sys.executable} -m stages.adapt_teacher {DATA} 0", "adapt", "teacher", 0),
+        ("distill", f"{REPRO} distill@{DATA}-small-fisher-ld-1", "distill", "small/fisher-ld", 1),
     ],
 )
-def test_goes_on_after_kill(project, stage, command, part, result):
-    """While the teacher learns items, in its last part, or, under DVC, which removes outputs first, in a method's
-    second student, to the weights of the uninterrupted run: equal to 1e-6, as float32 sums may differ in the last
-    bit."""
+def test_goes_on_after_kill(project, stage, command, folder, model, seed):
+    """By hand, or under DVC, which removes outputs first, to the weights of the uninterrupted run: equal to 1e-6, as
+    float32 sums may differ in the last bit."""
+    result = PATHS.model(model, seed) / "model.safetensors"
     expected = load_file(project / result)
 
     def begun() -> bool:
-        return len({state.parents[1] for state in (project / "work" / stage).rglob("step-*/state.json")}) == part
+        return any((project / "work" / folder).rglob("step-*/state.json"))
 
     kill_when(start(project, *command.split()), stage, begun)
     assert (project / result).exists() != command.startswith("dvc")
@@ -283,9 +323,7 @@ def test_goes_on_after_kill(project, stage, command, part, result):
     client = MlflowClient(f"sqlite:///{project}/mlflow.db")
     ids = [experiment.experiment_id for experiment in client.search_experiments()]
     (latest,) = client.search_runs(ids, f"tags.`{STAGE}` LIKE '{stage}%'", order_by=["start_time DESC"], max_results=1)
-    curves = {"adapt_teacher": {"loss": 18, "items/loss": 4}, "distill": {"loss/seed_0": 12, "loss/seed_1": 12}}
-    for name, last in curves[stage].items():
-        steps = [point.step for point in client.get_metric_history(latest.info.run_id, name)]
-        assert sorted(steps) == list(range(1, last + 1))  # none lost, none twice
+    steps = [point.step for point in client.get_metric_history(latest.info.run_id, "loss")]
+    assert sorted(steps) == list(range(1, 13))  # none lost, none twice
     for name, value in load_file(project / result).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-6)

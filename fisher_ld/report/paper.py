@@ -1,0 +1,48 @@
+"""The paper's tables and claims, with ours beside them, as blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from string import ascii_lowercase
+from typing import Any
+
+from fisher_ld.experiments.claims import Judged
+from fisher_ld.report.blocks import Block, Cell, Heading, Table, Text
+
+
+def table_blocks(table: Mapping[str, Any]) -> list[Block]:
+    """Any table that `experiments.tables.fill` filled: ours, small below it our interval and the paper's number. An
+    empty cell refers to the reason below the table."""
+    reasons = list(dict.fromkeys(cell["empty"] for row in table["rows"] for cell in row["cells"] if cell["empty"]))
+    marks = {reason: f"({ascii_lowercase[number]})" for number, reason in enumerate(reasons)}
+    rows = [[row["name"], *(_beside(cell, marks) for cell in row["cells"])] for row in table["rows"]]
+    blocks: list[Block] = [Heading(table["title"], 3), Table(["", *table["columns"]], rows)]
+    if marks:
+        blocks.append(Text(f"Empty: {'; '.join(f'{mark} {reason}' for reason, mark in marks.items())}."))
+    return blocks
+
+
+def _beside(cell: Mapping[str, Any], marks: Mapping[str, str]) -> Cell:
+    paper = f"paper {cell['paper']}"
+    if cell["empty"]:
+        return marks[cell["empty"]], paper
+    return cell["ours"], "; ".join(filter(None, [cell["interval"], paper]))
+
+
+def table_rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The same for a CSV, a row a cell."""
+    return [
+        {"row": row["name"], "column": column} | {key: cell[key] for key in ("paper", "value", "low", "high", "empty")}
+        for row in table["rows"]
+        for column, cell in zip(table["columns"], row["cells"], strict=True)
+    ]
+
+
+def claim_blocks(judged: Iterable[Judged]) -> list[Block]:
+    note = (
+        "“Reproduced” where the whole of our interval shows at least what the paper claims. The gains of its tables "
+        "are in NDCG@5, ours beside them in NDCG@10, the metric that is tested under Holm."
+    )
+    rows = [[row.where, row.what, row.paper, row.ours, row.verdict, row.reason] for row in judged]
+    header = ["in the paper", "claim", "paper", "ours", "verdict", "why"]
+    return [Heading("What the paper claims in its text", 3), Text(note), Table(header, rows, words=range(6))]

@@ -1,0 +1,100 @@
+"""What experiments are compared by: a few single numbers, and one table a topic for `dvc plots`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain, zip_longest
+from typing import Any
+
+import polars as pl
+
+from fisher_ld.config import paths
+from fisher_ld.experiments.results import MAIN, Part, Results
+from fisher_ld.report.names import label, ordered, short
+
+MOST = 30  # numbers that a person can look at
+Number = tuple[str, str, float]  # topic, model, value
+
+
+def summary(results: Results) -> dict[str, Any]:
+    """Topic -> model -> number, MOST at most: the first of every data set and student before the second of any. Models
+    are named by data set and student where the run has several. Prints what is left out."""
+    cells = [(part, student) for part in results.parts.values() for student in results.run.students]
+    numbers = [[(part, student, *n) for n in _numbers(part, student, results.method)] for part, student in cells]
+    found: dict[tuple[str, ...], float] = {}
+    for entry in chain.from_iterable(zip_longest(*numbers)):
+        if entry is not None:
+            part, student, topic, model, value = entry
+            names = (part.name, *([student] if "/" in model else [])) if results.several else ()
+            found.setdefault((topic, *names, model.rpartition("/")[2] if "/" in model else model), float(value))
+    if left_out := list(found)[MOST:]:
+        print(f"summary: {len(left_out)} numbers beyond {MOST} left out, the first is {'/'.join(left_out[0])}")
+    result: dict[str, Any] = {}
+    for (*names, last), value in list(found.items())[:MOST]:
+        inner = result
+        for name in names:
+            inner = inner.setdefault(name, {})
+        inner[last] = value
+    return result
+
+
+def _numbers(part: Part, student: str, method: str) -> Iterator[Number]:
+    """The most important first. Of a student's own the model is STUDENT/NAME."""
+    quality, model = part.evaluate["quality"][MAIN], f"{student}/{method}"
+    gate, ratios = part.gates[student], part.efficiency[student]["ratios"][student]
+    yield "ndcg_10", model, quality[model]["ndcg_10"]["mean"]
+    yield "kept", model, part.evaluate["retained"][MAIN][model]["share"]
+    yield "speedup", student, ratios["throughput"]
+    yield "gate_passed", student, gate["passed"]
+    yield "ndcg_10", "teacher", quality["teacher"]["ndcg_10"]["mean"]
+    yield "fewer_parameters", student, ratios["parameters"]
+    for row in part.comparisons(student, "main") + part.comparisons(student, "strategies"):
+        if row["a"] == model and row["b"].startswith(f"{student}/"):
+            yield "above", f"{student}/{row['b'].rpartition('/')[2]}", row["difference"]
+    cut = paths.truncated(gate["truncated"]["depth"])
+    for name in (*gate["rivals"], cut, *reversed(ordered(quality, part.run))):
+        if name in quality and (name.startswith(("rivals/", f"{student}/")) or "/" not in name):
+            yield "ndcg_10", name.removeprefix("rivals/"), quality[name]["ndcg_10"]["mean"]
+
+
+def plots(results: Results) -> dict[str, pl.DataFrame]:
+    """Name -> all cells in one table: `quality`, `strategies` (differences in NDCG@10), `profile`, `training` (where
+    validation was taken) and `weights`."""
+    found: dict[str, list[pl.DataFrame]] = {}
+    for part in results.parts.values():
+        for name, frame in _frames(part, results.several).items():
+            found.setdefault(name, []).append(frame.select(pl.lit(part.name).alias("data"), pl.all()))
+    return {name: pl.concat(frames, how="diagonal_relaxed") for name, frames in found.items()}
+
+
+def _frames(part: Part, several: bool) -> dict[str, pl.DataFrame]:
+    def name(model: str) -> str:
+        return f"{part.name}: {label(model, part.run)}" if len(part.run.data) > 1 else label(model, part.run)
+
+    quality = [
+        {"model": name(model), "family": family, "metric": metric, "value": cell["mean"], "low": cell["low"]}
+        | {"high": cell["high"], "chance": models["chance"][metric]["mean"]}
+        for family, models in part.evaluate["quality"].items()
+        for model in ordered(models, part.run)
+        if model != "chance"
+        for metric, cell in models[model].items()
+    ]
+    strategies = [
+        {"pair": f"{name(row['a'])} over {short(row['b'])}", "difference": row["difference"]}
+        | {key: row[key] for key in ("low", "high", "p_holm", "verdict")}
+        for student in part.run.students
+        for row in part.comparisons(student, "strategies")
+    ]
+    schema = {"pair": pl.String, **dict.fromkeys(("difference", "low", "high", "p_holm"), pl.Float64)}
+    curves = [
+        frame.filter(pl.col("validation_ndcg_10").is_not_null()).select(pl.lit(name(model)).alias("model"), pl.all())
+        for model, frame in part.curves.items()
+    ]
+    weights = [frame.select(pl.lit(name(m)).alias("model"), pl.all()) for m, frame in part.weights.items()]
+    return {
+        "quality": pl.DataFrame(quality),
+        "strategies": pl.DataFrame(strategies, schema=schema | {"verdict": pl.String}),
+        "profile": part.profile,
+        "training": pl.concat(curves, how="diagonal_relaxed"),
+        "weights": pl.concat(weights) if weights else pl.DataFrame(schema=["model", "seed", "step", "layer", "weight"]),
+    }

@@ -1,0 +1,71 @@
+"""A teacher in memory, and a student that learns from it."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from fisher_ld.batches.packing import pack
+from fisher_ld.core.checkpoint import Checkpoint
+from fisher_ld.distillation.methods import METHODS
+from fisher_ld.distillation.trainer import Weighting, distill
+from fisher_ld.models.scorer import Scorer, unit_rms
+from fisher_ld.training.loop import Fit, Training
+from tests.given import given
+
+
+class MemoryTeacher:
+    """States of a 4-layer scorer, and logits that know the labels."""
+
+    def __init__(self, tiny):
+        scorer = tiny.scorer(layers=4, seed=1)
+        batch = pack(tiny.lists, tiny.lists.windows(), tiny.prompts, scorer.context())
+        with torch.no_grad():
+            states = scorer(batch, with_states=True).states
+        known = {"logits": 6 * batch.labels - 3, "states": unit_rms(states)}
+        self.known = {name: values[batch.examples.argsort()] for name, values in known.items()}
+        self.layers, self.width = 4, 32
+        self.asked = []  # the names of each time
+
+    def signals(self, examples: np.ndarray, names):
+        self.asked.append(tuple(names))
+        return {name: self.known[name][examples] for name in names}
+
+
+@dataclass
+class Distilled:
+    fit: Fit
+    trajectory: pl.DataFrame
+    teacher: MemoryTeacher
+    student: Scorer
+    with_states: list[bool] = field(default_factory=list)  # of each of the student's forward passes
+
+    @property
+    def curve(self) -> list[dict[str, float]]:
+        return [row for row in self.fit.curve if "loss" in row]
+
+
+@pytest.fixture
+def distilled(tiny, tmp_path, monkeypatch):
+    def run(method, steps=30, trace=None, weights=(0.1, 0.2, 0.3, 0.4), mass=None, teacher=None, **settings):
+        done = Distilled(None, None, teacher or MemoryTeacher(tiny), tiny.scorer())  # type: ignore
+        forward = done.student.forward
+
+        def watched(batch, with_states=False):
+            done.with_states.append(with_states)
+            return forward(batch, with_states)
+
+        monkeypatch.setattr(done.student, "forward", watched)
+        small = {"steps": steps, "eval_every": steps, "checkpoint_every": steps, "learning_rate": 3e-3}
+        params = given({"distill": small | settings}).distill
+        checkpoint = Checkpoint("distill", {"method": method, **settings}, tmp_path)
+        training = Training(method, 0, lambda: 0.5, checkpoint, lambda values, step: None)
+        weighting = Weighting(weights, mass, 0.5, 10, trace)
+        row = METHODS[method]
+        fitted = distill(done.student, done.teacher, row, weighting, tiny.lists, tiny.prompts, params, training)
+        done.fit, done.trajectory = fitted
+        return done
+
+    return run

@@ -1,0 +1,113 @@
+"""A small project folder: data, models of random weights, and score files of models of a chosen skill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
+
+from fisher_ld.batches.lists import FAMILIES, Lists, read_lists
+from fisher_ld.config.paths import DataPaths
+from fisher_ld.core.files import write_json
+from fisher_ld.evaluation.scores import Scores, write_scores
+from fisher_ld.models.scorer import Scorer
+
+USERS, ITEMS, CANDIDATES, SEEDS = 60, 40, 12, 2
+DATA = DataPaths("movielens-100k")
+PROMPT = {"prefix": "liked\n", "history": "{text}\n", "candidate": "{text}?"}
+METHODS = ("none", "logits", "uniform", "fisher", "fisher-reversed", "fisher-ld")
+SKILL = {
+    "teacher": 3.0, "zero-shot": 0.0, "truncated-1": 1.0, "small/start": 0.6, "small/none": 0.8, "small/logits": 1.2,
+    "small/uniform": 1.5, "small/fisher": 1.5, "small/fisher-reversed": 0.0, "small/fisher-ld": 1.6,
+    "rivals/popularity": 0.2, "rivals/item-knn": 0.5,
+}  # fmt: skip
+CHANGES = {
+    "students": {"small": {"layers": 1, "vocabulary": "full"}},
+    "run": {"methods": list(METHODS), "seeds": list(range(SEEDS)), "depths": [1]},
+    "evaluate": {"bootstrap_samples": 200, "permutations": 1000},
+    "efficiency": {"queries": 6},
+    "gate": {"override": False},
+    "cluster": {"threads": 1},
+    "teacher": {"precision": "fp32", "answers": {"yes": "yes", "no": "no"}},
+    "distill": {"precision": "fp32"},
+}  # of params.yaml
+
+
+def write_processed(folder: Path) -> None:
+    """One list a user in each file, of the uniform family for the first 40; user u likes 5 to 9 items."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    sequences = [rng.permutation(ITEMS)[: rng.integers(5, 10)] for _ in range(USERS)]
+    numbers = range(ITEMS)
+    item = {"item": numbers, "text": [f"m{i}" for i in numbers], "categories": [[f"c{i % 5}"] for i in numbers]}
+    pl.DataFrame(item).write_parquet(folder / "items.parquet")
+    user = {"user": range(USERS), "train_positives": [len(s) - 2 for s in sequences]}
+    pl.DataFrame(user | {"zero_shot": [u % 3 == 0 for u in range(USERS)]}).write_parquet(folder / "users.parquet")
+    pl.DataFrame({"user": range(USERS), "items": sequences}).write_parquet(folder / "sequences.parquet")
+    for name, users, back in (("val", USERS, 2), ("test_popularity", USERS, 1), ("test_uniform", 40, 1)):
+        rows = []
+        for u, items in enumerate(sequences[:users]):
+            place = len(items) - back
+            others = rng.choice(np.setdiff1d(np.arange(ITEMS), items), CANDIDATES - 1, replace=False)
+            candidates = rng.permutation([items[place], *others])
+            row = {"list": u, "user": u, "start": max(0, place - 3), "position": place}
+            positive = int(np.flatnonzero(candidates == items[place])[0])
+            rows.append(row | {"candidates": candidates.tolist(), "positive": positive})
+        pl.DataFrame(rows).write_parquet(folder / f"{name}.parquet")
+    write_json(folder / "prompt.json", PROMPT)
+
+
+def write_model(folder: Path, layers: int) -> None:
+    """A sequence-classification model whose words are m0, m1, ..; ids: yes 0, no 1, liked 2, ? 3, m{i} 4 + i."""
+    words = ["yes", "no", "liked", "?", *(f"m{i}" for i in range(ITEMS))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    torch.manual_seed(layers)
+    config = LlamaConfig(
+        vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=64, num_labels=2, pad_token_id=0,
+    )  # fmt: skip
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    write_json(folder / "prompt.json", PROMPT)
+
+
+def make_scores(lists: Lists, skill: float, seed: int) -> Scores:
+    """Normal scores, the positive's raised by `skill`."""
+    rng = np.random.default_rng(seed)
+    values = [
+        rng.normal(size=len(c)) + skill * (np.arange(len(c)) == p)
+        for c, p in zip(lists.candidates, lists.positive, strict=True)
+    ]
+    return Scores(np.arange(len(lists)), values)
+
+
+def write_skilled(path: Path, lists: Lists, skill: float, seed: int, every: int = 1) -> None:
+    """Scores of every so many-th list."""
+    scores = make_scores(lists, skill, seed)
+    write_scores(path, scores.numbers[::every], scores.values[::every])
+
+
+def write_shelf() -> None:
+    """Test scores of every model of SKILL, below the working directory."""
+    for family in FAMILIES:
+        lists = read_lists(DATA.processed, f"test_{family}")
+        for number, (model, skill) in enumerate(SKILL.items()):
+            trained = model.startswith("small/") and model != "small/start"
+            for seed in range(SEEDS if trained else 1):
+                path = DATA.test(model, seed) / f"{family}.parquet"
+                write_skilled(path, lists, skill, SEEDS * number + seed, 3 if model == "zero-shot" else 1)
+
+
+def one_by_one(scorer: Scorer, lists: Lists, number: int) -> list[float]:
+    """z of each candidate of a list, each as a prompt of its own: liked m.. m.. m..?"""
+    found = []
+    for item in lists.candidates[number]:
+        ids = [2, *(4 + int(i) for i in lists.history(number)), 4 + int(item), 3]
+        no, yes = scorer.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].tolist()
+        found.append(yes - no)
+    return found

@@ -1,0 +1,189 @@
+"""A run as its stages leave it, from models of a chosen skill; numbers come from the stages' own code."""
+
+import numpy as np
+import polars as pl
+
+from fisher_ld.batches.lists import FAMILIES
+from fisher_ld.config.paths import DataPaths, cell
+from fisher_ld.core.files import write_csv, write_json
+from fisher_ld.distillation.methods import METHODS
+from fisher_ld.evaluation import efficiency, gate, meters
+from fisher_ld.evaluation.comparisons import cut, evaluate
+from fisher_ld.evaluation.metrics.catalogue import METRICS
+from fisher_ld.evaluation.metrics.diversity import category_matrix
+from fisher_ld.evaluation.metrics.ties import rank
+from fisher_ld.fisher import profile
+from fisher_ld.preprocessing.report import data_report
+
+LAYERS, SIZE = 30, 20
+SKILL = {
+    "chance": None, "rivals/popularity": 0.3, "rivals/item-knn": 1.0, "zero-shot": 0.0, "teacher": 1.75,
+    "truncated": 1.3, "start": 1.2, "none": 1.35, "logits": 1.6, "uniform": 1.68, "linear": 1.66, "exponential": 1.67,
+    "fisher": 1.7, "fisher-shuffled": 1.69, "fisher-reversed": 1.6, "fisher-ld": 1.72,
+}  # fmt: skip
+
+
+def skill(model):
+    return SKILL["truncated" if model.startswith("truncated-") else model if model in SKILL else model.split("/")[1]]
+
+
+def models(params):
+    """Every model of the run with the number of its seeds."""
+    run = params.run
+    found = dict.fromkeys(("chance", "zero-shot", "rivals/popularity", "rivals/item-knn"), 1)
+    found |= {"teacher": len(run.teacher_seeds)} | {f"truncated-{depth}": 1 for depth in run.depths}
+    for student in run.students:
+        found |= {f"{student}/start": 1} | {f"{student}/{method}": len(run.seeds) for method in run.methods}
+    return found
+
+
+def per_user(params, users, seed):
+    """Metrics of models that share most of their noise, as students of one teacher do."""
+    rng = np.random.default_rng(seed)
+    categories = category_matrix([[str(i % 3), str(i % 5)] for i in range(SIZE)])
+    frames = []
+    for family in FAMILIES:
+        positive = rng.integers(0, SIZE, users)
+        shared, at = rng.normal(size=(users, SIZE)), np.arange(SIZE) == positive[:, None]
+        for model, seeds in models(params).items():
+            for number in range(seeds):
+                noisy = 0.9 * shared + 0.45 * rng.normal(size=(users, SIZE)) + (skill(model) or 0) * at
+                z = np.zeros((users, SIZE)) if model == "chance" else noisy
+                ranking = rank(list(z), positive, [np.arange(SIZE)] * users, categories)
+                names = {"model": model, "family": family, "seed": number}
+                columns = {name: metric.of(ranking) for name, metric in METRICS.items()}
+                frames.append(pl.DataFrame({**names, "user": np.arange(users), **columns}))
+    return pl.concat(frames)
+
+
+def write_evaluation(params, paths, users, seed):
+    table = per_user(params, users, seed)
+    frames = cut(table, "popularity")
+    write_json(paths.evaluate, evaluate(table, params.evaluate, 0))
+    depth = params.run.depths[0]
+    asked = {name: frames[name] for name in ("teacher", "rivals/popularity", "rivals/item-knn", f"truncated-{depth}")}
+    for student in params.run.students:
+        write_json(paths.gate(student), gate.judge(asked, depth, 0) | {"overridden": False, "lists": users})
+        write_json(paths.efficiency(student), timed(params, student))
+
+
+def timed(params, student):
+    """Of efficiency.measure what no clock decides."""
+    rng = np.random.default_rng(0)
+    scales = {"teacher": 1.0, student: 0.2} | {f"truncated-{depth}": 0.22 for depth in params.run.depths}
+    rows, seconds = {}, {}
+    for name, scale in scales.items():
+        seconds[name] = 0.6 * scale * rng.uniform(0.9, 1.1, 40)
+        rows[name] = {
+            "latency_p50_ms": 610 * scale, "latency_p95_ms": 890 * scale, "queries_per_second": 1.9 / scale,
+            "best_batch": 4, "joules_per_query": meters.NOT_AVAILABLE,
+            "memory": {"peak_mib": 1310 - 700 * (1 - scale), "idle_mib": 420.0},
+            "parameters": {"body": int(106e6 * scale), "embedding": int(28.3e6 * scale), "head": 1152,
+                           "total": int(134.5e6 * scale)},
+            "size_bytes": int(538e6 * scale), "precision": "fp32",
+        }  # fmt: skip
+    reference = seconds["teacher"]
+    return {
+        "reference": "teacher", "models": rows, "queries": 40, "throughput_queries": 32, "candidates": 20.0,
+        "threads": 2, "device": "cpu", "precision": "fp32", "energy_counter": meters.NOT_AVAILABLE,
+        "ratios": {name: efficiency.ratios(row, rows["teacher"]) for name, row in rows.items() if name != "teacher"},
+        "intervals": {
+            name: {"latency_p50": efficiency.latency_interval(reference, own, 0),
+                   "throughput": efficiency.throughput_interval(reference, own, 0)}
+            for name, own in seconds.items() if name != "teacher"
+        },
+    }  # fmt: skip
+
+
+def write_fisher(paths):
+    rng = np.random.default_rng(0)
+    depth = np.arange(LAYERS + 2) / LAYERS
+    shape = {"base": np.exp(-depth), "adapted": np.exp(1.5 * depth) + 30 * (np.arange(LAYERS + 2) == LAYERS)}
+    tables = []
+    for state, level in shape.items():
+        squared = level * rng.gamma(4, 0.25, (40, LAYERS + 2))
+        columns = {"state": state, "example": np.repeat(np.arange(40), LAYERS + 2)}
+        columns |= {
+            "label": np.repeat(np.arange(40) % 2, LAYERS + 2),
+            "logit": np.repeat(rng.normal(size=40), LAYERS + 2),
+        }
+        columns |= {"layer": np.tile(np.arange(LAYERS + 2), 40), "gradient_norm": squared.ravel()}
+        columns |= {"normalisation_part": 0.2 * squared.ravel(), "parameters": 3_540_096}
+        tables.append(pl.DataFrame(columns))
+    table = pl.concat(tables)
+    write_json(paths.fisher, profile.summary(table, 0))
+    write_csv(paths.profile, profile.plot_rows(table))
+    return profile.layer_traces(tables[1], "true").share
+
+
+def write_training(params, paths, share):
+    rng = np.random.default_rng(1)
+    steps = np.arange(1, 201)
+    fall = np.exp(-steps / 60)
+    for model, seeds in models(params).items():
+        method = model.split("/")[-1]
+        if model in ("chance", "zero-shot") or model.startswith("rivals/") or method == "start":
+            continue
+        layers = METHODS[method].layers if method in METHODS else None
+        for seed in range(seeds):
+            noise = rng.normal(0, 0.02, (2, 200))
+            columns = {"step": steps, "loss": 0.4 + 0.3 * fall + noise[0], "bce": 0.45 + 0.2 * fall + noise[1]}
+            if "/" in model:
+                columns["labels"] = columns["bce"] + 0.1
+            if layers:
+                columns["layers"] = 0.3 + 0.6 * fall + noise[0]
+            score = 0.1 + 0.35 * (1 - fall) * skill(model) / 1.75
+            taken = [v if step % 50 == 0 else None for step, v in zip(steps, score, strict=True)]
+            folder = paths.training(model, seed)
+            write_csv(folder / "curve.csv", pl.DataFrame(columns | {"validation_ndcg_10": taken}))
+            write_json(folder / "fit.json", {"steps": 200, "best_step": 200, "validation_ndcg_10": score[-1]})
+            if "/" in model:
+                write_csv(folder / "weights.csv", trajectory(layers, share, rng))
+
+
+def trajectory(layers, share, rng):
+    rows = []
+    if layers:
+        at = np.arange(1, LAYERS + 1)
+        start = {"uniform": at**0, "linear": at, "exponential": np.exp(5 * at / LAYERS), "fisher": share}[
+            layers.strategy
+        ]
+        start = {"natural": start, "reversed": start[::-1], "shuffled": rng.permutation(start)}.get(layers.order, start)
+        start = start / start.sum()
+        for step in range(0, 200, 10) if layers.dynamic else [0]:
+            weight = start + (1 - 0.95 ** (step / 10)) * (1 / LAYERS - start)
+            rows += [{"step": step, "layer": i + 1, "weight": w} for i, w in enumerate(weight.tolist())]
+    return pl.DataFrame(rows, schema={"step": pl.Int64, "layer": pl.Int64, "weight": pl.Float64})
+
+
+def write_data(paths, folder):
+    rng = np.random.default_rng(2)
+    folder.mkdir(parents=True)
+    lengths = rng.geometric(0.02, 938) + 5
+    users = {"length": lengths, "train_positives": lengths - 2, "fold": np.arange(938) % 5}
+    pl.DataFrame(users).write_parquet(folder / "users.parquet")
+    items = {"count": np.sort(rng.zipf(1.6, 1007).clip(0, 400)), "text": [f"m{i}" for i in range(1007)]}
+    pl.DataFrame(items | {"categories": [["x"]] * 1007}).write_parquet(folder / "items.parquet")
+    for name in ("train", "val", "test_popularity", "test_uniform"):
+        pl.DataFrame({"candidates": [[0, 1, 2]] * 938}).write_parquet(folder / f"{name}.parquet")
+    rejected = pl.DataFrame({"file": [], "row": [], "reason": [], "raw": []}, schema_overrides={"reason": pl.String})
+    filters = [
+        {"step": "read", "users": 943, "items": 1682, "interactions": 100_000},
+        {"step": "positives", "users": 942, "items": 1447, "interactions": 55_375},
+        {"step": "k-core", "users": 938, "items": 1007, "interactions": 54_413},
+    ]
+    write_json(paths.data_report, data_report(folder, rejected, {"u.data": 100_000}, filters))
+
+
+def write_run(params, users=300):
+    """All files of the run's cells that its report reads, below the working directory."""
+    for seed, data in enumerate(params.run.data):
+        paths = DataPaths(data)
+        write_evaluation(params, paths, users, seed)
+        write_training(params, paths, write_fisher(paths))
+        write_data(paths, paths.processed)
+        for method in params.run.methods:
+            cost = {"stage": "layer_weights", "cell": f"{data}-{method}", "run_id": None, "seconds": 2.5}
+            write_json(cell("layer_weights", data, method) / "run.json", cost | {"peak_memory_mib": 300.0})
+        cost = {"stage": "evaluate", "cell": data, "run_id": "a", "seconds": 60.0, "peak_memory_mib": 900.0}
+        write_json(cell("evaluate", data) / "run.json", cost)

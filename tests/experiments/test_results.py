@@ -1,0 +1,75 @@
+"""What a run measured is found by its names, read once."""
+
+from functools import cached_property
+
+import pytest
+
+from fisher_ld.config.paths import cell
+from fisher_ld.core.errors import UserError
+from fisher_ld.core.files import write_json
+from fisher_ld.experiments.results import Part, Results
+from tests.experiments.conftest import FEWER
+from tests.given import given
+
+DATA = "movielens-100k"
+
+
+def read_all(results):
+    for owner in (results, *results.parts.values()):
+        for name, value in vars(type(owner)).items():
+            if isinstance(value, cached_property):
+                getattr(owner, name)
+
+
+@pytest.mark.parametrize(
+    ("path", "stage"),
+    [
+        (cell("preprocess", DATA) / "data_report.json", f"preprocess@{DATA}"),
+        (cell("adapt_teacher", DATA, 0) / "fit.json", f"adapt_teacher@{DATA}-0"),
+        (cell("adapt_teacher", DATA, 0) / "curve.csv", f"adapt_teacher@{DATA}-0"),
+        (cell("adapt_truncated", DATA, 2) / "fit.json", f"adapt_truncated@{DATA}-2"),
+        (cell("estimate_fisher", DATA) / "fisher.json", f"estimate_fisher@{DATA}"),
+        (cell("estimate_fisher", DATA) / "profile.csv", f"estimate_fisher@{DATA}"),
+        (cell("gate", DATA, "small") / "gate.json", f"gate@{DATA}-small"),
+        (cell("evaluate", DATA) / "evaluate.json", f"evaluate@{DATA}"),
+        (cell("efficiency", DATA, "small") / "efficiency.json", f"efficiency@{DATA}-small"),
+        (cell("distill", DATA, "small", "uniform", 1) / "fit.json", f"distill@{DATA}-small-uniform-1"),
+        (cell("distill", DATA, "small", "fisher-ld", 0) / "weights.csv", f"distill@{DATA}-small-fisher-ld-0"),
+        ("metrics/tables/tables.json", "ablations"),
+    ],
+)
+def test_a_missing_file_names_its_stage(here, path, stage):
+    (here / path).unlink()
+    with pytest.raises(UserError, match=rf"{path}.*\(dvc repro {stage}\)"):
+        read_all(Results(given(FEWER).run))
+
+
+def test_a_whole_run_is_read(results):
+    read_all(results)
+
+
+def test_files_of_seeds_that_are_not_asked_for_are_not_read(here):
+    run = given({"run": {"seeds": [1], "methods": ["uniform"]}}).run
+    part = Part(DATA, run)
+    assert set(part.fits) == {"teacher", "truncated-2", "small/uniform"}
+    assert part.curves["small/uniform"]["seed"].unique().to_list() == [1]
+
+
+def test_a_method_without_layers_has_no_weights(results):
+    part = results.parts[DATA]
+    assert "small/none" in part.trained and "small/none" not in part.weights
+    assert part.changing("small/fisher-ld") and not part.changing("small/fisher") and not part.changing("small/none")
+
+
+def test_a_run_without_the_proposed_method_is_about_its_last():
+    assert Results(given().run).method == "fisher-ld"
+    assert Results(given({"run": {"methods": ["none", "uniform"]}}).run).method == "uniform"
+
+
+def test_costs_are_of_this_run_alone(here):
+    cost = {"stage": "x", "run_id": None, "seconds": 1.0, "peak_memory_mib": 1.0}
+    for stage, name in (("evaluate", "older"), ("adapt_truncated", f"{DATA}-0"), ("report", "run")):
+        write_json(cell(stage, name) / "run.json", cost | {"cell": name})
+    write_json(cell("ablations") / "run.json", cost | {"cell": "run"})
+    costs = Results(given(FEWER).run).costs
+    assert {stage: len(cells) for stage, cells in costs.items()} == {"ablations": 1, "evaluate": 1, "layer_weights": 9}

@@ -1,0 +1,183 @@
+"""A table of the paper is data; one function fills any of them."""
+
+import copy
+import shutil
+import string
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+
+from fisher_ld.core.files import read_json
+from fisher_ld.experiments.claims import ANSWERS
+from fisher_ld.experiments.results import Results
+from fisher_ld.experiments.tables import FORM, MEASURES, fill, measure, paper
+from fisher_ld.report.paper import table_blocks
+from stages import ablations
+from tests.experiments.conftest import FEWER
+from tests.given import given
+
+PAPER = {table["name"]: table for table in paper()["tables"]}
+NUMBERS = {  # as the paper prints them; all of every table
+    "table-1": """0.847 0.823 0.792 0.634 1,230 28.5 8,000 12.5
+        0.721 0.698 0.689 0.552 385 4.2 768 156  0.734 0.712 0.701 0.568 398 4.4 768 151
+        0.728 0.706 0.695 0.562 392 4.3 768 153  0.741 0.719 0.708 0.574 401 4.5 768 149
+        0.739 0.716 0.705 0.571 395 4.4 768 152  0.743 0.721 0.710 0.576 403 4.6 768 148
+        0.779 0.758 0.731 0.603 387 4.1 768 158""",
+    "table-2": "0.653 0.612 -10.4% 0.72  0.668 0.627 -9.7% 0.75  0.694 0.651 -7.8% 0.83",
+    "table-3": """0.721 0.689 768M 3.2x  0.754 0.712 768M 3.2x  0.762 0.718 768M 3.2x  0.758 0.715 768M 3.1x
+        0.779 0.731 768M 3.2x""",
+    "table-4": """0.721 90.4% 3.2x 4.2 768  0.779 90.4% 3.2x 4.1 768  0.658 97.5% 6.8x 1.8 196
+        0.702 97.5% 6.8x 1.7 196  0.587 98.8% 11.2x 1.1 98  0.623 98.8% 11.2x 1.0 98""",
+    "table-5": """22,000 12,000 0.779 0.721  86,000 65,000 0.771 0.718  45,000 28,000 0.764 0.714
+        123,000 51,000 0.758 0.709""",
+    "table-6": """0.695 768M 2.8x 4.8  0.739 768M 3.1x 4.4  0.743 768M 3.0x 4.6  0.724 768M 3.4x 4.0
+        0.746 768M 2.9x 4.7  0.751 768M 3.1x 4.5  0.779 768M 3.2x 4.1""",
+    "table-7": """iPhone14Pro iPhone14 iPhone14Pro  GalaxyS23 GalaxyA54 GalaxyS23  MacBookProM2 iPadAir MacBookProM
+        SonyWH-1000XM5 AirPods3rdGen SonyWH-1000X  NintendoSwitch SwitchLite AppleWatchS8""",
+    "table-8": """1,230 385 387 3.18x  28.5 4.2 4.1 6.95x  98 24 23 4.26x  2.45 0.78 0.76 3.22x""",
+    "table-9": "\N{GREEK SMALL LETTER SIGMA}=0.1 2.3% 150  5% 1.8% 200  10% 3.1% 180  20% 1.2% 100",
+    "table-10": """0.779 0.731 5.1 15.6  0.759 0.715 4.8 15.2  0.762 0.718 4.6 14.8  0.741 0.703 7.2 18.4
+        0.734 0.701 4.2 14.1  0.721 0.689 3.4 12.3""",
+}
+ROWS = {
+    "table-1": [
+        "teacher",
+        "uniform",
+        "attention-transfer",
+        "fitnets",
+        "progressive",
+        "tinybert",
+        "minilm",
+        "fisher-ld",
+    ],
+    "table-3": ["uniform", "linear", "exponential", "attention-based", "fisher-ld"],
+    "table-6": ["distilbert", "tinybert", "minilm", "layerdrop", "structbert", "pkd", "fisher-ld"],
+}
+
+
+def cells(name, results, row):
+    found = next(r for r in fill(PAPER[name], results)["rows"] if r["name"] == row)
+    return dict(zip([c["name"] for c in PAPER[name]["columns"]], found["cells"], strict=True))
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_every_number_of_the_paper_is_there_as_printed(name, results):
+    printed = [cell["paper"].replace(" ", "") for row in fill(PAPER[name], results)["rows"] for cell in row["cells"]]
+    assert printed == NUMBERS[name].split()
+
+
+def test_rows_name_the_methods_that_they_have_or_will_have():
+    for name, models in ROWS.items():
+        assert [row["model"] for row in PAPER[name]["rows"]] == models
+    assert [row.get("student") for row in PAPER["table-4"]["rows"]] == [None, None, "tiny", "tiny", "micro", "micro"]
+
+
+def test_what_the_declarations_say_exists():
+    keys = {"name", "model", "student", "data", "measure", "form", "paper"}
+    for table in PAPER.values():
+        assert set(table) == {"name", "title", "columns", "rows"}
+        for spec in [*table["columns"], *table["rows"], *(p for r in table["rows"] for p in r["paper"])]:
+            if isinstance(spec, dict):
+                assert set(spec) <= keys, spec
+                assert spec.get("measure") in (None, *MEASURES)
+                assert len(list(string.Formatter().parse(spec.get("form", FORM)))) <= 2
+    known = {"where", "what", "paper", "form", "measure", "gate", "note", "metric", "metrics", "model", "against"}
+    for claim in paper()["claims"]:
+        assert set(claim) <= known and {"where", "what", "paper"} <= set(claim)
+        assert claim.get("measure") in (None, *MEASURES, *ANSWERS)
+
+
+def test_a_filled_cell_has_our_mean_and_interval_beside_the_papers(results):
+    own = results.parts["movielens-100k"].quality("small/fisher-ld", "ndcg_5")
+    cell = cells("table-1", results, "FISHER-LD (Ours)")["NDCG@5"]
+    assert (cell["value"], cell["low"], cell["high"], cell["paper"]) == (own["mean"], own["low"], own["high"], "0.779")
+    assert (cell["ours"], cell["empty"]) == (f"{own['mean']:.3f}", None)
+    assert cell["interval"] == f"{own['low']:.3f} to {own['high']:.3f}"
+    assert cells("table-1", results, "Llama3-8B (Full)")["Latency (ms)"]["ours"] == "610"
+    assert cells("table-3", results, "Linear Depth")["Params"]["ours"] == "26.9M"
+    speed = cells("table-8", results, "Forward Pass (ms)")["Improvement"]
+    assert speed["value"] == pytest.approx(5) and speed["low"] < 5.1 < speed["high"]
+
+
+def test_a_cell_that_was_not_run_says_why(results):
+    def empty(name, row, column):
+        cell = cells(name, results, row)[column]
+        assert cell["ours"] is cell["value"] is None and cell["paper"]
+        return cell["empty"]
+
+    assert empty("table-1", "TinyBERT", "NDCG@5") == "method tinybert is not in the table of methods yet"
+    assert empty("table-4", "Tiny, FISHER-LD", "Speedup") == "no student shape tiny in run.students"
+    assert empty("table-5", "Books", "Baseline NDCG@5") == "no data set amazon-books in run.data"
+    assert empty("table-8", "Energy (Wh/1K queries)", "Teacher") == "not measured on this machine"
+    assert empty("table-8", "Energy (Wh/1K queries)", "Improvement") == "not measured on this machine"
+    for name in ("table-2", "table-7", "table-9"):
+        found = fill(PAPER[name], results)
+        assert {cell["empty"] for row in found["rows"] for cell in row["cells"]} == {"no such experiment yet"}
+
+
+def test_a_method_left_out_of_the_run_is_named(sample, monkeypatch):
+    monkeypatch.chdir(sample)
+    results = Results(given({"run": {"methods": ["uniform", "fisher-ld"]}}).run)
+    linear = cells("table-3", results, "Linear Depth")
+    assert {cell["empty"] for cell in linear.values()} == {"run.methods does not name linear"}
+    assert cells("table-3", results, "Uniform")["NDCG@5"]["empty"] is None
+
+
+def test_a_row_is_added_by_data_alone(results):
+    table = copy.deepcopy(PAPER["table-3"])
+    table["rows"].append({"name": "Reversed", "model": "fisher-reversed", "paper": [0.5, 0.4, 768, 3.2]})
+    table["rows"].append({"name": "First layers", "model": "truncated-2", "paper": [0.5, 0.4, 768, 3.2]})
+    *_, reverse, first = fill(table, results)["rows"]
+    part = results.parts["movielens-100k"]
+    assert reverse["cells"][0]["value"] == part.quality("small/fisher-reversed", "ndcg_5")["mean"]
+    assert first["cells"][1]["value"] == part.quality("truncated-2", "mrr")["mean"]
+    assert first["cells"][2]["ours"] == "29.59M"
+
+
+def test_a_table_names_another_student_and_data_set_by_data_alone(results):
+    table = copy.deepcopy(PAPER["table-1"])
+    table["rows"] = [{**row, "student": "small", "data": "movielens-100k"} for row in table["rows"]]
+    assert fill(table, results) == fill(PAPER["table-1"], results)
+    table["rows"][1]["data"] = "mine"
+    assert fill(table, results)["rows"][1]["cells"][0]["empty"] == "no data set mine in run.data"
+
+
+def test_an_unknown_measure_is_refused(results):
+    with pytest.raises(ValueError, match="got the measure ndcg_7"):
+        measure("ndcg_7", results.parts["movielens-100k"], "small", "teacher")
+
+
+def test_rendering_gives_each_reason_once_and_marks_its_cells(results):
+    _, table, text = table_blocks(fill(PAPER["table-1"], results))
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert set(rows["FitNets"][0]) == {"(b)", "paper 0.728"}
+    value, below = rows["Uniform KD"][0]
+    assert value.startswith("0.") and below.endswith("; paper 0.721")
+    assert text.text.count("(b) method fitnets is not in the table of methods yet") == 1
+
+
+def test_the_stage_writes_every_table(sample):
+    folder = sample / "metrics/tables"
+    assert {path.name for path in folder.iterdir()} == {
+        "tables.json", *(f"{name}.{kind}" for name in PAPER for kind in ("csv", "md"))
+    }  # fmt: skip
+    rows = pl.read_csv(folder / "table-1.csv", schema_overrides={"paper": pl.String})
+    assert len(rows) == 8 * 8 and rows["empty"].null_count() == 3 * 8
+    assert (folder / "table-3.md").read_text().startswith("# Table III")
+    assert [table["name"] for table in read_json(folder / "tables.json")] == list(PAPER)
+
+
+def test_the_stage_needs_no_torch():
+    code = "import sys, stages.ablations; sys.exit(bool({'torch', 'matplotlib', 'mlflow'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_stage_reads_no_other_stage(sample, tmp_path, monkeypatch):
+    for stage in ("evaluate", "efficiency"):
+        shutil.copytree(sample / "metrics/cells" / stage, tmp_path / "metrics/cells" / stage)
+    monkeypatch.chdir(tmp_path)
+    ablations.main(given(FEWER), None)
+    written = (tmp_path / "metrics/tables/tables.json").read_bytes()
+    assert written == (sample / "metrics/tables/tables.json").read_bytes()

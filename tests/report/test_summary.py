@@ -1,0 +1,88 @@
+"""The few numbers that experiments are compared by, and the tables of `dvc plots`."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from fisher_ld.config.messages import flatten
+from fisher_ld.core.files import read_json, read_yaml
+from fisher_ld.experiments.results import Results
+from fisher_ld.report.summary import MOST, plots, summary
+from stages import report
+from tests.experiments.conftest import FEWER
+from tests.given import ROOT, given
+from tests.report.test_report import TWO, double
+
+__all__ = ["double"]
+
+
+def test_one_of_each_needs_no_names(results):
+    numbers = flatten(summary(results))
+    part = results.parts["movielens-100k"]
+    assert numbers["ndcg_10.fisher-ld"] == part.quality("small/fisher-ld")["mean"]
+    assert numbers["ndcg_10.item-knn"] == part.quality("rivals/item-knn")["mean"]
+    assert numbers["kept.fisher-ld"] == part.evaluate["retained"]["popularity"]["small/fisher-ld"]["share"]
+    assert numbers["above.uniform"] == part.comparison("small/fisher-ld", "small/uniform")["difference"]
+    assert {"ndcg_10.teacher", "ndcg_10.truncated-2", "speedup.small", "gate_passed.small"} <= set(numbers)
+    assert len(numbers) <= MOST == 30 and all(isinstance(value, float) for value in numbers.values())
+
+
+def test_several_are_named_and_the_least_important_left_out(double, monkeypatch, capsys):
+    monkeypatch.chdir(double)
+    numbers = flatten(summary(Results(given(TWO).run)))
+    assert len(numbers) == 30
+    for data in ("movielens-100k", "mine"):
+        assert f"ndcg_10.{data}.teacher" in numbers and f"speedup.{data}.tiny" in numbers
+        assert {f"{topic}.{data}.{s}.fisher-ld" for topic in ("ndcg_10", "kept") for s in ("small", "tiny")} <= set(
+            numbers
+        )
+    assert "left out" in capsys.readouterr().out
+
+
+def test_plots_hold_all_cells(double, monkeypatch):
+    monkeypatch.chdir(double)
+    tables = plots(Results(given(TWO).run))
+    assert set(tables) == {"quality", "strategies", "profile", "training", "weights"}
+    assert all(set(table["data"]) == {"movielens-100k", "mine"} for table in tables.values())
+    assert tables["training"]["validation_ndcg_10"].null_count() == 0
+    assert "mine: student tiny, Fisher-LD" in set(tables["weights"]["model"])
+    assert len(tables["strategies"]) == 4
+
+
+def test_a_run_without_layers_draws_empty_tables(sample, monkeypatch):
+    monkeypatch.chdir(sample)
+    tables = plots(Results(given(FEWER | {"run": FEWER["run"] | {"methods": ["none"]}}).run))
+    assert len(tables["weights"]) == 0 and {"model", "seed", "step", "layer", "weight"} <= set(
+        tables["weights"].columns
+    )
+
+
+def test_dvc_draws_columns_that_are_there(results):
+    tables = plots(results)
+    drawn = [entry for plot in read_yaml(ROOT / "dvc.yaml")["plots"] for entry in plot.values()]
+    assert {Path(file).stem for plot in drawn for file in plot["y"]} == set(tables)
+    for plot in drawn:
+        [(file, column)] = plot["y"].items()
+        text = (ROOT / plot["template"]).read_text()
+        json.loads(text)
+        assert {plot["x"], column} <= set(tables[Path(file).stem].columns)
+
+
+def test_the_stage_writes_all_and_completes_the_parent(here, monkeypatch):
+    monkeypatch.setattr("stages.report.document", lambda results, list_weight: [])
+    seen = []
+    report.main(given(FEWER), SimpleNamespace(complete_parent=lambda *parts: seen.append(parts)))
+    [(numbers, artifacts)] = seen
+    assert numbers == read_json("metrics/summary.json") and numbers["gate_passed"] == {"small": 1.0}
+    assert [str(path) for path in artifacts] == ["metrics/report.html", "metrics/report.md", "metrics/plots"]
+    assert all(path.exists() for path in artifacts)
+    assert {path.name for path in artifacts[2].iterdir()} == {
+        "quality.csv", "strategies.csv", "profile.csv", "training.csv", "weights.csv"
+    }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quiet_pictures(monkeypatch):
+    monkeypatch.setattr("fisher_ld.report.page.charts", lambda part, method: {})

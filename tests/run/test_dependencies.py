@@ -1,0 +1,112 @@
+import subprocess
+import sys
+
+import pytest
+
+from fisher_ld.run.dependencies import folded, imports, modules, rewritten
+from tests.given import ROOT
+
+PIPELINE = """# how it goes
+stages:
+  check:
+    cmd: python -m stages.check
+    deps: [params.yaml]
+
+  train:  # the model
+    foreach: ${run.data}
+    do:
+      cmd: python -m stages.train ${item}
+      deps: [stages/old.py, "data/${item}/in", "data/b/${run.seeds[0]}", fisher_ld/gone]
+      outs: ["data/${item}/model"]
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    def write(name, text=""):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    write("fisher_ld/__init__.py", '"""The package."""\n')
+    write("fisher_ld/core/files.py", "from fisher_ld.models import never\n")
+    write("fisher_ld/models/__init__.py")
+    write(
+        "fisher_ld/models/scorer.py", "import fisher_ld.core.files\n\ndef f():\n    from fisher_ld.models import rows\n"
+    )
+    write("fisher_ld/models/rows.py", "from __future__ import annotations\nimport numpy\n")
+    write("fisher_ld/models/never.py", "x = 1\n")
+    write("fisher_ld/tables/__init__.py", "from fisher_ld.tables.one import ONE\n")
+    write(
+        "fisher_ld/tables/one.py",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from fisher_ld.models.never import x\n"
+        'ONE = read("numbers.yaml", "elsewhere.yaml")\n',
+    )
+    write("fisher_ld/tables/numbers.yaml", "a: 1\n")
+    write("stages/__init__.py")
+    write("stages/check.py", "from fisher_ld.core.files import read\n")
+    write("stages/train.py", "from fisher_ld.models.scorer import Scorer\nfrom fisher_ld.tables import ONE\n")
+    write("dvc.yaml", PIPELINE)
+    return tmp_path
+
+
+def names(files, root):
+    return [str(file.relative_to(root)) for file in files]
+
+
+def test_modules_are_those_that_a_script_imports_at_any_remove(project):
+    assert names(modules(project / "stages/train.py"), project) == [
+        "fisher_ld/models/rows.py",  # imported in a function
+        "fisher_ld/models/scorer.py",
+        "fisher_ld/tables/__init__.py",  # which has code
+        "fisher_ld/tables/numbers.yaml",  # a file beside the module that names it
+        "fisher_ld/tables/one.py",
+        "stages/train.py",
+    ]  # not what core imports, nor what only a type checker does
+    assert names(modules(project / "stages/check.py"), project) == ["stages/check.py"]
+    assert "fisher_ld/models/never.py" not in names(imports(project / "fisher_ld/tables/one.py", project), project)
+
+
+def test_a_folder_stands_for_its_files_when_all_are_needed(project):
+    files = modules(project / "stages/train.py")
+    assert folded(files, project) == [
+        "fisher_ld/models/rows.py",
+        "fisher_ld/models/scorer.py",
+        "fisher_ld/tables",
+        "stages/train.py",
+    ]
+    assert folded([*files, project / "fisher_ld/models/never.py"], project)[:2] == [
+        "fisher_ld/models",
+        "fisher_ld/tables",
+    ]
+
+
+def test_only_the_modules_of_deps_are_rewritten(project):
+    new = rewritten(PIPELINE, project)
+    assert new == PIPELINE.replace("[params.yaml]", "[params.yaml, stages/check.py]").replace(
+        '      deps: [stages/old.py, "data/${item}/in", "data/b/${run.seeds[0]}", fisher_ld/gone]\n',
+        "      deps: [\n"
+        '        "data/${item}/in", "data/b/${run.seeds[0]}", fisher_ld/models/rows.py, fisher_ld/models/scorer.py,\n'
+        "        fisher_ld/tables, stages/train.py\n"
+        "      ]\n",
+    )
+    assert rewritten(new, project) == new
+    assert max(map(len, new.splitlines())) <= 120
+    (project / "stages/train.py").write_text("import fisher_ld.models.rows\n")
+    imports.cache_clear()
+    assert (
+        '      deps: ["data/${item}/in", "data/b/${run.seeds[0]}", fisher_ld/models/rows.py, stages/train.py]\n'
+        in rewritten(new, project)
+    )
+
+
+def test_the_command_checks_and_writes(project):
+    def call(*options):
+        command = [sys.executable, ROOT / "fisher_ld/run/dependencies.py", *options]
+        return subprocess.run(command, cwd=project, capture_output=True, text=True)
+
+    checked = call("--check")
+    assert checked.returncode == 1 and "+    deps: [params.yaml, stages/check.py]" in checked.stdout
+    assert (project / "dvc.yaml").read_text() == PIPELINE
+    assert call().returncode == 0 and call("--check").returncode == 0
+    assert (project / "dvc.yaml").read_text() == rewritten(PIPELINE, project)
