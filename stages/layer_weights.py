@@ -19,7 +19,8 @@ def main(params, run, data: str, method: str) -> None:
     if not paths.traces.is_file():
         raise UserError(f"{paths.traces}: no such file; run the stage estimate_fisher (dvc repro)")
     traces = layer_traces(pl.read_parquet(paths.traces).filter(pl.col("state") == "adapted"), params.fisher.kind)
-    result = {"strategy": None, "order": None, "kind": None, "weights": [], "mass": None}
+    mass = traces.share.tolist() if params.distill.layer_map == "fisher" else None
+    result = {"strategy": None, "order": None, "kind": None, "weights": []}
     if layers:
         weights = STRATEGIES[layers.strategy](traces.trace, params.fisher.beta, params.fisher.delta)
         result = {
@@ -27,9 +28,8 @@ def main(params, run, data: str, method: str) -> None:
             "order": layers.order,
             "kind": params.fisher.kind if layers.strategy == "fisher" else None,
             "weights": weights.tolist(),
-            "mass": traces.share.tolist() if params.distill.layer_map == "fisher" else None,
         }
-    write_json(paths.weights(method), result)
+    write_json(paths.weights(method), result | {"mass": mass})
 
 
 if __name__ == "__main__":

@@ -58,14 +58,16 @@ def size_in_layers(student: Student, config: dict[str, Any]) -> int:
     """How many of the teacher's layers have about as many parameters as the student's, embeddings apart: at least 1,
     and fewer than the teacher has. `config`: the teacher's."""
     asked, own = widths(student, config)
-    layers = round(student.layers * _layer_parameters(asked) / _layer_parameters(own))
+    size = config.get("head_dim") or own["hidden_size"] // own["heads"]
+    asked_size = asked["hidden_size"] // asked["heads"] if student.init == "random" else size  # else heads stay whole
+    layers = round(student.layers * _layer_parameters(asked, asked_size) / _layer_parameters(own, size))
     return max(1, min(layers, _of(config, "num_hidden_layers") - 1))
 
 
-def _layer_parameters(shape: dict[str, int]) -> int:
+def _layer_parameters(shape: dict[str, int], head_size: int) -> int:
     """Of one gated layer, matrices alone."""
-    width, keys = shape["hidden_size"], shape["kv_heads"] / shape["heads"]
-    return round(width * width * (2 + 2 * keys) + 3 * width * shape["intermediate_size"])
+    heads = shape["heads"] + shape["kv_heads"]
+    return shape["hidden_size"] * (2 * heads * head_size + 3 * shape["intermediate_size"])
 
 
 def _student(student: Student, config: dict[str, Any], folder: Path) -> Iterator[str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fisher_ld.batches.lists import read_lists, take
 from fisher_ld.batches.prompts import Prompts
-from fisher_ld.evaluation.metrics.catalogue import METRICS, PRIMARY
+from fisher_ld.evaluation.metrics.ndcg import ndcg
 from fisher_ld.evaluation.metrics.ties import rank
 from fisher_ld.evaluation.scores import write_scores
 from fisher_ld.models.scorer import Scorer, score_lists
@@ -22,7 +22,7 @@ def validator(scorer: Scorer, processed: Path, prompts: Prompts, users: int, see
 
     def validate() -> float:
         scores = score_lists(scorer, lists, prompts, "validating")
-        return float(METRICS[PRIMARY].of(rank(scores, lists.positive)).mean())
+        return float(ndcg(rank(scores, lists.positive), 10).mean())
 
     return validate
 

@@ -13,7 +13,7 @@ import numpy as np
 from fisher_ld.evaluation.metrics.catalogue import METRICS, PRIMARY
 from fisher_ld.evaluation.metrics.ties import rank
 from fisher_ld.experiments.results import MAIN, PROPOSED, Part, Results
-from fisher_ld.experiments.tables import FORM, Empty, find_model, find_part, find_student, measure, paper
+from fisher_ld.experiments.tables import Empty, locate, measure, paper
 
 YES, NO, NEVER = "reproduced", "not reproduced", "cannot be compared"
 STATES = {
@@ -42,16 +42,14 @@ class Subject:
     student: str
     model: str  # full name
 
-    def tested(self, metric: str) -> Mapping[str, Any]:
-        """Fisher-LD minus uniform layers in a metric. Raises Empty."""
-        claims = self.part.evaluate["claims"].get(MAIN, {}).get(self.student, {})
-        row = claims.get(metric) or (self.pair("uniform") if metric == PRIMARY else None)
+    def tested(self, metric: str | None = None) -> Mapping[str, Any]:
+        """The model minus the one it is compared with, in a metric, or in NDCG@10, which is tested. Raises Empty."""
+        row = self.part.evaluate["claims"].get(MAIN, {}).get(self.student, {}).get(metric)
+        if metric in (None, PRIMARY):
+            row = self.part.comparison(self.model, f"{self.student}/{self.claim.get('against', 'uniform')}")
         if row is None:
             raise Empty("no such comparison was made")
         return row
-
-    def pair(self, other: str) -> Mapping[str, Any] | None:
-        return self.part.comparison(self.model, f"{self.student}/{other}")
 
 
 Answer = tuple[str, bool, str]  # ours, whether it is reproduced, why
@@ -66,13 +64,11 @@ def at_least(low: float, high: float, target: float) -> str:
 
 def judge(claim: Mapping[str, Any], results: Results) -> Judged:
     """A row of `claims` in paper.yaml beside ours."""
-    printed = claim["paper"]
-    target, form = printed, claim.get("form", FORM)
-    if claim.get("measure") == "gain":
-        target = printed[0] / printed[1] - 1 if isinstance(printed, list) else printed
-        form = "{:+.1%}"
-    shown = printed if isinstance(printed, str) else PRINTED.get(claim.get("measure", ""), form.format)(target)
-    place = claim["where"], claim["what"], shown
+    target, measured = claim["paper"], claim.get("measure")
+    if measured == "gain" and isinstance(target, list):
+        target = target[0] / target[1] - 1
+    form = claim.get("form", "{:+.1%}" if measured == "gain" else "{}")
+    place = claim["where"], claim["what"], form.format(target)
     try:
         subject = _subject(claim, results)
         answer = ANSWERS.get(claim["measure"], _size)
@@ -88,10 +84,8 @@ def judge(claim: Mapping[str, Any], results: Results) -> Judged:
 def _subject(claim: Mapping[str, Any], results: Results) -> Subject:
     if "measure" not in claim:
         raise Empty("no such experiment yet")
-    part, student = find_part(results, claim.get("data")), find_student(results, claim.get("student"))
-    for name in filter(None, [claim.get("against")]):
-        find_model(results, student, name)
-    return Subject(claim, part, student, find_model(results, student, claim.get("model", PROPOSED)))
+    locate(results, {"model": claim.get("against", "teacher")})
+    return Subject(claim, *locate(results, {"model": PROPOSED, **claim}))
 
 
 def _reached(ours: str, low: float, high: float, target: float, claimed: str) -> Answer:
@@ -114,12 +108,10 @@ def _size(subject: Subject, target: float, form: str) -> Answer:
 
 def _gain(subject: Subject, target: float, form: str) -> Answer:
     """Relative, in the metric of the claim or, where none is named, in NDCG@10, which is tested."""
-    metric = subject.claim.get("metric", PRIMARY)
-    row = subject.tested(metric) if "metric" in subject.claim else subject.pair(subject.claim["against"])
-    if row is None or row["mean_b"] <= 0:
-        raise Empty("no such comparison was made")
+    metric = subject.claim.get("metric")
+    row = subject.tested(metric)
     value, low, high = (row[key] / row["mean_b"] for key in ("difference", "low", "high"))
-    ours = f"{value:+.1%} ({low:+.1%} to {high:+.1%}) {METRICS[metric].label}"
+    ours = f"{value:+.1%} ({low:+.1%} to {high:+.1%}) {METRICS[metric or PRIMARY].label}"
     above = row["verdict"] == "shown above"
     size = f" but not one of {target:.1%}" if above and low < target else ""
     return ours, above and low >= target, STATES[row["verdict"]] + size
@@ -200,10 +192,6 @@ ANSWERS: Mapping[str, Callable[[Subject, Any, str], Answer]] = {
     "above_zero": _above_zero,
     "upper_lower": _upper_lower,
     "top_layers": _top_layers,
-}
-PRINTED: Mapping[str, Callable[[Any], str]] = {
-    "p": lambda level: f"< {level}",
-    "top_layers": lambda layers: f"{', '.join(map(str, layers))} of {paper()['layers']}",
 }
 
 

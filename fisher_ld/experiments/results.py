@@ -3,7 +3,6 @@ when it is first asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -154,24 +153,3 @@ class Results:
     def tables(self) -> list[dict[str, Any]]:
         """The paper's, filled by the stage `ablations`."""
         return _json(TABLES / "tables.json")
-
-    @cached_property
-    def costs(self) -> dict[str, list[dict[str, Any]]]:
-        """Stage -> run.json of each of its cells in this run. Those of the report itself are not known yet."""
-        found: dict[str, list[dict[str, Any]]] = {}
-        for file in sorted(CELLS.glob("*/*/run.json")):
-            *_, stage, cell, _ = file.parts
-            if stage != "report" and cell in self._cells(stage):
-                found.setdefault(stage, []).append(read_json(file))
-        return found
-
-    def _cells(self, stage: str) -> set[str]:
-        """Names that cells of a stage may have in this run: what an earlier run left on the disk is no part of it."""
-        run = self.run
-        seeds = run.depths if stage.endswith("truncated") else run.teacher_seeds
-        return {"run", *("-".join(map(str, names)) for names in self._products(seeds))}
-
-    def _products(self, seeds: list[int]) -> Iterator[tuple[str | int, ...]]:
-        run = self.run
-        for names in ([], [run.students], [run.methods], [seeds], [run.students, run.methods, run.seeds]):
-            yield from product(run.data, *names)

@@ -26,31 +26,21 @@ def paper() -> dict[str, Any]:
     return read_yaml(Path(__file__).with_name("paper.yaml"))
 
 
-def find_part(results: Results, name: str | None) -> Part:
-    """Of the first data set of the run, if none is named. Raises Empty."""
-    name = name or results.run.data[0]
-    if name not in results.parts:
-        raise Empty(f"no data set {name} in run.data")
-    return results.parts[name]
-
-
-def find_student(results: Results, name: str | None) -> str:
-    """The first shape of the run, if none is named. Raises Empty."""
-    name = name or results.run.students[0]
-    if name not in results.run.students:
-        raise Empty(f"no student shape {name} in run.students")
-    return name
-
-
-def find_model(results: Results, student: str, name: str) -> str:
-    """A method's student of that shape; names of other models as they are. Raises Empty."""
-    if name == "teacher" or name.startswith(("truncated-", "rivals/")):
-        return name
-    if name not in METHODS:
-        raise Empty(f"method {name} is not in the table of methods yet")
-    if name not in results.run.methods:
-        raise Empty(f"run.methods does not name {name}")
-    return paths.student(student, name)
+def locate(results: Results, spec: Mapping[str, Any]) -> tuple[Part, str, str]:
+    """Part, student and full model name of a cell; what it does not name is the first of the run. Raises Empty."""
+    run, model = results.run, spec["model"]
+    data, student = spec.get("data") or run.data[0], spec.get("student") or run.students[0]
+    if data not in run.data:
+        raise Empty(f"no data set {data} in run.data")
+    if student not in run.students:
+        raise Empty(f"no student shape {student} in run.students")
+    if model == "teacher" or model.startswith(("truncated-", "rivals/")):
+        return results.parts[data], student, model
+    if model not in METHODS:
+        raise Empty(f"method {model} is not in the table of methods yet")
+    if model not in run.methods:
+        raise Empty(f"run.methods does not name {model}")
+    return results.parts[data], student, paths.student(student, model)
 
 
 def _timed(name: str, part: Part, student: str, model: str) -> Reading:
@@ -135,8 +125,7 @@ def _cell(spec: Mapping[str, Any], results: Results) -> dict[str, Any]:
     try:
         if "measure" not in spec:
             raise Empty("no such experiment yet")
-        part, student = find_part(results, spec.get("data")), find_student(results, spec.get("student"))
-        value, low, high = measure(spec["measure"], part, student, find_model(results, student, spec["model"]))
+        value, low, high = measure(spec["measure"], *locate(results, spec))
     except Empty as reason:
         return cell | {"empty": str(reason)}
     interval = f"{form.format(low)} to {form.format(high)}" if low < high else None

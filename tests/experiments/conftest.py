@@ -6,7 +6,7 @@ from fisher_ld.core.files import read_json, write_json
 from fisher_ld.experiments.results import Results
 from stages import ablations
 from tests.experiments.made import write_run
-from tests.given import given
+from tests.given import ROOT, given
 
 FEWER = {
     "run": {
@@ -21,6 +21,7 @@ FEWER = {
 def write(folder, params):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        shutil.copy(ROOT / "dvc.yaml", ".")
         write_run(params)
         ablations.main(params, None)
 
@@ -37,6 +38,7 @@ def sample(tmp_path_factory):
 def here(sample, tmp_path, monkeypatch):
     """The run in the working directory, to be changed."""
     shutil.copytree(sample / "metrics", tmp_path / "metrics")
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

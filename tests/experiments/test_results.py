@@ -6,7 +6,6 @@ import pytest
 
 from fisher_ld.config.paths import cell
 from fisher_ld.core.errors import UserError
-from fisher_ld.core.files import write_json
 from fisher_ld.experiments.results import Part, Results
 from tests.experiments.conftest import FEWER
 from tests.given import given
@@ -64,12 +63,3 @@ def test_a_method_without_layers_has_no_weights(results):
 def test_a_run_without_the_proposed_method_is_about_its_last():
     assert Results(given().run).method == "fisher-ld"
     assert Results(given({"run": {"methods": ["none", "uniform"]}}).run).method == "uniform"
-
-
-def test_costs_are_of_this_run_alone(here):
-    cost = {"stage": "x", "run_id": None, "seconds": 1.0, "peak_memory_mib": 1.0}
-    for stage, name in (("evaluate", "older"), ("adapt_truncated", f"{DATA}-0"), ("report", "run")):
-        write_json(cell(stage, name) / "run.json", cost | {"cell": name})
-    write_json(cell("ablations") / "run.json", cost | {"cell": "run"})
-    costs = Results(given(FEWER).run).costs
-    assert {stage: len(cells) for stage, cells in costs.items()} == {"ablations": 1, "evaluate": 1, "layer_weights": 9}

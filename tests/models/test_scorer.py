@@ -8,6 +8,7 @@ from transformers import (
     MistralConfig,
     OPTConfig,
     PhiConfig,
+    Qwen2Config,
 )
 
 from fisher_ld.batches.packing import pack
@@ -153,3 +154,47 @@ def test_a_sliding_window_bounds_the_context():
         return Scorer(AutoModelForSequenceClassification.from_config(config))
 
     assert (scorer(None).context(), scorer(8).context(), scorer(4096).context()) == (64, 8, 64)
+
+
+def scored(scorer, tiny):
+    with torch.no_grad():
+        return scorer(pack(tiny.lists, tiny.lists.windows(), tiny.prompts, scorer.context()), with_states=True)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_truncated_model_scores_as_the_first_layers_of_the_whole_one(tiny, depth, tmp_path):
+    whole, cut = tiny.scorer(layers=3), tiny.scorer(layers=3).truncate(depth)
+    found = scored(cut, tiny)
+    expected = []
+    for example in range(tiny.lists.offsets[-1]):
+        ids = torch.tensor([tiny.prompts.example(tiny.lists, example)])
+        states = []
+        hook = whole.layers[depth - 1].register_forward_hook(lambda module, given, output, kept=states: kept.append(output))
+        with torch.no_grad():
+            whole.body(input_ids=ids)
+            no, yes = whole.model.score(whole.body.norm(states[0][0, -1]))
+        hook.remove()
+        expected.append(yes - no)
+    batch = pack(tiny.lists, tiny.lists.windows(), tiny.prompts, whole.context())
+    torch.testing.assert_close(found.logits, torch.stack(expected)[batch.examples], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.states[:, :-1], scored(whole, tiny).states[:, : depth - 1])
+    cut.model.save_pretrained(tmp_path)
+    loaded = Scorer.load(tmp_path)
+    assert len(loaded.layers) == depth and torch.equal(scored(loaded, tiny).logits, found.logits)
+
+
+def test_a_truncation_keeps_the_kinds_of_its_layers(tmp_path):
+    config = Qwen2Config(**SHAPE | {"num_hidden_layers": 3}, num_key_value_heads=1, num_labels=2)
+    kinds = list(config.layer_types)
+    scorer = Scorer(AutoModelForSequenceClassification.from_config(config)).truncate(2)
+    assert scorer.model.config.layer_types == kinds[:2]
+    scorer.model.save_pretrained(tmp_path)
+    assert len(Scorer.load(tmp_path).layers) == 2
+
+
+@pytest.mark.parametrize("depth", [0, 3])
+def test_more_layers_than_there_are_cannot_be_kept(tiny, depth):
+    scorer = tiny.scorer(layers=2)
+    with pytest.raises(ValueError, match=f"expected 1 to 2 layers to keep, got {depth}"):
+        scorer.truncate(depth)
+    assert len(scorer.layers) == 2
