@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from fisher_ld.config.params import Cluster
+from fisher_ld.config.params import load_params
 from fisher_ld.core.compute import setup
 from fisher_ld.kernels.attention import strip_attention
 
@@ -34,7 +34,7 @@ CASES = (  # rows, tokens
 
 
 def main() -> None:
-    device = setup(Cluster(), seed=0).device
+    device = setup(load_params("params.yaml", {}).cluster, "fp32", seed=0).device
     module: Any = SimpleNamespace(num_key_value_groups=HEADS // GROUPS, is_causal=True)
     ways = {"ours": strip_attention, "sdpa": sdpa_attention_forward}
     for work, dtype, rows, tokens in CASES:

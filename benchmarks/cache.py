@@ -1,7 +1,7 @@
 """Speed of reading the teacher's cache, against reading as many bytes from one plain file.
 
-    python -m benchmarks.cache                       a random cache of the default teacher's shape, 1,000 users
-    python -m benchmarks.cache --cache data/cache    a real one, with the lists of data/processed
+    python -m benchmarks.cache                          a random cache of the default teacher's shape, 1,000 users
+    python -m benchmarks.cache --data movielens-100k    a real one, that of a data set
 
 One process, the contestants in turn, medians. Both deliver the same number of bytes in pieces of the same sizes, into
 fresh memory. The cache is read in the shuffled order of training, the file from front to end. `warm`: the files are in
@@ -22,12 +22,15 @@ import numpy as np
 import torch
 
 from fisher_ld.batches.lists import Lists, make_lists, read_lists
-from fisher_ld.batches.packing import by_length, held_back
+from fisher_ld.batches.packing import by_length, last_windows
 from fisher_ld.config.params import load_params
+from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.errors import UserError
 from fisher_ld.distillation.cache import CacheWriter, TeacherCache
+from fisher_ld.models.scorer import Scored
 
 LAYERS, WIDTH = 30, 576
+SIGNALS = ("logits", "states")
 USERS, WINDOWS, LISTS, CANDIDATES = 1000, 2, 2, 5  # windows a user, lists a window, candidates a list
 BATCH_USERS, REPEATS = 4, 7
 
@@ -41,9 +44,9 @@ def random_lists() -> Lists:
 
 
 def random_cache(folder: Path, examples: int) -> Path:
-    writer = CacheWriter(folder / "work", examples, LAYERS, WIDTH, 8192, {})
+    writer = CacheWriter(folder / "work", SIGNALS, examples, LAYERS, WIDTH, 8192, {})
     for rows in np.split(np.arange(examples), range(2000, examples, 2000)):
-        writer.write(rows, torch.zeros(len(rows)), torch.randn(len(rows), LAYERS, WIDTH))
+        writer.write(rows, Scored(torch.zeros(len(rows)), torch.randn(len(rows), LAYERS, WIDTH)))
     writer.finish(folder / "cache")
     return folder / "cache"
 
@@ -57,10 +60,11 @@ def orders(lists: Lists) -> list[np.ndarray]:
 
 
 def read_cache(folder: Path, batches: list[np.ndarray]) -> float:
-    cache = TeacherCache.open(folder)
+    cache = TeacherCache.open(folder, SIGNALS)
     begin = time.perf_counter()
     for batch in batches:
-        cache.read(batch)
+        for name in SIGNALS:
+            cache.read(batch, name)
     return time.perf_counter() - begin
 
 
@@ -81,8 +85,8 @@ def drop(paths: list[Path]) -> None:
 
 
 def reading(folder: Path, lists: Lists, plain: Path) -> None:
-    cache, batches = TeacherCache.open(folder), orders(lists)
-    row = cache.layers * 2 * cache.width + 4  # hidden states, logit
+    cache, batches = TeacherCache.open(folder, SIGNALS), orders(lists)
+    row = cache.layers * 2 * cache.width + 4  # states, logit
     sizes = [len(batch) * row for batch in batches]
     total, chunk = sum(sizes), os.urandom(1 << 20)
     with open(plain, "wb") as stream:
@@ -112,16 +116,16 @@ def reading(folder: Path, lists: Lists, plain: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--cache", type=Path)
-    parser.add_argument("--processed", type=Path, default=Path("data/processed"))
+    parser.add_argument("--data", help="a data set whose cache is there")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        if arguments.cache:
-            params = load_params("params.yaml")
-            lists = held_back(read_lists(arguments.processed, "train"), params.cache.windows, params.seed)
+        if arguments.data:
+            params, paths = load_params("params.yaml", {}), DataPaths(arguments.data)
+            lists = last_windows(read_lists(paths.processed, "train"), params.cache.windows, params.seed)
+            folder = paths.cache
         else:
             lists = random_lists()
-        folder = arguments.cache or random_cache(Path(name), int(lists.offsets[-1]))
+            folder = random_cache(Path(name), int(lists.offsets[-1]))
         reading(folder, lists, Path(name) / "plain")
 
 

@@ -1,6 +1,8 @@
 """Distilling from the cache, against the same steps with the teacher online.
 
-    python -m benchmarks.distillation [--layers 2]    after `dvc repro cache_teacher layer_weights`
+    python -m benchmarks.distillation [--data movielens-100k] [--student small] [--layers 2]
+
+It needs what `dvc repro cache_teacher layer_weights` writes.
 
 The same student, data order and loss (Fisher-LD) in both; the ways alternate in one process, and the ratio is of the
 sums over all repeats.
@@ -10,31 +12,32 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from transformers import AutoTokenizer
 
 from fisher_ld.batches.lists import Lists, read_lists, take
-from fisher_ld.batches.packing import held_back
-from fisher_ld.batches.prompts import Prompts, build_prompts, saved_prompts
-from fisher_ld.config.params import Prompt, load_params
-from fisher_ld.config.teacher_fit import check_shape
+from fisher_ld.batches.packing import last_windows
+from fisher_ld.batches.prompts import Prompts, build_prompts, read_template, read_texts, saved_prompts
+from fisher_ld.config.params import load_params
+from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.compute import setup
 from fisher_ld.core.files import read_json
 from fisher_ld.distillation.cache import TeacherCache
 from fisher_ld.distillation.methods import METHODS
-from fisher_ld.distillation.trainer import distill
-from fisher_ld.models.scorer import Scorer, unit_rms
+from fisher_ld.distillation.signals import SIGNALS
+from fisher_ld.distillation.trainer import Weighting, distill
+from fisher_ld.models.projection import SAMPLE
+from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.student import build_student, prompt_texts
+from fisher_ld.training.loop import Training
 
-PROCESSED, ADAPTED, CACHE = Path("data/processed"), Path("data/teacher/adapted"), Path("data/cache")
-WEIGHTS = Path("data/fisher/weights/fisher-ld.json")
+METHOD = "fisher-ld"
 
 
 @dataclass
@@ -48,52 +51,56 @@ class OnlineTeacher:
     width: int
 
     @torch.no_grad()
-    def signals(self, examples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def signals(self, examples: np.ndarray, names: Sequence[str]) -> dict[str, torch.Tensor]:
         numbers = np.unique(np.searchsorted(self.lists.offsets, examples, side="right") - 1)
         windows = [numbers[window] for window in take(self.lists, numbers).windows()]
         batch = self.scorer.pack(self.lists, windows, self.prompts)
-        z, states = self.scorer(batch, with_hidden_states=True)
+        scored = self.scorer(batch, with_states="states" in names)
         order = batch.examples.argsort()[torch.from_numpy(examples).argsort().argsort()]
-        return z[order], unit_rms(states[order])
+        found = {name: SIGNALS[name].of(scored) for name in names}
+        return {name: values[order] for name, values in found.items() if values is not None}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="default: the first of run.data")
+    parser.add_argument("--student", help="default: the first of run.students")
+    parser.add_argument("--layers", type=int, help="of the student; default: those of its shape")
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--layers", type=int, help="of the student; default: student.layers of params.yaml")
     options = parser.parse_args()
-    params = load_params("params.yaml")
-    shape = params.student.model_copy(update={"layers": options.layers or params.student.layers})
-    check_shape(params.model_copy(update={"student": shape}), ADAPTED)
-    compute = setup(params.cluster, params.seed)
+    params = load_params("params.yaml", {})
+    paths = DataPaths(options.data or params.run.data[0])
+    shape = params.students[options.student or params.run.students[0]]
+    shape = shape.model_copy(update={"layers": options.layers or shape.layers})
     steps = {"steps": options.steps, "eval_every": options.steps, "checkpoint_every": options.steps}
     settings = params.distill.model_copy(update=steps)
 
-    template = Prompt(**read_json(ADAPTED / "prompt.json"))
-    lists = held_back(read_lists(PROCESSED, "train"), params.cache.windows, params.seed)
-    scorer, tokenizer = Scorer.load(ADAPTED).on(compute), AutoTokenizer.from_pretrained(ADAPTED)
-    prompts = saved_prompts(ADAPTED, PROCESSED)
-    cache = TeacherCache.open(CACHE)
-    online_scorer = Scorer.load(ADAPTED).on(compute)
-    if compute.bf16:  # cast once, as `Scorer.inference` does, which would not let the student train
+    folder, processed = paths.model("teacher", params.run.teacher_seeds[0]), paths.processed
+    lists = last_windows(read_lists(processed, "train"), params.cache.windows, params.seed)
+    cache = TeacherCache.open(paths.cache, METHODS[METHOD].signals)
+    online_scorer = Scorer.load(folder).on(setup(params.cluster, params.teacher.precision, params.seed))
+    if online_scorer.bf16:  # cast once, as `Scorer.inference` does, which would not let the student train
         for module in online_scorer.body.modules():
             if isinstance(module, torch.nn.Linear):
                 module.to(torch.bfloat16)
-    online = OnlineTeacher(online_scorer, lists, prompts, cache.layers, cache.width)
-    texts = prompt_texts(pl.read_parquet(PROCESSED / "items.parquet")["text"].to_list(), template)
-    weights = read_json(WEIGHTS)["weights"][0]
+    online = OnlineTeacher(online_scorer, lists, saved_prompts(folder, processed), cache.layers, cache.width)
+    compute = setup(params.cluster, params.distill.precision, params.seed)
+    scorer, tokenizer = Scorer.load(folder), AutoTokenizer.from_pretrained(folder)
+    texts, template = read_texts(processed), read_template(folder)
+    states = None if shape.hidden_size is None else cache.sample("states", SAMPLE, params.seed).flatten(0, 1)
+    found, fisher = read_json(paths.weights(METHOD)), params.fisher
+    weighting = Weighting(found["weights"], found["mass"], fisher.update_rate, fisher.update_interval)
 
     checkpoint: Any = SimpleNamespace(load=lambda: None, save=lambda step, state: None)
+    training = Training("distilling", params.seed, lambda: 0.0, checkpoint, lambda values, step: None)
 
-    def seconds(teacher) -> float:
-        student, own = build_student(scorer, shape, tokenizer, texts, params.seed, None)
-        student_prompts = build_prompts(own, PROCESSED, template)
+    def seconds(teacher: TeacherCache | OnlineTeacher) -> float:
+        pieces = prompt_texts(texts, template)
+        student, own = build_student(scorer, shape, tokenizer, pieces, params.seed, states)
+        prompts = build_prompts(own, texts, template)
         began = time.perf_counter()
-        distill(
-            student.on(compute), teacher, METHODS["fisher-ld"], weights, lists, student_prompts, settings,
-            params.fisher, lambda: 0.0, checkpoint, lambda values, step: None, params.seed, "distilling",
-        )  # fmt: skip
+        distill(student.on(compute), teacher, METHODS[METHOD], weighting, lists, prompts, settings, training)
         return time.perf_counter() - began
 
     spent = {"cached": 0.0, "online": 0.0}

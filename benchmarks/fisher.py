@@ -1,7 +1,7 @@
 """Each example's squared gradient norm in each layer: ours against a training step, the naive loop and other libraries.
 
     python -m benchmarks.fisher                                  a random model of the default teacher's shape, 6 layers
-    python -m benchmarks.fisher --teacher data/teacher/adapted   the real one, and 64 prompts of data/processed
+    python -m benchmarks.fisher --data movielens-100k            the adapted teacher of a data set, and 64 prompts of it
     python -m benchmarks.fisher --own                            without other libraries: more repeats in the time
     pip install '.[peers]'                                       before it: Opacus, BackPACK, curvlinops (peers.py)
     pip uninstall torchvision                                    after that, where torch is built for the CPU only
@@ -45,6 +45,8 @@ from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTra
 from benchmarks import peers
 from fisher_ld.batches.lists import read_lists
 from fisher_ld.batches.prompts import saved_prompts
+from fisher_ld.config.params import load_params
+from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.compute import keep_freed_memory
 from fisher_ld.fisher.coverage import cover
 from fisher_ld.fisher.estimate import draw_examples
@@ -57,13 +59,12 @@ from fisher_ld.models.scorer import Scorer
 CASES = ((8, 96), (16, 32), (4, 256), (2, 512))  # examples, tokens
 REAL_PROMPTS, REAL_BATCH, SEED = 64, 8, 0
 TOLERANCE = 1e-4  # of the relative error; rounding in float32, eager attention included, stays below
-PROCESSED = Path("data/processed")
 
 Contestant = Callable[[PreTrainedModel, PromptBatch], torch.Tensor | None]
 
 
 def load(teacher: Path | None, layers: int) -> PreTrainedModel:
-    if teacher is not None:
+    if teacher:
         model = AutoModelForSequenceClassification.from_pretrained(teacher, dtype=torch.float32).eval()
         for parameter in model.parameters():  # out of the mapped file, whose pages count only once they are read
             parameter.data = parameter.data.clone()
@@ -84,9 +85,9 @@ def random_batch(model: PreTrainedModel, examples: int, tokens: int) -> PromptBa
     return pad_prompts(torch.randint(1, model.config.vocab_size, (examples, tokens)).tolist())
 
 
-def real_batches(teacher: Path) -> list[PromptBatch]:
-    prompts = saved_prompts(teacher, PROCESSED)
-    lists = read_lists(PROCESSED, "train")
+def real_batches(teacher: Path, processed: Path) -> list[PromptBatch]:
+    prompts = saved_prompts(teacher, processed)
+    lists = read_lists(processed, "train")
     drawn = draw_examples(len(lists.labels()), REAL_PROMPTS, SEED).tolist()
     by_length = sorted((prompts.example(lists, example) for example in drawn), key=len)
     return [pad_prompts(by_length[i : i + REAL_BATCH]) for i in range(0, len(by_length), REAL_BATCH)]
@@ -112,7 +113,7 @@ def floor(model: PreTrainedModel, batch: PromptBatch) -> None:
 
 
 def floor_with_our_products(model: PreTrainedModel, batch: PromptBatch) -> None:
-    with by_strips(model), by_onednn(covered(model)):
+    with by_strips(model), by_onednn(part.module for part in covered(model)):
         floor(model, batch)
 
 
@@ -256,7 +257,7 @@ def show(title: str, records: dict[str, Record]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", type=Path)
+    parser.add_argument("--data", help="a data set whose adapted teacher is there")
     parser.add_argument("--layers", type=int, default=6, help="layers of the random model")
     parser.add_argument("--own", action="store_true", help="without other libraries")
     parser.add_argument("--repeats", type=int, default=5)
@@ -265,7 +266,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()  # as the stages do
     torch.manual_seed(SEED)
-    model = load(arguments.teacher, arguments.layers)
+    paths = DataPaths(arguments.data or "")
+    teacher = paths.model("teacher", load_params("params.yaml", {}).run.teacher_seeds[0]) if arguments.data else None
+    model = load(teacher, arguments.layers)
     print(f"{len(transformer_layers(model))} layers, {arguments.threads} threads, {arguments.repeats} repeats")
 
     contestants = OWN if arguments.own else OWN | PEERS
@@ -277,10 +280,10 @@ def main() -> None:
     for examples, tokens in CASES:
         batch = random_batch(model, examples, tokens)
         show(f"{examples} x {tokens} tokens", measure(model, [batch], contestants, arguments.repeats))
-    if arguments.teacher is None or not PROCESSED.is_dir():
-        print(f"\n{REAL_PROMPTS} real prompts: skipped, they need --teacher and {PROCESSED}")
+    if teacher is None:
+        print(f"\n{REAL_PROMPTS} real prompts: skipped, they need --data")
         return
-    batches = real_batches(arguments.teacher)
+    batches = real_batches(teacher, paths.processed)
     show(f"{REAL_PROMPTS} real prompts, sorted by length", measure(model, batches, contestants, arguments.repeats))
 
 

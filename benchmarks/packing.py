@@ -1,6 +1,6 @@
 """Examples a second, forward and backward: packed rows against plain one-prompt-per-candidate batches of transformers.
 
-    python -m benchmarks.packing [--teacher data/teacher/adapted] [--processed data/processed] [--users 16]
+    python -m benchmarks.packing [--data movielens-100k] [--users 16]    after `dvc repro adapt_teacher`
 
 The plain batches are sorted by length, so that they hold little padding; threads are the same, the ways alternate, and
 the ratio is of the sums over all repeats. All in float32. First lists of one positive and 19 negatives, then windows
@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from fisher_ld.batches.lists import Lists, read_lists
 from fisher_ld.batches.prompts import Prompts, saved_prompts
+from fisher_ld.config.params import load_params
+from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.compute import Compute
 from fisher_ld.fisher.gradient_norms import pad_prompts
 from fisher_ld.models.scorer import Scorer
@@ -28,7 +29,7 @@ def packed(scorer: Scorer, lists: Lists, windows: list[np.ndarray], prompts: Pro
     began, examples = time.perf_counter(), 0
     for window in windows:
         batch = scorer.pack(lists, [window], prompts)
-        scorer(batch)[0].sum().backward()
+        scorer(batch).logits.sum().backward()
         examples += len(batch.labels)
     return time.perf_counter() - began, examples
 
@@ -48,16 +49,18 @@ def plain(scorer: Scorer, lists: Lists, windows: list[np.ndarray], prompts: Prom
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", type=Path, default=Path("data/teacher/adapted"))
-    parser.add_argument("--processed", type=Path, default=Path("data/processed"))
+    parser.add_argument("--data", help="default: the first of run.data")
     parser.add_argument("--users", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
 
-    scorer = Scorer.load(options.teacher).on(Compute(torch.device("cpu"), bf16=False))
-    prompts = saved_prompts(options.teacher, options.processed)
+    run = load_params("params.yaml", {}).run
+    paths = DataPaths(options.data or run.data[0])
+    teacher, processed = paths.model("teacher", run.teacher_seeds[0]), paths.processed
+    scorer = Scorer.load(teacher).on(Compute(torch.device("cpu"), bf16=False))
+    prompts = saved_prompts(teacher, processed)
     for name in ("test_popularity", "train"):
-        lists = read_lists(options.processed, name)
+        lists = read_lists(processed, name)
         windows = [lists.windows()[i] for i in np.random.default_rng(0).permutation(len(lists.windows()))]
         windows = windows[: options.users]
         alone = [np.array([number]) for window in windows for number in window]

@@ -1,6 +1,6 @@
 """What each shortcut of the scorer is worth: the same rows with one of them left out.
 
-    python -m benchmarks.scorer [--teacher data/teacher/adapted] [--layers 4] [--users 24]
+    python -m benchmarks.scorer [--data movielens-100k] [--layers 4] [--users 24]    after `dvc repro adapt_teacher`
 
 Training (steps of AdamW on training windows, one row each) and scoring (test lists, `cluster.batch_users` in a
 batch), in the precision of params.yaml, with other users in each repeat, as new lengths are part of what costs time.
@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import time
 from collections.abc import Callable
-from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -22,6 +21,7 @@ import torch
 from fisher_ld.batches.lists import Lists, read_lists, take
 from fisher_ld.batches.prompts import saved_prompts
 from fisher_ld.config.params import load_params
+from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.compute import setup
 from fisher_ld.models import scorer as scorer_module
 from fisher_ld.models.scorer import Scorer, score_lists
@@ -40,19 +40,20 @@ WITHOUT: dict[str, Callable[[], contextlib.AbstractContextManager]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", type=Path, default=Path("data/teacher/adapted"))
-    parser.add_argument("--processed", type=Path, default=Path("data/processed"))
+    parser.add_argument("--data", help="default: the first of run.data")
     parser.add_argument("--layers", type=int, default=4, help="how many of the teacher's first layers")
     parser.add_argument("--users", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
-    compute = setup(load_params("params.yaml").cluster, seed=0)
-    prompts = saved_prompts(options.teacher, options.processed)
-    scorer = Scorer.load(options.teacher)
-    scorer.on(compute).requires_grad_(False)
+    params = load_params("params.yaml", {})
+    paths = DataPaths(options.data or params.run.data[0])
+    teacher, processed = paths.model("teacher", params.run.teacher_seeds[0]), paths.processed
+    prompts = saved_prompts(teacher, processed)
+    scorer = Scorer.load(teacher).truncate(options.layers).on(setup(params.cluster, params.teacher.precision, seed=0))
+    scorer.requires_grad_(False)
 
     def some(name: str, seed: int) -> Lists:
-        lists = read_lists(options.processed, name)
+        lists = read_lists(processed, name)
         windows = lists.windows()
         chosen = np.random.default_rng(seed).permutation(len(windows))[: options.users]
         return take(lists, np.sort(np.concatenate([windows[i] for i in chosen])))
@@ -63,7 +64,7 @@ def main() -> None:
         with scorer.only_rows(prompts):
             optimizer = torch.optim.AdamW(scorer.parameters(), lr=0.0, fused=True)
             for window in train.windows():
-                scorer(scorer.pack(train, [window], prompts))[0].sum().backward()
+                scorer(scorer.pack(train, [window], prompts)).logits.sum().backward()
                 optimizer.step()
                 optimizer.zero_grad()
         scorer.requires_grad_(False)
@@ -76,7 +77,7 @@ def main() -> None:
         seconds = dict.fromkeys(ways, 0.0)
         for repeat in range(options.repeats + 1):
             for name, without in ways.items():
-                with without(), scorer.cut(options.layers):
+                with without():
                     began = time.perf_counter()
                     task(repeat)
                 if repeat:  # the first round warms up

@@ -47,7 +47,7 @@ class Subject:
         row = self.part.evaluate["claims"].get(MAIN, {}).get(self.student, {}).get(metric)
         if metric in (None, PRIMARY):
             row = self.part.comparison(self.model, f"{self.student}/{self.claim.get('against', 'uniform')}")
-        if row is None:
+        if row is None or row["mean_b"] <= 0:
             raise Empty("no such comparison was made")
         return row
 
@@ -100,10 +100,8 @@ def _reached(ours: str, low: float, high: float, target: float, claimed: str) ->
 
 def _size(subject: Subject, target: float, form: str) -> Answer:
     value, low, high = measure(subject.claim["measure"], subject.part, subject.student, subject.model)
-    ours, *interval = (form.format(number) for number in (value, low, high))
-    return _reached(
-        ours if low == high else f"{ours} ({' to '.join(interval)})", low, high, target, form.format(target)
-    )
+    interval = f" ({form.format(low)} to {form.format(high)})" if low < high else ""
+    return _reached(form.format(value) + interval, low, high, target, form.format(target))
 
 
 def _gain(subject: Subject, target: float, form: str) -> Answer:

@@ -39,8 +39,7 @@ def charts(part: Part, method: str) -> dict[str, str]:
             "quality": quality(part),
             "tradeoff": tradeoff(part, method),
             "profile": profile(part),
-            "histogram": histogram(part.data["histogram"], part.data["history_length"]["median"]),
-            "popularity": popularity(part.data["popularity"], part.data["items_without_train_positive"]),
+            "data": data(part.data),
         }
         first = {m: frame for m, frame in part.weights.items() if m.startswith(f"{part.run.students[0]}/")}
         if first:
@@ -168,36 +167,26 @@ def profile(part: Part) -> Figure:
     return figure
 
 
-def _logarithmic(axis: Any, steps: tuple[int, ...]) -> None:
-    """Ticks at `steps` times 1, 10, 100, ..., as plain numbers."""
-    getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
-    axis.set_major_locator(LogLocator(subs=steps))
-    axis.set_major_formatter("{x:,.0f}")
-    axis.set_minor_formatter(NullFormatter())
-
-
-def histogram(users: Mapping[str, list[float]], median: float) -> Figure:
-    """Users by the number of their positives."""
+def data(found: Mapping[str, Any]) -> Figure:
+    """Users by the number of their positives; training positives of the items by rank."""
+    users, items, median = found["histogram"], found["popularity"], found["history_length"]["median"]
     figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
-    axes = figure.subplots()
-    axes.stairs(users["users"], users["edges"], fill=True, color=BLUE, edgecolor="white", linewidth=0.5)
-    axes.axvline(median, color=ORANGE)
-    axes.annotate(f" median {median:g}", (median, 1.01), xycoords=("data", "axes fraction"), color=ORANGE)
-    _logarithmic(axes.xaxis, (1, 2, 5))
-    axes.set(xlabel="positives of a user, logarithmic", ylabel="users")
-    return figure
-
-
-def popularity(items: Mapping[str, Any], without: int) -> Figure:
-    """Training positives of the items by rank."""
-    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(items["rank"], items["count"], color=BLUE, linewidth=2)
-    _logarithmic(axes.xaxis, (1,))
-    _logarithmic(axes.yaxis, (1, 2, 5))
-    note = f"most popular tenth: {items['top_tenth']:.0%} of all\nitems without any: {without:,}"
-    axes.annotate(note, (0.03, 0.05), xycoords="axes fraction", color=GREY)
-    axes.set(xlabel="rank of the item, logarithmic", ylabel="training positives, logarithmic")
+    left, right = figure.subplots(1, 2)
+    left.stairs(users["users"], users["edges"], fill=True, color=BLUE, edgecolor="white", linewidth=0.5)
+    left.axvline(median, color=ORANGE)
+    left.annotate(f" median {median:g}", (median, 1.01), xycoords=("data", "axes fraction"), color=ORANGE)
+    left.set(xlabel="positives of a user, logarithmic", ylabel="users")
+    right.plot(items["rank"], items["count"], color=BLUE, linewidth=2)
+    note = (
+        f"most popular tenth: {items['top_tenth']:.0%} of all\nwithout any: {found['items_without_train_positive']:,}"
+    )
+    right.annotate(note, (0.03, 0.05), xycoords="axes fraction", color=GREY)
+    right.set(xlabel="rank of the item, logarithmic", ylabel="training positives, logarithmic")
+    for axis, steps in ((left.xaxis, (1, 2, 5)), (right.xaxis, (1,)), (right.yaxis, (1, 2, 5))):
+        getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
+        axis.set_major_locator(LogLocator(subs=steps))
+        axis.set_major_formatter("{x:,.0f}")
+        axis.set_minor_formatter(NullFormatter())
     return figure
 
 

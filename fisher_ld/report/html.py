@@ -20,7 +20,7 @@ body { margin: 0 auto; max-width: 66rem; padding: 2.5rem 1.5rem 5rem; background
   font: 16px/1.55 "Helvetica Neue", Helvetica, "Segoe UI", Arial, sans-serif; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 1.2rem; }
 h2 { font-size: 1.3rem; margin: 3rem 0 .6rem; padding-top: .9rem; border-top: 1px solid #d9dde2; }
-h3 { font-size: 1.05rem; margin: 1.8rem 0 .5rem; }
+h3, h4 { font-size: 1.05rem; margin: 1.8rem 0 .5rem; }
 p { margin: .5rem 0; max-width: 52rem; }
 p.lead { font-size: 1.13rem; margin: .6rem 0; }
 .wide { overflow-x: auto; margin: .9rem 0; }

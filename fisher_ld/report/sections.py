@@ -81,10 +81,11 @@ def speed(part: Part, method: str, pictures: Pictures) -> list[Block]:
     blocks: list[Block] = [Heading("Quality against speed"), Picture(alt, pictures["tradeoff"], caption)]
     for student, found in part.efficiency.items():
         rows = []
-        for timed, row in found["models"].items():
+        largest_first = sorted(found["models"].items(), key=lambda entry: -entry[1]["parameters"]["total"])
+        for timed, row in largest_first:
             model = paths.student(student, method) if timed == student else timed
             times = found["ratios"].get(timed, {})
-            values = [(value(row), f"{times[name]:.2f}x" if name in times else "") for _, name, value in TIMED]
+            values = [(value(row), f"{times[name]:.2f}x") if name in times else value(row) for _, name, value in TIMED]
             rows.append([label(model, part.run), _mean(part.quality(model)), *values])
         text = (
             "Small: how many times better than the teacher. A student is worth its distillation where the teacher's "
@@ -190,6 +191,5 @@ def data(part: Part, pictures: Pictures) -> list[Block]:
         Heading("Data"),
         Text(text),
         Table(["after", "users", "items", "interactions"], filters),
-        Picture("Users by positives", pictures["histogram"], "How many items a user likes."),
-        Picture("Positives by rank", pictures["popularity"], "How the likes are spread over the items."),
+        Picture("The data", pictures["data"], "How many items a user likes; how the likes are spread over the items."),
     ]

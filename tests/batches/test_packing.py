@@ -142,7 +142,7 @@ def test_windows_of_like_length_share_a_batch():
     assert sorted(sorted(int(length[w[0]]) for w in batch) for batch in plan) == [[1, 2], [3, 4], [6, 7], [8, 9]]
 
 
-def test_what_is_last_windows_is_what_the_adaptation_reads_last():
+def test_the_last_windows_are_what_the_adaptation_reads_last():
     count, each = 200, 2
     numbers = np.arange(count * each)
     lists = Lists(
@@ -154,12 +154,12 @@ def test_what_is_last_windows_is_what_the_adaptation_reads_last():
         offsets=np.arange(len(numbers) + 1) * 2,
         sequences=[numbers[:each]] * count,
     )
-    held = last_windows(lists, 60, seed=3)
-    assert len(held) == 60 * each and len(held.windows()) == 60
+    last = last_windows(lists, 60, seed=3)
+    assert len(last) == 60 * each and len(last.windows()) == 60
     pieces = [[1]] * (len(numbers) + 2)
     plan = step_plan(lists, Prompts([7], pieces, pieces), 1, steps=128, seed=3)
     read = {int(window[0]) // each for entry in plan for window in entry}
-    assert len(read) == 128 and read.isdisjoint(held.user)
+    assert len(read) == 128 and read.isdisjoint(last.user)
     assert len(last_windows(lists, None, 3)) == len(last_windows(lists, 500, 3)) == len(lists)
 
 

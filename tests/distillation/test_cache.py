@@ -109,7 +109,7 @@ def test_a_cache_holds_the_shards_of_its_signals_alone(tmp_path):
 
 def test_a_signal_that_the_cache_lacks_is_named(tmp_path):
     assert whole(tmp_path / "work", tmp_path / "cache", ["logits"]).read(ALL, "logits").tolist() == list(range(10))
-    with pytest.raises(UserError, match="expected signals logits, states, it lacks states.*cache_teacher"):
+    with pytest.raises(UserError, match=r"expected signals logits, states, it lacks states.*cache_teacher"):
         TeacherCache.open(tmp_path / "cache", BOTH)
 
 

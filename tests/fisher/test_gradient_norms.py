@@ -71,7 +71,9 @@ def test_checkpointing_changes_nothing(case, prompts):
 
 def test_short_prompts_take_the_gram_form_and_long_ones_the_gradient(build_model, prompts, monkeypatch):
     taken = []
-    monkeypatch.setattr("fisher_ld.fisher.hooks.gradient_norm", lambda a, g: taken.append(a) or gram.gradient_norm(a, g))
+    monkeypatch.setattr(
+        "fisher_ld.fisher.hooks.gradient_norm", lambda a, g: taken.append(a) or gram.gradient_norm(a, g)
+    )
     model = build_model()
     gradient_norms(Scorer(model), pad_prompts(prompts[:1]))
     assert not taken

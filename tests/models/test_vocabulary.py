@@ -30,7 +30,7 @@ def test_rare_text_is_bytes_not_unknown(tokenizer, text):
 
 def test_other_tokenizers_are_refused():
     words = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
-    with pytest.raises(UserError, match="vocabulary: pruned needs .*WordLevel.*; set vocabulary: full"):
+    with pytest.raises(UserError, match=r"vocabulary: pruned needs .*WordLevel.*; set vocabulary: full"):
         prune(PreTrainedTokenizerFast(tokenizer_object=words), ["a"])
 
 

@@ -32,7 +32,7 @@ def undrawn(monkeypatch, request):
 
         def names(part, method):
             students = [f"{s}/{what}" for s in part.run.students for what in ("training", "trajectory")]
-            common = ("quality", "tradeoff", "profile", "weights", "histogram", "popularity")
+            common = ("quality", "tradeoff", "profile", "weights", "data")
             return dict.fromkeys([*common, *students], "<svg/>")
 
         monkeypatch.setattr("fisher_ld.report.page.charts", names)
@@ -65,7 +65,7 @@ def test_html_is_self_contained_and_always_the_same(results, drawn):
     assert re.findall(r"https?://", page(1)) == []
     assert "<script" not in page(1) and "<link" not in page(1)
     sources = re.findall(r'src="([^"]{0,30})', page(1))
-    assert len(sources) == 8 and all(source.startswith("data:image/svg+xml") for source in sources)
+    assert len(sources) == 7 and all(source.startswith("data:image/svg+xml") for source in sources)
 
 
 def test_methods_are_said_to_train_as_they_do(text):
@@ -107,15 +107,16 @@ def test_every_student_has_its_pictures(double, monkeypatch, drawn):
     part = Results(given(TWO).run).parts["mine"]
     names = {f"{student}/{what}" for student in ("small", "tiny") for what in ("training", "trajectory")}
     pictures = charts(part, "fisher-ld")
-    assert names | {"quality", "tradeoff", "profile", "weights", "histogram", "popularity"} == set(pictures)
+    assert names | {"quality", "tradeoff", "profile", "weights", "data"} == set(pictures)
     assert all("<svg" in picture for picture in pictures.values())
 
 
 def test_the_truncated_teacher_stands_between_teacher_and_student(text):
     section = text.split("### The teacher, its truncation, the student")[1].split("###")[0]
-    models = [line.split(" | ")[0].strip("| ") for line in section.splitlines() if line.startswith("| ")][2:]
+    rows = [line.split(" | ")[0].strip("| ") for line in section.split("Small:")[0].splitlines()]
+    models = [name for name in rows if name][1:]
     assert models == ["teacher, adapted", "teacher's first 2 layers, adapted alone", "student, Fisher-LD"]
-    assert "29.6 (4.55x)" in section and "not available" in section
+    assert "| 134.5 | 106.0 |" in section and "29.6 (4.55x)" in section and "not available" in section
 
 
 def test_the_papers_tables_and_doubts_are_in_it(text):

@@ -1,166 +1,417 @@
-"""What becomes of Fisher traces: estimate_fisher, layer_weights and distill on tiny data and models."""
+"""From the pretrained teacher to trained students: the stages between, on tiny data and a tiny teacher."""
 
-import sys
+import shutil
 from functools import partial
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from fisher_ld.stages import cache_teacher, distill, estimate_fisher, layer_weights
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from fisher_ld.batches.lists import read_lists
-from fisher_ld.batches.prompts import build_prompts, saved_prompts
-from fisher_ld.config.params import Cluster, Distill, Fisher, Params, Prompt, Student, Teacher
+from fisher_ld.batches.lists import FAMILIES, read_lists
+from fisher_ld.batches.packing import last_windows
+from fisher_ld.batches.prompts import build_prompts, read_template, read_texts, saved_prompts
+from fisher_ld.config.paths import BASE, DataPaths
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json, write_json
+from fisher_ld.distillation.cache import TeacherCache
 from fisher_ld.distillation.methods import METHODS
-from fisher_ld.fisher.estimate import estimate
-from fisher_ld.fisher.gradient_norms import layer_norms, pad_prompts
+from fisher_ld.distillation.objective import objective
+from fisher_ld.distillation.weights import ordered
+from fisher_ld.evaluation.scores import read_scores
+from fisher_ld.fisher.estimate import draw_examples, estimate, online_trace
+from fisher_ld.fisher.gradient_norms import gradient_norms, pad_prompts
 from fisher_ld.fisher.profile import layer_traces
-from fisher_ld.models.scorer import Scorer
+from fisher_ld.models.scorer import Scorer, score_lists
+from fisher_ld.models.student import initialised_anew
+from stages import (
+    adapt_teacher,
+    adapt_truncated,
+    cache_teacher,
+    distill,
+    estimate_fisher,
+    layer_weights,
+    start_student,
+)
+from tests.given import given
 
-ITEMS = 12
+ITEMS, LAYERS, DATA, TEACHER = 12, 4, DataPaths("tiny"), 0
+PROMPT = {"prefix": "w0", "history": "{text}", "candidate": "{text} ?"}
+SIZES = (4, 4)  # candidates of a user's two lists
+SMALL = {
+    "seed": 5,
+    "teacher": {
+        "precision": "fp32",
+        "answers": {"yes": "yes", "no": "no"},
+        "adapt": {"steps": 2, "eval_every": 2, "val_users": 4},
+    },
+    "fisher": {"samples": 20, "batch_size": 6, "beta": 2.0},
+    "cache": {"windows": 6, "shard_rows": 20},
+    "students": {"small": {"vocabulary": "full"}},
+    "distill": {"precision": "fp32", "steps": 2, "eval_every": 2, "learning_rate": 1e-3},
+}
 
 
-def write_data(rng, sizes=(4, 5)):
-    """Two training lists a user, of so many candidates; the same lists for validation and test."""
-    processed = estimate_fisher.PROCESSED
-    processed.mkdir(parents=True)
+def params(**changes):
+    merged = {key: {**SMALL.get(key, {}), **value} for key, value in changes.items()}
+    return given(SMALL | merged)
+
+
+def words():
+    known = ["[UNK]", "yes", "no", "?", *(f"w{i}" for i in range(ITEMS + 1))]
+    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(known)}, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]", pad_token="[UNK]")
+
+
+def write_data(rng):
+    """Two training lists a user; the same lists for validation and test."""
+    DATA.processed.mkdir(parents=True)
     titles = [f"w{i} w{i + 1}" for i in range(ITEMS)]
-    items = {"item": range(ITEMS), "text": titles, "categories": [["a"]] * ITEMS}
-    pl.DataFrame(items).write_parquet(processed / "items.parquet")
+    pl.DataFrame({"item": range(ITEMS), "text": titles}).write_parquet(DATA.processed / "items.parquet")
     sequences = [rng.permutation(ITEMS)[:6].tolist() for _ in range(8)]
-    pl.DataFrame({"user": range(8), "items": sequences}).write_parquet(processed / "sequences.parquet")
-    pl.DataFrame({"user": range(8), "train_positives": [5] * 8}).write_parquet(processed / "users.parquet")
+    pl.DataFrame({"user": range(8), "items": sequences}).write_parquet(DATA.processed / "sequences.parquet")
     rows = [
         {"list": 2 * user + n, "user": user, "start": 0, "position": n + 3}
         | {"candidates": rng.permutation(ITEMS)[:size].tolist(), "positive": n}
         for user in range(8)
-        for n, size in enumerate(sizes)
+        for n, size in enumerate(SIZES)
     ]
-    for name in ("train", "val", "test_popularity", "test_uniform"):
-        pl.DataFrame(rows).write_parquet(processed / f"{name}.parquet")
+    for name in ("train", "val", *(f"test_{family}" for family in FAMILIES)):
+        pl.DataFrame(rows).write_parquet(DATA.processed / f"{name}.parquet")
+    write_json(DATA.processed / "prompt.json", PROMPT)
 
 
 def write_teachers():
-    words = ["[UNK]", "yes", "no", "?", *(f"w{i}" for i in range(ITEMS + 1))]
-    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    core.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]")
-    shape = {"vocab_size": len(words), "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 4}
+    """The pretrained one, and one whose layers have gradients of different sizes in place of the adapted one."""
+    shape = {"vocab_size": 4 + ITEMS + 1, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": LAYERS}
     config = LlamaConfig(**shape, num_attention_heads=4, num_key_value_heads=2, pad_token_id=0)
     torch.manual_seed(0)
-    causal = LlamaForCausalLM(config)
-    causal.save_pretrained(estimate_fisher.BASE)
-    scorer = Scorer.from_causal_lm(estimate_fisher.BASE, yes=1, no=2)
+    LlamaForCausalLM(config).save_pretrained(BASE)
+    scorer = Scorer.from_causal_lm(BASE, yes=1, no=2)
     for layer, factor in zip(scorer.layers, (1, 2, 3, 4), strict=True):
         for parameter in layer.parameters():
             parameter.data.mul_(factor)
-    scorer.model.save_pretrained(estimate_fisher.ADAPTED)
-    for folder in (estimate_fisher.BASE, estimate_fisher.ADAPTED):
-        tokenizer.save_pretrained(folder)
-    write_json(estimate_fisher.ADAPTED / "prompt.json", Prompt())
-    return tokenizer
+    adapted = DATA.model("teacher", TEACHER)
+    scorer.model.save_pretrained(adapted)
+    for folder in (BASE, adapted):
+        words().save_pretrained(folder)
+    write_json(adapted / "prompt.json", PROMPT)
 
 
-def test_traces_and_weights_of_a_tiny_teacher(tmp_path, monkeypatch, run, new_run):
-    monkeypatch.chdir(tmp_path)
-    write_data(np.random.default_rng(0))
-    tokenizer = write_teachers()
-    params = Params(seed=5, fisher=Fisher(samples=20, batch_size=6, beta=2.0), distill=Distill(seeds=2))
-    estimate_fisher.main(params, run)
+@pytest.fixture(scope="module")
+def laid(tmp_path_factory, new_run):
+    """Folders to copy: data and teachers; and these with traces, every method's weights and the cache."""
+    folders = tmp_path_factory.mktemp("laid")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("DVC_ROOT", raising=False)
+        (folders / "begun").mkdir()
+        patch.chdir(folders / "begun")
+        write_data(np.random.default_rng(0))
+        write_teachers()
+        shutil.copytree(folders / "begun", folders / "project")
+        estimate_fisher.main(params(), new_run(), DATA.name, TEACHER)
+        for method in METHODS:
+            layer_weights.main(params(), new_run(), DATA.name, method)
+        cache_teacher.main(params(), new_run(), DATA.name, TEACHER)
+    return folders
 
-    table = pl.read_parquet("data/fisher/traces.parquet")
+
+def enter(folder, place, monkeypatch):
+    shutil.copytree(folder, place, dirs_exist_ok=True)
+    monkeypatch.chdir(place)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return place
+
+
+@pytest.fixture
+def project(laid, tmp_path, monkeypatch):
+    return enter(laid / "project", tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def begun(laid, tmp_path, monkeypatch):
+    return enter(laid / "begun", tmp_path, monkeypatch)
+
+
+def weights_of(method):
+    return read_json(DATA.weights(method))
+
+
+def train_lists():
+    return read_lists(DATA.processed, "train")
+
+
+def weights_told(method, seed, student="small"):
+    return pl.read_csv(DATA.training(f"{student}/{method}", seed) / "weights.csv")
+
+
+def left_over(project):
+    """Checkpoints that no stage has removed."""
+    return [path for path in (project / "work").rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+def test_traces_and_weights_of_a_tiny_teacher(project, run):
+    asked = params()
+    estimate_fisher.main(asked, run, DATA.name, TEACHER)
+    table = pl.read_parquet(DATA.traces)
     assert table["state"].unique(maintain_order=True).to_list() == ["adapted", "base"]
     assert table.group_by("state").agg(pl.col("example").n_unique())["example"].to_list() == [20, 20]
 
-    lists = read_lists(estimate_fisher.PROCESSED, "train")
-    prompts = build_prompts(tokenizer, estimate_fisher.PROCESSED, params.teacher.prompt)
+    lists = train_lists()
+    assert set(table["example"]) == set(draw_examples(int(lists.offsets[-1]), 20, asked.seed).tolist())
+    prompts = build_prompts(words(), read_texts(DATA.processed), read_template(DATA.processed))
     example = int(table["example"].max())
     index = max(i for i in range(len(lists)) if lists.offsets[i] <= example)
     place = example - int(lists.offsets[index])
-    for state, scorer in (
-        ("adapted", Scorer.load(estimate_fisher.ADAPTED)),
-        ("base", Scorer.from_causal_lm(estimate_fisher.BASE, prompts.yes, prompts.no)),
-    ):
-        alone = layer_norms(scorer, pad_prompts([prompts.example(lists, example)]))
+    adapted, base = Scorer.load(DATA.model("teacher", TEACHER)), Scorer.from_causal_lm(BASE, yes=1, no=2)
+    for state, scorer in (("adapted", adapted), ("base", base)):
+        alone = gradient_norms(scorer, pad_prompts([prompts.example(lists, example)]))
         rows = table.filter((pl.col("state") == state) & (pl.col("example") == example))
-        assert rows["norm"][1:5].to_list() == pytest.approx(alone.layers[0].tolist(), rel=1e-4)
+        assert rows["gradient_norm"][1:5].to_list() == pytest.approx(alone.layers[0].tolist(), rel=1e-4)
         assert rows["label"].unique().to_list() == [int(place == lists.positive[index])]
 
-    metrics = read_json("metrics/fisher.json")
-    assert metrics["adapted"]["examples"] == 20
-    assert metrics["adapted"]["true"]["upper_lower_quarter"] != metrics["base"]["true"]["upper_lower_quarter"]
-    assert run.metrics["adapted/true/rank_stability"] == metrics["adapted"]["true"]["rank_stability"]
-    assert len(pl.read_csv("metrics/plots/fisher.csv")) == 2 * 2 * 4
-    assert run.artifacts == ["metrics/plots/fisher.png"]
+    told = read_json(DATA.fisher)
+    assert told["adapted"]["examples"] == 20
+    assert told["adapted"]["true"]["upper_lower_quarter"] != told["base"]["true"]["upper_lower_quarter"]
+    profile = pl.read_csv(DATA.profile)
+    assert len(profile) == 2 * 2 * LAYERS
+    share = np.array([row["share"] for row in told["adapted"]["true"]["layers"]])
+    assert profile.filter(state="adapted", kind="true")["share"].to_list() == pytest.approx(share)
+    assert not run.metrics and not run.artifacts  # a light stage opens no run of MLflow
 
-    layer_weights.main(params, new_run())
-    weights = {m: read_json(f"data/fisher/weights/{m}.json") for m in METHODS}
-    assert all(entry["strategy"] == METHODS[name].weighting for name, entry in weights.items())
-    assert {name: len(entry["weights"]) for name, entry in weights.items()} == {  # seeds
-        name: 1 if name == "truncated" else 2 for name in METHODS
-    }
-    share = np.array([row["share"] for row in metrics["adapted"]["true"]["layers"]])
+    for method in METHODS:
+        layer_weights.main(asked, run, DATA.name, method)
+    found = {method: weights_of(method) for method in METHODS}
+    for method, entry in found.items():
+        layers = METHODS[method].layers
+        assert entry["strategy"] == (layers.strategy if layers else None)
+        assert entry["order"] == (layers.order if layers else None)
+        assert entry["kind"] == ("true" if layers and layers.strategy == "fisher" else None)
+        assert len(entry["weights"]) == (LAYERS if layers else 0) and entry["mass"] is None
     raised = share * (1 + 2.0 * np.arange(1, 5) / 4)
-    assert weights["fisher"]["weights"][0] == pytest.approx(raised / raised.sum())
-    one, other = weights["fisher-shuffled"]["weights"]
-    assert sorted(one) == sorted(other) == sorted(weights["fisher"]["weights"][0])
-    assert one != other
-    assert weights["none"]["weights"] == [[], []]
+    assert found["fisher"]["weights"] == pytest.approx(raised / raised.sum())
+    for method in ("fisher-shuffled", "fisher-reversed", "fisher-ld"):  # in their own order; a seed's comes later
+        assert found[method]["weights"] == found["fisher"]["weights"]
+    assert not run.metrics
 
-    unchanged = {s: read_json(f"data/fisher/weights/{s}.json") for s in ("uniform", "linear", "exponential")}
-    layer_weights.main(Params(fisher=Fisher(beta=0.5, kind="empirical"), distill=Distill(seeds=2)), new_run())
-    assert {s: read_json(f"data/fisher/weights/{s}.json") for s in unchanged} == unchanged
-    assert read_json("data/fisher/weights/fisher.json") != weights["fisher"]
+    for method in METHODS:
+        changed = params(fisher={"beta": 0.5, "kind": "empirical"})
+        layer_weights.main(changed, run, DATA.name, method)
+    for method in ("none", "logits", "uniform", "linear", "exponential"):
+        assert weights_of(method) == found[method]
+    empirical = np.array([row["share"] for row in told["adapted"]["empirical"]["layers"]])
+    raised = empirical * (1 + 0.5 * np.arange(1, 5) / 4)
+    assert weights_of("fisher")["weights"] == pytest.approx(raised / raised.sum())
+    assert weights_of("fisher")["kind"] == "empirical"
 
-    layer_weights.main(Params(fisher=Fisher(beta=2.0), distill=Distill(layer_map="fisher")), new_run())
-    mass = {m: read_json(f"data/fisher/weights/{m}.json")["mass"] for m in METHODS}
-    assert all(value == pytest.approx(share) for value in mass.values())  # without the depth bias, in its own order
-    assert all(entry["mass"] is None for entry in weights.values())
+    for method in METHODS:  # without the depth bias, in its own order
+        layer_weights.main(params(distill={"layer_map": "fisher"}), run, DATA.name, method)
+        assert weights_of(method)["mass"] == pytest.approx(share)
 
 
 def test_weights_without_traces_name_the_stage(tmp_path, monkeypatch, run):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="run the stage estimate_fisher"):
-        layer_weights.main(Params(), run)
+        layer_weights.main(params(), run, DATA.name, "fisher-ld")
 
 
-def test_dynamic_weights_from_the_teachers_traces(tmp_path, monkeypatch, run):
-    """Eq. 9 by hand, w <- 0.5 w + 0.5 tr(F) / sum tr(F), with traces of the examples that the stage took."""
-    monkeypatch.chdir(tmp_path)
-    write_data(np.random.default_rng(0), sizes=(4, 4))
-    write_teachers()
-    weights = [0.1, 0.2, 0.3, 0.4]
-    weighting = {"strategy": "fisher", "kind": "empirical", "weights": [weights], "mass": None}
-    write_json(distill.WEIGHTS / "fisher-ld.json", weighting)
-    params = Params(
-        teacher=Teacher(ignore_gate=True),
-        cluster=Cluster(precision="fp32"),
-        fisher=Fisher(update_from="teacher", update_rate=0.5, update_interval=2),
-        student=Student(vocabulary="full"),
-        distill=Distill(seeds=1, steps=5),
+def test_the_cache_holds_what_the_methods_need_of_the_last_windows(begun):
+    folder, lists = DATA.model("teacher", TEACHER), last_windows(train_lists(), 6, seed=5)
+    assert len(lists.windows()) == 6
+    cache = TeacherCache.open(DATA.cache, {"logits", "states"})
+    assert cache.examples == lists.offsets[-1] == 6 * sum(SIZES)
+    expected = np.concatenate(score_lists(Scorer.load(folder), lists, saved_prompts(folder, DATA.processed)))
+    assert cache.read(np.arange(cache.examples), "logits") == pytest.approx(expected, abs=1e-5)
+    assert cache.read(np.arange(3), "states").shape == (3, LAYERS, 16)
+    assert not left_over(begun)
+
+
+def test_every_method_starts_from_one_student_and_learns_by_its_terms(begun, run):
+    start_student.main(params(), run, DATA.name, "small", TEACHER)
+    start = Scorer.load(DATA.model("small/start"))
+    assert not run.metrics
+    first, expected = {}, weights_of("fisher")["weights"]
+    for method in METHODS:
+        distill.main(params(), run, DATA.name, "small", method, 0, TEACHER)
+        told = DATA.training(f"small/{method}", 0)
+        curve = pl.read_csv(told / "curve.csv")
+        parts = {"labels", *(name for name in ("output", "layers") if name in curve.columns)}
+        assert parts == {term.name for term in METHODS[method].terms}
+        assert curve["step"].to_list() == [0, 1, 2]
+        first[method] = curve["labels"][1]
+        fit = read_json(told / "fit.json")
+        assert (fit["steps"], fit["best_step"]) == (2, 2) and 0 <= fit["validation_ndcg_10"] <= 1
+        weights = weights_told(method, 0)["weight"].to_list()
+        assert len(weights) == (LAYERS if METHODS[method].layers else 0)
+        if METHODS[method].layers:
+            wanted = ordered(np.array(weights_of(method)["weights"]), METHODS[method].layers.order, 0)
+            assert weights == pytest.approx(wanted.tolist(), rel=1e-5)
+        trained = Scorer.load(DATA.model(f"small/{method}", 0))
+        assert not torch.equal(trained.layers[0].mlp.up_proj.weight, start.layers[0].mlp.up_proj.weight)
+        assert read_template(DATA.model(f"small/{method}", 0)) == read_template(DATA.model("small/start"))
+    assert set(first.values()) == {first["none"]}  # the same start, the same data
+    assert run.metrics["weight/layer_04"] == pytest.approx(expected[-1], rel=1e-5)  # of fisher-ld, the last
+    assert {"loss", "labels", "output", "layers", "validation_ndcg_10"} <= run.metrics.keys()
+    assert not left_over(begun)
+
+
+def test_the_start_is_the_teachers_first_layers_with_a_head_fitted_to_them(begun, run):
+    start_student.main(params(), run, DATA.name, "small", TEACHER)
+    start, teacher = Scorer.load(DATA.model("small/start")), Scorer.load(DATA.model("teacher", TEACHER))
+    assert len(start.layers) == 2
+    for own, source in zip(start.layers, teacher.layers, strict=False):
+        assert torch.equal(own.mlp.up_proj.weight, source.mlp.up_proj.weight)
+    assert not torch.equal(start.model.score.weight, teacher.model.score.weight)
+
+
+def test_a_narrower_student_starts_from_the_states_in_the_cache(begun, run):
+    narrow = {"init": "spaced", "hidden_size": 8, "heads": 2, "kv_heads": 1, "layers": 2, "vocabulary": "full"}
+    asked = params(students={"narrow": narrow})
+    start_student.main(asked, run, DATA.name, "narrow", TEACHER)
+    distill.main(asked, run, DATA.name, "narrow", "uniform", 0, TEACHER)
+    assert Scorer.load(DATA.model("narrow/uniform", 0)).model.config.hidden_size == 8
+
+
+def test_seeds_shuffle_the_weights_in_other_ways(begun, run):
+    start_student.main(params(), run, DATA.name, "small", TEACHER)
+    for seed in (0, 1):
+        distill.main(params(), run, DATA.name, "small", "fisher-shuffled", seed, TEACHER)
+    one, other = (weights_told("fisher-shuffled", seed)["weight"].to_list() for seed in (0, 1))
+    fisher = weights_of("fisher")["weights"]
+    assert sorted(one) == sorted(other) == pytest.approx(sorted(fisher), rel=1e-5)
+    assert one != other and one != pytest.approx(fisher) and other != pytest.approx(fisher)
+
+
+@pytest.mark.parametrize("init", ["random", "first"])
+def test_another_seed_is_another_start_only_where_the_start_is_random(begun, run, init):
+    asked = params(
+        students={"drawn": {"init": init, "layers": 2, "vocabulary": "full"}},
+        distill={"learning_rate": 1e-12},  # what is saved is what it starts from
     )
-    cache_teacher.main(params, run)
-    gate = read_json("metrics/gate.json")
-    assert [rival["n"] for rival in gate["rivals"].values()] == [8, 8]  # users, who have two lists each
-    taken = []
-    monkeypatch.setattr(distill, "estimate", lambda *given, **more: taken.append(given[3]) or estimate(*given, **more))
-    monkeypatch.setattr(sys, "argv", ["distill", "fisher-ld"])
-    distill.main(params, run)
+    start_student.main(asked, run, DATA.name, "drawn", TEACHER)
+    for seed in (5, 6):
+        distill.main(asked, run, DATA.name, "drawn", "none", seed, TEACHER)
+    start, same, other = (
+        Scorer.load(DATA.model(f"drawn/{name}", seed)) for name, seed in (("start", 0), ("none", 5), ("none", 6))
+    )
+    anew = initialised_anew(start, seed=6)
+    for name, parameter in start.named_parameters():
+        torch.testing.assert_close(same.get_parameter(name), parameter, rtol=0, atol=1e-9)
+        expected = anew.get_parameter(name) if init == "random" and "score" not in name else None
+        if init == "first":
+            torch.testing.assert_close(other.get_parameter(name), parameter, rtol=0, atol=1e-9)
+        elif expected is not None:
+            torch.testing.assert_close(other.get_parameter(name), expected, rtol=0, atol=1e-9)
+    moved = not torch.allclose(other.layers[0].mlp.up_proj.weight, start.layers[0].mlp.up_proj.weight, atol=1e-6)
+    assert moved == (init == "random")
+    if init == "random":  # its head is fitted to its own states
+        assert not torch.allclose(other.model.score.weight, anew.model.score.weight, atol=1e-3)
 
-    lists, scorer = read_lists(distill.PROCESSED, "train"), Scorer.load(distill.ADAPTED)
-    prompt = partial(saved_prompts(distill.ADAPTED, distill.PROCESSED).example, lists)
+
+def test_methods_without_layers_train_whatever_the_layer_map(begun, run):
+    asked = params(distill={"layer_map": "fisher"})
+    start_student.main(asked, run, DATA.name, "small", TEACHER)
+    for method in ("none", "logits", "uniform"):
+        layer_weights.main(asked, run, DATA.name, method)
+        distill.main(asked, run, DATA.name, "small", method, 0, TEACHER)
+    assert len(weights_told("logits", 0)) == 0 and len(weights_told("uniform", 0)) == 2
+
+
+def test_dynamic_weights_from_the_teachers_traces(begun, run, monkeypatch):
+    """Eq. 9 by hand, w <- 0.5 w + 0.5 tr(F) / sum tr(F), with traces of the examples that the stage took."""
+    weights = [0.1, 0.2, 0.3, 0.4]
+    weighting = {"strategy": "fisher", "order": "own", "kind": "empirical", "weights": weights, "mass": None}
+    write_json(DATA.weights("fisher-ld"), weighting)
+    asked = params(
+        fisher={"update_from": "teacher", "update_rate": 0.5, "update_interval": 2},
+        distill={"steps": 5},
+    )
+    start_student.main(asked, run, DATA.name, "small", TEACHER)
+    taken = []
+    monkeypatch.setattr(distill, "online_trace", lambda *given: taken.append(given[-1]) or online_trace(*given))
+    distill.main(asked, run, DATA.name, "small", "fisher-ld", 0, TEACHER)
+
+    folder, lists = DATA.model("teacher", TEACHER), last_windows(train_lists(), 6, seed=5)
+    prompt = partial(saved_prompts(folder, DATA.processed).example, lists)
     expected = list(weights)
     for examples in taken:
-        table = estimate(scorer, prompt, lists.labels(), examples, "adapted", batch_size=3)
+        table = estimate(Scorer.load(folder), prompt, lists.labels(), examples, "adapted", batch_size=3)
         trace = layer_traces(table, "empirical").trace
         weights = (np.array(weights) + trace / trace.sum()) / 2
         expected += weights.tolist()
-    found = pl.read_csv("metrics/plots/weights/fisher-ld.csv")
+    found = weights_told("fisher-ld", 0)
     assert found["step"].unique(maintain_order=True).to_list() == [0, 2, 4] and len(taken) == 2
     assert found["weight"].to_list() == pytest.approx(expected, rel=1e-4)
     assert run.metrics["weight/layer_04"] == pytest.approx(expected[-1], rel=1e-4)
+
+
+def test_a_cache_of_another_teacher_is_refused(begun, run):
+    start_student.main(params(), run, DATA.name, "small", TEACHER)
+    scorer = Scorer.load(DATA.model("teacher", TEACHER))
+    scorer.model.score.weight.data.mul_(2)
+    scorer.model.save_pretrained(DATA.model("teacher", TEACHER))
+    with pytest.raises(UserError, match="made from another teacher"):
+        distill.main(params(), run, DATA.name, "small", "logits", 0, TEACHER)
+
+
+@pytest.mark.parametrize("depth", [None, 2], ids=["whole", "truncated"])
+def test_a_teacher_is_adapted_saved_and_scored_on_the_validation_lists(project, run, depth):
+    if depth is None:
+        adapt_teacher.main(params(), run, DATA.name, 1)
+        model, seed = "teacher", 1
+    else:
+        adapt_truncated.main(params(), run, DATA.name, depth)
+        model, seed = f"truncated-{depth}", 0
+    adapted, base = Scorer.load(DATA.model(model, seed)), Scorer.from_causal_lm(BASE, yes=1, no=2)
+    assert len(adapted.layers) == adapted.model.config.num_hidden_layers == (depth or LAYERS)
+    for layer, before in zip(adapted.layers, base.layers, strict=False):
+        assert not torch.equal(layer.mlp.up_proj.weight, before.mlp.up_proj.weight)
+    lists = read_lists(DATA.processed, "val")
+    prompts = saved_prompts(DATA.model(model, seed), DATA.processed)
+    expected = np.concatenate(score_lists(adapted, lists, prompts))
+    scores = read_scores(DATA.validation(model, seed), lists)
+    assert np.concatenate(scores.values) == pytest.approx(expected, abs=1e-5)
+    told = DATA.training(model, seed)
+    curve = pl.read_csv(told / "curve.csv")
+    assert curve["step"].to_list() == [0, 1, 2] and {"bce", "list_softmax", "validation_ndcg_10"} < set(curve.columns)
+    assert read_json(told / "fit.json")["steps"] == 2 and "loss" in run.metrics
+    assert not left_over(project)
+
+
+def test_prompts_beyond_the_context_stop_before_the_adaptation(project, run):
+    config = read_json(BASE / "config.json")
+    write_json(BASE / "config.json", config | {"max_position_embeddings": 8})
+    with pytest.raises(UserError, match=r"a prompt has \d+ tokens, but the model's context ends at 8"):
+        adapt_teacher.main(params(), run, DATA.name, 0)
+    assert not DATA.training("teacher", 0).exists()
+
+
+def test_a_stage_that_other_code_began_is_begun_anew(begun, run, new_run, monkeypatch):
+    start_student.main(params(), run, DATA.name, "small", TEACHER)
+    asked = params(distill={"steps": 4, "eval_every": 2, "checkpoint_every": 2})
+
+    def attempt(code, breaks):
+        """The steps that this run computed itself."""
+        steps = []
+
+        def loss(*given):
+            if len(steps) == 3 and breaks:
+                raise KeyboardInterrupt
+            steps.append(1)
+            return objective(*given)
+
+        monkeypatch.setattr("fisher_ld.distillation.trainer.objective", loss)
+        stage = new_run(code=code)
+        if breaks:
+            with pytest.raises(KeyboardInterrupt):
+                distill.main(asked, stage, DATA.name, "small", "none", 0, TEACHER)
+        else:
+            distill.main(asked, stage, DATA.name, "small", "none", 0, TEACHER)
+        return len(steps)
+
+    assert attempt({"trainer.py": "a"}, breaks=True) == 3  # a checkpoint after the second
+    assert attempt({"trainer.py": "b"}, breaks=False) == 4
+    assert attempt({"trainer.py": "a"}, breaks=False) == 2
