@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fisher_ld.batches.lists import FAMILIES, read_lists
 from fisher_ld.batches.prompts import check_context, read_template
+from fisher_ld.config.params import Params
 from fisher_ld.config.paths import BASE, DataPaths
 from fisher_ld.core.checkpoint import Checkpoint
 from fisher_ld.core.compute import setup
@@ -13,12 +14,13 @@ from fisher_ld.fisher.coverage import cover
 from fisher_ld.models.pretrained import load_pretrained
 from fisher_ld.models.student import save
 from fisher_ld.run.stage import stage
+from fisher_ld.run.tracking import StageRun
 from fisher_ld.training.adapt import adapt
 from fisher_ld.training.head import fit_head, shuffled_windows
 from fisher_ld.training.loop import Training
 
 
-def adapt_model(params, run, paths: DataPaths, model: str, seed: int, depth: int | None) -> None:
+def adapt_model(params: Params, run: StageRun, paths: DataPaths, model: str, seed: int, depth: int | None) -> None:
     """Adapts the teacher, or its first `depth` layers alone, with a head fitted to them."""
     compute = setup(params.cluster, params.teacher.precision, seed)
     settings, processed = params.teacher.adapt, paths.processed
@@ -45,7 +47,7 @@ def adapt_model(params, run, paths: DataPaths, model: str, seed: int, depth: int
     checkpoint.done()
 
 
-def main(params, run, data: str, seed: int) -> None:
+def main(params: Params, run: StageRun, data: str, seed: int) -> None:
     adapt_model(params, run, DataPaths(data), "teacher", seed, None)
 
 

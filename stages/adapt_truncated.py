@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from fisher_ld.config.params import Params
 from fisher_ld.config.paths import DataPaths, truncated
 from fisher_ld.run.stage import stage
+from fisher_ld.run.tracking import StageRun
 from stages.adapt_teacher import adapt_model
 
 
-def main(params, run, data: str, depth: int) -> None:
+def main(params: Params, run: StageRun, data: str, depth: int) -> None:
     adapt_model(params, run, DataPaths(data), truncated(depth), 0, depth)
 
 

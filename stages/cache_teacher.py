@@ -5,6 +5,7 @@ from __future__ import annotations
 from fisher_ld.batches.lists import read_lists
 from fisher_ld.batches.packing import last_windows
 from fisher_ld.batches.prompts import saved_prompts
+from fisher_ld.config.params import Params
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.checkpoint import Checkpoint
 from fisher_ld.core.compute import setup
@@ -12,9 +13,10 @@ from fisher_ld.distillation.cache import CacheWriter, fill, signal_fingerprint
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.run.stage import stage
+from fisher_ld.run.tracking import StageRun
 
 
-def main(params, run, data: str, teacher: int) -> None:
+def main(params: Params, run: StageRun, data: str, teacher: int) -> None:
     paths = DataPaths(data)
     folder, processed = paths.model("teacher", teacher), paths.processed
     compute = setup(params.cluster, params.teacher.precision, params.seed)

@@ -11,6 +11,7 @@ from fisher_ld.batches.lists import read_lists
 from fisher_ld.batches.packing import last_windows
 from fisher_ld.batches.prompts import read_template, saved_prompts
 from fisher_ld.config import paths as names
+from fisher_ld.config.params import Params
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.checkpoint import Checkpoint
 from fisher_ld.core.compute import setup
@@ -24,11 +25,12 @@ from fisher_ld.fisher.estimate import online_trace
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.student import initialised_anew, save
 from fisher_ld.run.stage import stage
+from fisher_ld.run.tracking import StageRun
 from fisher_ld.training.head import fit_head, shuffled_windows
 from fisher_ld.training.loop import Training
 
 
-def main(params, run, data: str, student: str, method: str, seed: int, teacher: int) -> None:
+def main(params: Params, run: StageRun, data: str, student: str, method: str, seed: int, teacher: int) -> None:
     paths, row = DataPaths(data), METHODS[method]
     compute = setup(params.cluster, params.distill.precision, seed)
     model = names.student(student, method)

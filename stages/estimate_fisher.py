@@ -7,6 +7,7 @@ from functools import partial
 import polars as pl
 
 from fisher_ld.batches.lists import read_lists
+from fisher_ld.config.params import Params
 from fisher_ld.config.paths import BASE, DataPaths
 from fisher_ld.core.compute import setup
 from fisher_ld.core.files import atomic_path, write_csv, write_json
@@ -15,9 +16,10 @@ from fisher_ld.fisher.estimate import draw_examples, estimate
 from fisher_ld.models.pretrained import load_pretrained
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.run.stage import stage
+from fisher_ld.run.tracking import StageRun
 
 
-def main(params, run, data: str, teacher: int) -> None:
+def main(params: Params, run: StageRun, data: str, teacher: int) -> None:
     paths, fisher = DataPaths(data), params.fisher
     compute = setup(params.cluster, "fp32", params.seed)
     base, _, prompts = load_pretrained(BASE, paths.processed, params.teacher.answers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from fisher_ld.config.params import Params
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import write_json
@@ -12,9 +13,10 @@ from fisher_ld.distillation.methods import METHODS
 from fisher_ld.distillation.weights import STRATEGIES
 from fisher_ld.fisher.profile import layer_traces
 from fisher_ld.run.stage import stage
+from fisher_ld.run.tracking import StageRun
 
 
-def main(params, run, data: str, method: str) -> None:
+def main(params: Params, run: StageRun, data: str, method: str) -> None:
     paths, layers = DataPaths(data), METHODS[method].layers
     if not paths.traces.is_file():
         raise UserError(f"{paths.traces}: no such file; run the stage estimate_fisher (dvc repro)")

@@ -7,6 +7,7 @@ from transformers import AutoTokenizer
 from fisher_ld.batches.lists import read_lists
 from fisher_ld.batches.packing import last_windows
 from fisher_ld.batches.prompts import build_prompts, read_template, read_texts
+from fisher_ld.config.params import Params
 from fisher_ld.config.paths import DataPaths, start
 from fisher_ld.core.compute import setup
 from fisher_ld.distillation.cache import TeacherCache
@@ -14,10 +15,11 @@ from fisher_ld.models.projection import SAMPLE
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.student import build_student, prompt_texts, save
 from fisher_ld.run.stage import stage
+from fisher_ld.run.tracking import StageRun
 from fisher_ld.training.head import fit_head, shuffled_windows
 
 
-def main(params, run, data: str, student: str, teacher: int) -> None:
+def main(params: Params, run: StageRun, data: str, student: str, teacher: int) -> None:
     paths, shape = DataPaths(data), params.students[student]
     compute = setup(params.cluster, params.distill.precision, params.seed)
     folder, processed = paths.model("teacher", teacher), paths.processed

@@ -20,7 +20,7 @@ from fisher_ld.evaluation.metrics.catalogue import METRICS, PRIMARY
 from fisher_ld.evaluation.per_user import CHANCE, Frames, cut, paired
 from fisher_ld.evaluation.significance import bootstrap_means, compare, holm, interval, over_seeds, verdict
 
-CONTROLS = ("uniform", "none")  # methods that Fisher-LD is compared with in the main group
+CONTROLS = ("uniform", "logits", "none")  # methods that Fisher-LD is compared with in the main group
 ORDERS = ("fisher-shuffled", "fisher-reversed", "fisher")  # and in that of the strategies
 CLAIM, CLAIMED = ("fisher-ld", "uniform"), ("ndcg_5", "mrr")  # what the paper claims a gain of, and in which metrics
 

@@ -28,7 +28,7 @@ from fisher_ld.distillation.methods import METHODS
 from fisher_ld.run.tracking import StageRun
 
 BEFORE_TEACHER = ("download", "download_teacher")  # which may bring another one
-TRACKED = ("adapt_teacher", "adapt_truncated", "distill", "report")  # to whom a store that fails must say so at once
+TRACKED = ("adapt_teacher", "adapt_truncated", "distill", "efficiency", "report")  # a failing store says so first
 ALWAYS = ("cluster", "tracking")  # where a thing ran must not change what it is: no stage declares them
 
 

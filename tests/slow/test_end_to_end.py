@@ -60,7 +60,7 @@ OF_A_STUDENT = {
     cell
     for stage, *names in (
         ("gate", ["tiny"]), ("start_student", ["tiny"]), ("score_start", ["tiny"]), ("efficiency", ["tiny"]),
-        ("distill", ["tiny"], METHODS, SEEDS), ("score_student", ["tiny"], METHODS, SEEDS),
+        ("distill", ["tiny"], METHODS[1:], SEEDS[:1]), ("score_student", ["tiny"], METHODS[1:], SEEDS[:1]),
     )
     for cell in cells(stage, *names)
 }  # fmt: skip
@@ -153,7 +153,8 @@ def test_the_parent_run_tells_what_a_person_came_for(project):
     client = MlflowClient(f"sqlite:///{project}/mlflow.db")
     found = {a.path for folder in (None, "plots") for a in client.list_artifacts(parent.info.run_id, folder)}
     assert found >= {"report.html", "report.md", "plots/quality.csv", "plots/training.csv"}
-    assert sum(tag.startswith("run.") for tag in parent.data.tags) >= len(children(project, parent)) > 6
+    logged = [name for name in children(project, parent) if name != "report"]
+    assert len(logged) > 6 and sum(tag.startswith("run.") for tag in parent.data.tags) == len(logged)
 
 
 def test_the_nested_runs_have_the_curves(project):
@@ -204,12 +205,13 @@ def test_beta_runs_only_what_it_changes(project):
 
 
 def test_a_second_student_shape_runs_its_own_cells_alone(project):
-    output = run(project, "dvc", "exp", "run", "-S", "run.students=[small,tiny]", "-S", "run.depths=[1,2]")
+    fewer = ["-S", "run.methods=[uniform,fisher-ld]", "-S", "run.seeds=[0]"]  # of what is there, for time
+    output = run(project, "dvc", "exp", "run", "-S", "run.students=[small,tiny]", "-S", "run.depths=[1,2]", *fewer)
     more = cells("adapt_truncated", [1]) | cells("score_truncated", [1])  # of its size, which no depth had
     again = cells("gate", ["small"]) | cells("efficiency", ["small"])  # they look at all depths
     assert stages_run(output) - again == OF_A_STUDENT | more | ENDS
     names = {p.data.params["run.students"]: set(p.data.metrics) for p in parents(project)}
-    assert {"ndcg_10/small/fisher-ld", "ndcg_10/tiny/fisher-ld"} <= names['["small", "tiny"]']
+    assert {f"ndcg_10/{DATA}/{name}/fisher-ld" for name in ("small", "tiny")} <= names['["small", "tiny"]']
 
 
 def test_a_second_data_set_leaves_the_first_alone(project):
