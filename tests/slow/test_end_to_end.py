@@ -99,6 +99,12 @@ def change(project: Path, changes: dict) -> None:
     yaml.dump(params, project / "params.yaml")
 
 
+def restore(project: Path) -> None:
+    """The workspace as it was before an experiment, whose results DVC left in it."""
+    run(project, "git", "checkout", "params.yaml", "dvc.lock")
+    run(project, "dvc", "checkout", "--force")
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, fetched):
     """The working tree as a repository of its own, after one `dvc repro`."""
@@ -202,6 +208,7 @@ def test_beta_runs_only_what_it_changes(project):
     assert stages_run(output) == AFTER_BETA
     assert kept.stat().st_ino == before
     assert {p.data.params["fisher.beta"] for p in parents(project)} == {"0.3", "2.0"}
+    restore(project)
 
 
 def test_a_second_student_shape_runs_its_own_cells_alone(project):
@@ -212,6 +219,7 @@ def test_a_second_student_shape_runs_its_own_cells_alone(project):
     assert stages_run(output) - again == OF_A_STUDENT | more | ENDS
     names = {p.data.params["run.students"]: set(p.data.metrics) for p in parents(project)}
     assert {f"ndcg_10/{DATA}/{name}/fisher-ld" for name in ("small", "tiny")} <= names['["small", "tiny"]']
+    restore(project)
 
 
 def test_a_second_data_set_leaves_the_first_alone(project):
