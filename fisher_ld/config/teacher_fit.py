@@ -50,7 +50,7 @@ def _depths(params: Params, config: dict[str, Any]) -> Iterator[str]:
         if size not in params.run.depths:
             yield (
                 f"run.depths: the gate compares the teacher with its first layers in the size of the student {name}, "
-                f"which is that of {size} of them: expected {size} among the depths, got {params.run.depths}"
+                f"which is that of {size} layers: expected {size} among the depths, got {params.run.depths}"
             )
 
 
