@@ -268,11 +268,11 @@ def test_the_start_is_the_teachers_first_layers_with_a_head_fitted_to_them(begun
 
 
 def test_a_narrower_student_starts_from_the_states_in_the_cache(begun, run):
-    narrow = {"init": "spaced", "hidden_size": 8, "heads": 2, "kv_heads": 1, "layers": 2, "vocabulary": "full"}
-    asked = params(students={"narrow": narrow})
-    start_student.main(asked, run, DATA.name, "narrow", TEACHER)
-    distill.main(asked, run, DATA.name, "narrow", "uniform", 0, TEACHER)
-    assert Scorer.load(DATA.model("narrow/uniform", 0)).model.config.hidden_size == 8
+    shape = {"init": "spaced", "hidden_size": 8, "heads": 2, "kv_heads": 1, "layers": 2, "vocabulary": "full"}
+    asked = params(students={"projected": shape})
+    start_student.main(asked, run, DATA.name, "projected", TEACHER)
+    distill.main(asked, run, DATA.name, "projected", "uniform", 0, TEACHER)
+    assert Scorer.load(DATA.model("projected/uniform", 0)).model.config.hidden_size == 8
 
 
 def test_seeds_shuffle_the_weights_in_other_ways(begun, run):
