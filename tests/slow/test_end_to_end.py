@@ -101,7 +101,8 @@ def change(project: Path, changes: dict) -> None:
 
 
 def restore(project: Path) -> None:
-    """The workspace as it was before an experiment, whose results DVC left in it."""
+    """The workspace as it was before an experiment, whose results DVC left in it; but for cells of other names, which
+    stay, so that what looks at a folder of all cells would run again."""
     run(project, "git", "checkout", "params.yaml", "dvc.lock")
     run(project, "dvc", "checkout", "--force")
 
@@ -211,6 +212,19 @@ def test_where_it_runs_changes_nothing(project):
     run(project, "git", "checkout", "params.yaml")
 
 
+def test_a_second_data_set_leaves_the_first_alone(project):
+    more = {"more": {"source": {"kind": "movielens-100k"}, "max_users": 20}}
+    changed = outdated(project, {"run": {"data": [DATA, "more"]}, "data_sets": more})
+    assert {"download@more", "preprocess@more", "distill@more-small-none-1", "evaluate@more"} <= changed
+    assert {cell for cell in changed if "@more" not in cell} == {"ablations", "report"}
+
+
+def test_a_further_seed_runs_one_cell_a_method(project):
+    new = ["small"], METHODS, [7]
+    changed = outdated(project, {"run": {"seeds": [*SEEDS, 7]}})
+    assert changed == cells("distill", *new) | cells("score_student", *new) | ENDS
+
+
 def test_beta_runs_only_what_it_changes(project):
     kept = project / PATHS.model("small/uniform", 0) / "model.safetensors"
     before = kept.stat().st_ino
@@ -230,19 +244,6 @@ def test_a_second_student_shape_runs_its_own_cells_alone(project):
     names = {p.data.params["run.students"]: set(p.data.metrics) for p in parents(project)}
     assert {f"ndcg_10/{DATA}/{name}/fisher-ld" for name in ("small", "tiny")} <= names['["small", "tiny"]']
     restore(project)
-
-
-def test_a_second_data_set_leaves_the_first_alone(project):
-    more = {"more": {"source": {"kind": "movielens-100k"}, "max_users": 20}}
-    changed = outdated(project, {"run": {"data": [DATA, "more"]}, "data_sets": more})
-    assert {"download@more", "preprocess@more", "distill@more-small-none-1", "evaluate@more"} <= changed
-    assert {cell for cell in changed if "@more" not in cell} == {"ablations", "report"}
-
-
-def test_a_further_seed_runs_one_cell_a_method(project):
-    new = ["small"], METHODS, [7]
-    changed = outdated(project, {"run": {"seeds": [*SEEDS, 7]}})
-    assert changed == cells("distill", *new) | cells("score_student", *new) | ENDS
 
 
 def test_a_temporary_experiment_lands_in_the_same_store(project):
