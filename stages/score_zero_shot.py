@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from transformers import AutoTokenizer
-
-from fisher_ld.batches.prompts import answer_tokens, build_prompts, read_template, read_texts
 from fisher_ld.config.params import Params
 from fisher_ld.config.paths import BASE, DataPaths
 from fisher_ld.core.compute import setup
 from fisher_ld.evaluation.testing import score_tests, zero_shot_users
-from fisher_ld.models.scorer import Scorer
+from fisher_ld.models.pretrained import load_pretrained
 from fisher_ld.run.stage import stage
 from fisher_ld.run.tracking import StageRun
 
@@ -17,11 +14,9 @@ from fisher_ld.run.tracking import StageRun
 def main(params: Params, run: StageRun, data: str) -> None:
     paths = DataPaths(data)
     compute = setup(params.cluster, params.teacher.precision, seed=0)  # scoring draws nothing
-    tokenizer = AutoTokenizer.from_pretrained(BASE)
-    prompts = build_prompts(tokenizer, read_texts(paths.processed), read_template(paths.processed))
-    scorer = Scorer.from_causal_lm(BASE, *answer_tokens(tokenizer, params.teacher.answers)).on(compute)
+    scorer, _, prompts = load_pretrained(BASE, paths.processed, params.teacher.answers)
     users = zero_shot_users(paths.processed)
-    score_tests(scorer, paths.processed, prompts, paths.test("zero-shot"), users)
+    score_tests(scorer.on(compute), paths.processed, prompts, paths.test("zero-shot"), users)
 
 
 if __name__ == "__main__":
