@@ -21,9 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fisher_ld.batches.lists import Lists, make_lists, read_lists
-from fisher_ld.batches.packing import by_length, last_windows
-from fisher_ld.config.params import load_params
+from fisher_ld.batches.lists import Lists, make_lists, read_taught
+from fisher_ld.batches.packing import by_length
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.errors import UserError
 from fisher_ld.distillation.cache import CacheWriter, TeacherCache
@@ -120,9 +119,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         if arguments.data:
-            params, paths = load_params("params.yaml", {}), DataPaths(arguments.data)
-            lists = last_windows(read_lists(paths.processed, "train"), params.cache.windows, params.seed)
-            folder = paths.cache
+            paths = DataPaths(arguments.data)
+            lists, folder = read_taught(paths.processed), paths.cache
         else:
             lists = random_lists()
             folder = random_cache(Path(name), int(lists.offsets[-1]))

@@ -21,16 +21,16 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from fisher_ld.batches.lists import Lists, read_lists, take
-from fisher_ld.batches.packing import last_windows
+from fisher_ld.batches.lists import Lists, read_taught, take
 from fisher_ld.batches.prompts import Prompts, build_prompts, read_template, read_texts, saved_prompts
 from fisher_ld.config.params import load_params
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.compute import setup
 from fisher_ld.core.files import read_json
 from fisher_ld.distillation.cache import TeacherCache
+from fisher_ld.distillation.layer_map import layer_map
 from fisher_ld.distillation.methods import METHODS
-from fisher_ld.distillation.signals import SIGNALS
+from fisher_ld.distillation.signals import SIGNALS, StateStatistics
 from fisher_ld.distillation.trainer import Weighting, distill
 from fisher_ld.models.projection import SAMPLE
 from fisher_ld.models.scorer import Scorer
@@ -49,6 +49,10 @@ class OnlineTeacher:
     prompts: Prompts
     layers: int
     width: int
+    measured: StateStatistics
+
+    def statistics(self) -> StateStatistics:
+        return self.measured
 
     @torch.no_grad()
     def signals(self, examples: np.ndarray, names: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -77,20 +81,23 @@ def main() -> None:
     settings = params.distill.model_copy(update=steps)
 
     folder, processed = paths.model("teacher", params.run.teacher_seeds[0]), paths.processed
-    lists = last_windows(read_lists(processed, "train"), params.cache.windows, params.seed)
+    lists = read_taught(processed)
     cache = TeacherCache.open(paths.cache, METHODS[METHOD].signals)
     online_scorer = Scorer.load(folder).on(setup(params.cluster, params.teacher.precision, params.seed))
     if online_scorer.bf16:  # cast once, as `Scorer.inference` does, which would not let the student train
         for module in online_scorer.body.modules():
             if isinstance(module, torch.nn.Linear):
                 module.to(torch.bfloat16)
-    online = OnlineTeacher(online_scorer, lists, saved_prompts(folder, processed), cache.layers, cache.width)
+    teacher_prompts, measured = saved_prompts(folder, processed), cache.statistics()
+    online = OnlineTeacher(online_scorer, lists, teacher_prompts, cache.layers, cache.width, measured)
     compute = setup(params.cluster, params.distill.precision, params.seed)
     scorer, tokenizer = Scorer.load(folder), AutoTokenizer.from_pretrained(folder)
     texts, template = read_texts(processed), read_template(folder)
-    states = None if shape.hidden_size is None else cache.sample("states", SAMPLE, params.seed).flatten(0, 1)
+    projected = shape.init == "spaced" and shape.hidden_size is not None
+    states = cache.sample("states", SAMPLE, params.seed).flatten(0, 1) if projected else None
     found, fisher = read_json(paths.weights(METHOD)), params.fisher
-    weighting = Weighting(found["weights"], found["mass"], fisher.update_rate, fisher.update_interval)
+    pairs = layer_map(settings.layer_map, cache.layers, shape.layers, shape.init, found["mass"])
+    weighting = Weighting(pairs, found["weights"], found["depth_bias"], fisher.update_rate, fisher.update_interval)
 
     checkpoint: Any = SimpleNamespace(load=lambda: None, save=lambda step, state: None)
     training = Training("distilling", params.seed, lambda: 0.0, checkpoint, lambda values, step: None)

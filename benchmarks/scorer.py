@@ -70,7 +70,7 @@ def main() -> None:
         scorer.requires_grad_(False)
 
     def scoring(seed: int) -> None:
-        score_lists(scorer, some("test_popularity", seed), prompts)
+        score_lists(scorer, some("test_matched", seed), prompts)
 
     for task, other in ((training, CAST), (scoring, ROWS)):
         ways = {name: way for name, way in WITHOUT.items() if name != other}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fisher_ld.batches.lists import FAMILIES, read_lists
+from fisher_ld.batches.lists import read_labelled, read_lists, read_tests
 from fisher_ld.batches.prompts import check_context, read_template
 from fisher_ld.config.params import Params
 from fisher_ld.config.paths import BASE, DataPaths
@@ -21,14 +21,14 @@ from fisher_ld.training.loop import Training
 
 
 def adapt_model(params: Params, run: StageRun, paths: DataPaths, model: str, seed: int, depth: int | None) -> None:
-    """Adapts the teacher, or its first `depth` layers alone, with a head fitted to them."""
+    """Adapts the teacher, or its first `depth` layers alone, with a head fitted to them, on the labelled windows."""
     compute = setup(params.cluster, params.teacher.precision, seed)
     settings, processed = params.teacher.adapt, paths.processed
     scorer, tokenizer, prompts = load_pretrained(BASE, processed, params.teacher.answers)
     scorer.on(compute)
-    lists = read_lists(processed, "train")
+    lists = read_labelled(processed)
     # what would stop a later stage stops here, before the longest one
-    for part in (lists, *(read_lists(processed, name) for name in ("val", *(f"test_{f}" for f in FAMILIES)))):
+    for part in (*(read_lists(processed, name) for name in ("train", "transfer", "val")), *read_tests(paths).values()):
         check_context(prompts.longest(part), scorer.context())
     cover(scorer.model)
     if depth is not None:
@@ -38,7 +38,10 @@ def adapt_model(params: Params, run: StageRun, paths: DataPaths, model: str, see
     key |= {"inputs": fingerprint([processed, BASE]), "code": run.code}
     checkpoint = Checkpoint("adapt", key)
     validate = validator(scorer, processed, prompts, settings.val_users, params.seed)
-    fitted = adapt(scorer, lists, prompts, settings, Training(model, seed, validate, checkpoint, run.log_metrics))
+    steps = settings.steps if depth is None else params.teacher.truncated_steps
+    fitted = adapt(
+        scorer, lists, prompts, settings, steps, Training(model, seed, validate, checkpoint, run.log_metrics)
+    )
 
     save(scorer, tokenizer, read_template(processed), paths.model(model, seed))
     score_validation(scorer, processed, prompts, paths.validation(model, seed))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from fisher_ld.batches.lists import read_lists
-from fisher_ld.batches.packing import last_windows
+from fisher_ld.batches.lists import read_taught
 from fisher_ld.batches.prompts import saved_prompts
 from fisher_ld.config.params import Params
 from fisher_ld.config.paths import DataPaths
@@ -20,7 +19,7 @@ def main(params: Params, run: StageRun, data: str, teacher: int) -> None:
     paths = DataPaths(data)
     folder, processed = paths.model("teacher", teacher), paths.processed
     compute = setup(params.cluster, params.teacher.precision, params.seed)
-    lists = last_windows(read_lists(processed, "train"), params.cache.windows, params.seed)
+    lists = read_taught(processed)
     prompts = saved_prompts(folder, processed)
     marks = signal_fingerprint(folder, processed, lists)
     key = {"params": params.model_dump(mode="json"), "compute": str(compute), "marks": marks, "code": run.code}

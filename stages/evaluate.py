@@ -5,7 +5,7 @@ from __future__ import annotations
 from fisher_ld.config.params import Params
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.files import atomic_path, write_json
-from fisher_ld.evaluation.comparisons import evaluate, logged
+from fisher_ld.evaluation.comparisons import Known, evaluate, logged
 from fisher_ld.evaluation.per_user import per_user
 from fisher_ld.run.stage import stage
 from fisher_ld.run.tracking import StageRun
@@ -13,10 +13,10 @@ from fisher_ld.run.tracking import StageRun
 
 def main(params: Params, run: StageRun, data: str) -> None:
     paths = DataPaths(data)
-    table = per_user(paths, params.run)
+    table = per_user(paths, params.run, params.rivals)
     with atomic_path(paths.per_user) as temporary:
         table.write_parquet(temporary)
-    found = evaluate(table, params.evaluate, params.seed)
+    found = evaluate(table, Known.read(paths, params.run), params.evaluate, params.seed)
     write_json(paths.evaluate, found)
     run.log_metrics(logged(found))
 

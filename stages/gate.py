@@ -12,7 +12,8 @@ from fisher_ld.run.tracking import StageRun
 
 def main(params: Params, run: StageRun, data: str, student: str, teacher: int) -> None:
     paths, shape = DataPaths(data), params.students[student]
-    write_json(paths.gate(student), gate(paths, shape, teacher, params.gate.override, params.seed))
+    found = gate(paths, shape, params.rivals, teacher, params.gate.override, params.seed)
+    write_json(paths.gate(student), found)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
-"""Training positives -> fitted rivals, and their scores of the validation lists."""
+"""Likes and texts -> rivals with the settings that do best on the validation lists, their scores of these, and the test
+lists of a first stage."""
 
 from __future__ import annotations
 
-from fisher_ld.batches.lists import read_lists
+from fisher_ld.batches.lists import read_lists, read_tests
 from fisher_ld.config.params import Params
-from fisher_ld.config.paths import DataPaths, rival
-from fisher_ld.evaluation.baselines.catalogue import fit_rivals
+from fisher_ld.config.paths import DataPaths, cell, rival
+from fisher_ld.core.files import write_json
+from fisher_ld.evaluation.baselines.catalogue import fit_chosen, rivals_of, settings_file
+from fisher_ld.evaluation.baselines.tuning import tune
+from fisher_ld.evaluation.baselines.two_stage import choose_first_stage, pools, read_cold, two_stage, write_lists
 from fisher_ld.evaluation.scores import write_scores
 from fisher_ld.run.stage import stage
 from fisher_ld.run.tracking import StageRun
@@ -13,9 +17,26 @@ from fisher_ld.run.tracking import StageRun
 
 def main(params: Params, run: StageRun, data: str) -> None:
     paths = DataPaths(data)
-    lists = read_lists(paths.processed, "val")
-    for name, fitted in fit_rivals(paths.processed, params.rivals, paths.rivals).items():
-        write_scores(paths.validation(rival(name)), range(len(lists)), fitted.score(lists))
+    lists, tuning = read_lists(paths.processed, "val"), {}
+    for name, row in rivals_of(params.rivals).items():
+        best = tune(row.kind, row.read(paths), lists, params.rivals.trials)
+        write_json(settings_file(paths, name), best.settings)
+        write_scores(paths.validation(rival(name)), range(len(lists)), best.scores)
+        tuning[name] = best.record()
+    write_json(cell("rivals", data) / "tuning.json", tuning)
+    if "two-stage" in params.data_sets[data].families:
+        _write_two_stage(paths, {name: record["ndcg_10"] for name, record in tuning.items()}, params.seed)
+
+
+def _write_two_stage(paths: DataPaths, quality: dict[str, float], seed: int) -> None:
+    tests, cold = read_tests(paths), read_cold(paths.processed)
+    main = next(iter(tests.values()))
+    name = choose_first_stage(quality, bool(cold.any()))
+    made = two_stage(fit_chosen(paths, name), main, pools(tests, cold), seed)
+    write_lists(paths.test_lists("two-stage"), made.lists)
+    missing = {"lists": len(main), "missing": int(made.missing.sum()), "share_missing": float(made.missing.mean())}
+    write_json(cell("rivals", paths.name) / "two_stage.json", {"first_stage": name, **missing})
+    print(f"two-stage lists by {name}: the true item was put into {missing['share_missing']:.1%} of {len(main)}")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from fisher_ld.config import paths
 from fisher_ld.config.params import Params
-from fisher_ld.config.paths import DataPaths
-from fisher_ld.config.paths import student as student_name
 from fisher_ld.core.compute import setup
 from fisher_ld.evaluation.testing import score_saved
 from fisher_ld.run.stage import stage
@@ -12,9 +11,8 @@ from fisher_ld.run.tracking import StageRun
 
 
 def main(params: Params, run: StageRun, data: str, student: str, method: str, seed: int) -> None:
-    paths, model = DataPaths(data), student_name(student, method)
     compute = setup(params.cluster, params.distill.precision, seed=0)  # scoring draws nothing
-    score_saved(paths.model(model, seed), paths.processed, compute, paths.test(model, seed))
+    score_saved(paths.DataPaths(data), paths.student(student, method), seed, compute)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ from fisher_ld.run.tracking import StageRun
 
 
 def main(params: Params, run: StageRun, data: str, seed: int) -> None:
-    paths, model = DataPaths(data), "teacher"
     compute = setup(params.cluster, params.teacher.precision, seed=0)  # scoring draws nothing
-    score_saved(paths.model(model, seed), paths.processed, compute, paths.test(model, seed))
+    score_saved(DataPaths(data), "teacher", seed, compute)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ from fisher_ld.run.tracking import StageRun
 
 
 def main(params: Params, run: StageRun, data: str, depth: int) -> None:
-    paths, model = DataPaths(data), truncated(depth)
     compute = setup(params.cluster, params.teacher.precision, seed=0)  # scoring draws nothing
-    score_saved(paths.model(model), paths.processed, compute, paths.test(model))
+    score_saved(DataPaths(data), truncated(depth), 0, compute)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def main(params: Params, run: StageRun, data: str) -> None:
     compute = setup(params.cluster, params.teacher.precision, seed=0)  # scoring draws nothing
     scorer, _, prompts = load_pretrained(BASE, paths.processed, params.teacher.answers)
     users = zero_shot_users(paths.processed)
-    score_tests(scorer.on(compute), paths.processed, prompts, paths.test("zero-shot"), users)
+    score_tests(scorer.on(compute), paths, prompts, paths.test("zero-shot"), users)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from transformers import AutoTokenizer
 
-from fisher_ld.batches.lists import read_lists
-from fisher_ld.batches.packing import last_windows
+from fisher_ld.batches.lists import read_labelled
 from fisher_ld.batches.prompts import build_prompts, read_template, read_texts
 from fisher_ld.config.params import Params
 from fisher_ld.config.paths import DataPaths, start
@@ -25,12 +24,12 @@ def main(params: Params, run: StageRun, data: str, student: str, teacher: int) -
     folder, processed = paths.model("teacher", teacher), paths.processed
     texts, template = read_texts(processed), read_template(folder)
     states = None
-    if shape.hidden_size is not None:
+    if shape.init == "spaced" and shape.hidden_size is not None:
         states = TeacherCache.open(paths.cache, ["states"]).sample("states", SAMPLE, params.seed).flatten(0, 1)
     whole = AutoTokenizer.from_pretrained(folder)
     pieces = prompt_texts(texts, template)
     built, tokenizer = build_student(Scorer.load(folder), shape, whole, pieces, params.seed, states)
-    lists = last_windows(read_lists(processed, "train"), params.cache.windows, params.seed)
+    lists = read_labelled(processed)
     prompts = build_prompts(tokenizer, texts, template)
     fit_head(built.on(compute), lists, shuffled_windows(lists, params.seed), prompts)
     save(built, tokenizer, template, paths.model(start(student)))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.errors import UserError
 
 
@@ -19,7 +20,7 @@ class Lists:
     user: np.ndarray  # (n,) int
     start: np.ndarray  # (n,) int
     position: np.ndarray  # (n,) int
-    positive: np.ndarray  # (n,) int, the positive's place in `candidates`
+    positive: np.ndarray  # (n,) int, the positive's place in `candidates`; -1 where it is not to be known
     candidates: list[np.ndarray]  # n arrays of item numbers
     offsets: np.ndarray  # (n + 1,) int; candidate j of list i is example `offsets[i] + j`
     sequences: list[np.ndarray]  # the positives of every user, oldest first; index = user number
@@ -36,9 +37,10 @@ class Lists:
         return np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1], dtype=np.int64) for i in numbers])
 
     def labels(self) -> np.ndarray:
-        """1 for the positive of each list, 0 for its negatives: (examples,) float32."""
-        labels = np.zeros(self.offsets[-1], np.float32)
-        labels[self.offsets[:-1] + self.positive] = 1
+        """1 for the positive of each list, 0 for its negatives, nan where that is not to be known: (examples,)."""
+        known = self.positive >= 0
+        labels = np.where(np.repeat(known, np.diff(self.offsets)), 0, np.nan).astype(np.float32)
+        labels[(self.offsets[:-1] + self.positive)[known]] = 1
         return labels
 
     def windows(self) -> list[np.ndarray]:
@@ -48,7 +50,10 @@ class Lists:
         return np.split(order, np.flatnonzero(changed) + 1) if len(order) else []
 
 
-FAMILIES = ("popularity", "uniform")  # of test lists, by how their negatives are drawn; the first is the main one
+# Of test lists, by how their negatives are drawn: of the positive's popularity; uniformly; by popularity; all items;
+# the best of a first stage. The first is the main one.
+FAMILIES = ("matched", "uniform", "popularity", "full", "two-stage")
+MAIN = FAMILIES[0]
 COLUMNS = ("user", "start", "position", "positive")
 
 
@@ -66,8 +71,29 @@ def _table(path: Path) -> pl.DataFrame:
 
 
 def read_lists(processed: Path, name: str) -> Lists:
-    """`name`: train, val or test_FAMILY. Raises UserError where preprocess has not written it."""
-    table = _table(processed / f"{name}.parquet").sort("list")
+    """`name`: train, transfer, val or test_FAMILY. Raises UserError where preprocess has not written it."""
+    return _read(processed / f"{name}.parquet", processed)
+
+
+def read_labelled(processed: Path) -> Lists:
+    """The training lists whose labels may be learned from."""
+    labelled = _table(processed / "train.parquet").sort("list")["labelled"].to_numpy()
+    return take(read_lists(processed, "train"), np.flatnonzero(labelled))
+
+
+def read_taught(processed: Path) -> Lists:
+    """What a teacher's answers are kept for: the labelled lists, then those of transfer windows."""
+    return concat(read_labelled(processed), read_lists(processed, "transfer"))
+
+
+def read_tests(data: DataPaths) -> dict[str, Lists]:
+    """The test lists of every family that was written, the main one first."""
+    files = {family: data.test_lists(family) for family in FAMILIES}
+    return {family: _read(path, data.processed) for family, path in files.items() if family == MAIN or path.is_file()}
+
+
+def _read(path: Path, processed: Path) -> Lists:
+    table = _table(path).sort("list")
     columns = {column: table[column].to_numpy().astype(np.int64) for column in COLUMNS}
     return make_lists(columns, [np.asarray(c) for c in table["candidates"]], read_sequences(processed))
 

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from fisher_ld.batches.lists import Lists, take
+from fisher_ld.batches.lists import COLUMNS, Lists, make_lists
 from fisher_ld.batches.prompts import Prompts, check_context
 
+LARGEST = 4096  # tokens of candidates in one row: longer windows are cut, for memory grows with the square
 MULTIPLE = 32  # of tokens in a row: matrix kernels are made anew for each length, and fast at even ones
 
 
@@ -29,7 +30,7 @@ class PackedBatch:
     decision: torch.Tensor  # (N, 2) row and column of each decision token
     examples: torch.Tensor  # (N,) example ids
     labels: torch.Tensor  # (N,) float, nan where a label is not to be known
-    lists: int
+    list_of: torch.Tensor  # (N,) which of the lists, 0.. in the order of the examples
     tokens: int  # without padding
 
     def to(self, device: torch.device) -> PackedBatch:
@@ -89,17 +90,23 @@ def pack(lists: Lists, windows: list[np.ndarray], prompts: Prompts, context: int
     in_trunk = (segment == 0)[:, None, :] & (place < visible[:, :, None])  # (B, T, T)
     in_own = (segment[:, :, None] == segment[:, None, :]) & (segment > 0)[:, None, :] & (place <= place[:, None])
     numbers = np.concatenate(windows)
-    labels = np.concatenate([np.arange(len(lists.candidates[i])) == lists.positive[i] for i in numbers])
+    examples = lists.examples(numbers)
+    sizes = np.diff(lists.offsets)[numbers]
     return PackedBatch(
         input_ids=padded([row.ids for row in rows], 0),
         position_ids=padded([row.positions for row in rows], 0),
         mask=(in_trunk | in_own)[:, None],
         decision=torch.tensor([(b, t) for b, row in enumerate(rows) for t in row.decision]),
-        examples=torch.from_numpy(lists.examples(numbers)),
-        labels=torch.from_numpy(labels.astype(np.float32)),
-        lists=len(numbers),
+        examples=torch.from_numpy(examples),
+        labels=torch.from_numpy(np.concatenate([_labels(lists, number) for number in numbers])),
+        list_of=torch.arange(len(numbers)).repeat_interleave(torch.from_numpy(sizes)),
         tokens=sum(len(row.ids) for row in rows),
     )
+
+
+def _labels(lists: Lists, number: int) -> np.ndarray:
+    place, size = lists.positive[number], len(lists.candidates[number])
+    return (np.arange(size) == place).astype(np.float32) if place >= 0 else np.full(size, np.nan, np.float32)
 
 
 def row_tokens(window: np.ndarray, lists: Lists, prompts: Prompts) -> int:
@@ -109,30 +116,54 @@ def row_tokens(window: np.ndarray, lists: Lists, prompts: Prompts) -> int:
     return sum(len(prompts.history[i]) for i in history) + sum(len(prompts.candidate[i]) for i in candidates)
 
 
-def longest_first(lists: Lists, prompts: Prompts, size: int) -> list[list[np.ndarray]]:
-    """All windows in groups of `size` of like length, for little padding."""
-    windows = sorted(lists.windows(), key=lambda window: -row_tokens(window, lists, prompts))
+def longest_first(lists: Lists, prompts: Prompts, size: int, largest: int = LARGEST) -> list[list[np.ndarray]]:
+    """All windows in groups of `size` of like length, for little padding. A window with candidates of more than
+    `largest` tokens is cut between its lists."""
+    cost = np.array([len(piece) for piece in prompts.candidate])
+    windows = []
+    for window in lists.windows():
+        windows += _cut(window, np.array([cost[lists.candidates[i]].sum() for i in window]), largest)
+    windows.sort(key=lambda window: -row_tokens(window, lists, prompts))
     return [windows[i : i + size] for i in range(0, len(windows), size)]
 
 
-def step_plan(lists: Lists, prompts: Prompts, size: int, steps: int, seed: int) -> list[list[np.ndarray]]:
-    """The windows of each of `steps` optimiser steps: as many epochs as that takes, each shuffled anew."""
+def in_pieces(lists: Lists, prompts: Prompts, largest: int = LARGEST) -> Lists:
+    """The same examples in the same order, in lists none of which has candidates of more than `largest` tokens: to be
+    scored alone, for a piece has no positive."""
+    cost = np.array([len(piece) for piece in prompts.candidate])
+    numbers: list[int] = []
+    candidates: list[np.ndarray] = []
+    for number, items in enumerate(lists.candidates):
+        pieces = _cut(items, cost[items], largest)
+        numbers += [number] * len(pieces)
+        candidates += pieces
+    columns = {name: getattr(lists, name)[numbers] for name in COLUMNS} | {"positive": np.full(len(numbers), -1)}
+    return make_lists(columns, candidates, lists.sequences)
+
+
+def _cut(values: np.ndarray, cost: np.ndarray, largest: int) -> list[np.ndarray]:
+    """`values` in consecutive parts of at most `largest` `cost`; more only where a single value has it."""
+    cuts, filled = [], 0
+    for place, each in enumerate(cost.tolist() if cost.sum() > largest else ()):
+        if filled and filled + each > largest:
+            cuts.append(place)
+            filled = 0
+        filled += each
+    return np.split(values, cuts)
+
+
+def step_plan(
+    lists: Lists, windows: list[np.ndarray], prompts: Prompts, size: int, steps: int, seed: int
+) -> list[list[np.ndarray]]:
+    """Those of `windows` that each of `steps` optimiser steps reads: as many epochs as that takes, each shuffled
+    anew. Raises ValueError where there are none."""
+    if not windows:
+        raise ValueError(f"expected windows to plan {steps} steps of, got none")
     plan: list[list[np.ndarray]] = []
-    windows = lists.windows()
     length = np.array([row_tokens(window, lists, prompts) for window in windows])
     while len(plan) < steps:
         plan += by_length(windows, length, size, seed + len(plan))
     return plan[:steps]
-
-
-def last_windows(lists: Lists, count: int | None, seed: int) -> Lists:
-    """The lists of the `count` windows (None: all) that come last in the first epoch of `step_plan` with this seed, up
-    to its pools of 64 batches. A teacher adapted by that plan has not been trained on them as long as its steps end a
-    pool before; with fewer windows than that it has."""
-    windows = lists.windows()
-    order = np.random.default_rng(seed).permutation(len(windows))  # as in by_length
-    kept = [windows[i] for i in order[-(count or len(order)) :]]
-    return take(lists, np.sort(np.concatenate(kept)))
 
 
 def by_length(

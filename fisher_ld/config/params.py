@@ -51,6 +51,7 @@ Rate = Annotated[Number, Field(gt=0)]
 Date = Annotated[str, BeforeValidator(_date)]
 Seed = Annotated[Whole, Field(ge=0)]
 Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$")]  # part of file and stage names
+Family = Literal["matched", "uniform", "popularity", "full", "two-stage"]  # of test lists, by their negatives
 Precision = Literal["auto", "fp32", "bf16"]  # auto: bf16 where the hardware computes it
 MODELS = ("teacher", "zero-shot", "truncated", "rivals")  # that are no students, by the first part of their name
 
@@ -161,15 +162,17 @@ class DataSettings(Section):
     user_core: Positive
     item_core: Positive
     max_users: Positive | None
-    split: Literal["leave_last_out", "global_time"]
+    split: Literal["leave_last_out", "global_time", "cold_items"]
     test_from: Date | None  # global_time: ISO date of the first test interaction
     history_length: Positive
     history_block: Positive  # training positives that share one history start
-    train_positives: Positive | None  # the latest of each user; None: all
+    labelled_windows: Positive | None  # None: all, and no transfer windows
+    transfer_windows: Annotated[Whole, Field(ge=0)] | None  # None: all the others
     train_negatives: Positive
-    negative_power: NonNegative
+    transfer_negatives: Positive
     eval_negatives: Positive
-    uniform_users: Several | None  # of one user no interval can be told
+    families: Annotated[list[Family], AfterValidator(_distinct)]
+    test_users: Several | None  # of one user no interval can be told
     zero_shot_users: Several
     fold: Literal["none", 0, 1, 2, 3, 4]
     max_rejected: Fraction
@@ -178,6 +181,10 @@ class DataSettings(Section):
         yield from template_fault("item_text", self.item_text, None)
         if self.history_block > self.history_length:
             yield f"history_block ({self.history_block}) must not exceed history_length ({self.history_length})"
+        if self.families[0] != "matched":
+            yield f"families: expected matched first, by which models are compared, got {self.families[0]}"
+        if self.split == "cold_items" and "popularity" in self.families:
+            yield "split: cold_items has no lists by popularity, for cold items have none: leave it out of families"
         if (self.split == "global_time") != (self.test_from is not None):
             yield "split: global_time and `test_from` (an ISO date) go together"
 
@@ -221,10 +228,12 @@ class Teacher(Section):
     precision: Precision
     answers: Answers
     adapt: Adapt
+    truncated_steps: Positive  # of each truncation, at most
 
 
 class Rivals(Section):
-    neighbours: Positive  # of item-kNN
+    trials: Positive  # settings that each rival tries on the validation lists, at most
+    sasrec: StrictBool  # fitted by RecBole in an environment of its own
 
 
 class Gate(Section):
@@ -232,13 +241,12 @@ class Gate(Section):
 
 
 class Cache(Section):
-    windows: Positive | None  # None: all
     shard_rows: Positive
 
 
 class Fisher(Section):
-    kind: Literal["empirical", "true"]
-    samples: Annotated[Whole, Field(ge=2)]
+    kind: Literal["model", "label", "list"]
+    samples: Annotated[Whole, Field(ge=10)]  # examples of each kind
     tolerance: NonNegative
     batch_size: Positive
     beta: NonNegative
@@ -284,6 +292,7 @@ class Distill(Section):
     learning_rate: Rate
     steps: Positive
     batch_users: Positive
+    transfer_users: Positive
     warmup: Fraction
     eval_every: Positive
     val_users: Positive
@@ -295,6 +304,7 @@ class Distill(Section):
 
 
 class Evaluate(Section):
+    margin: Rate  # within which two models are called equal
     bootstrap_samples: Positive
     permutations: Annotated[Whole, Field(ge=500)]  # some 400 is the least that ten comparisons take after Holm
 

@@ -60,6 +60,10 @@ class DataPaths:
     def processed(self) -> Path:
         return self.folder / "processed"
 
+    def test_lists(self, family: str) -> Path:
+        """Those of the first stage are written with it, by `rivals`."""
+        return (self.rivals if family == "two-stage" else self.processed) / f"test_{family}.parquet"
+
     @property
     def rivals(self) -> Path:
         return self.folder / "rivals"

@@ -11,6 +11,10 @@ class UserError(Exception):
     """Something the user can put right: a stage prints the message without a traceback and exits with 1."""
 
 
+class Unavailable(UserError):
+    """What was asked for is not to be had here: a stage exits with 2."""
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error, or one it came from, means that no space was left. Libraries in Rust and C++ raise their
     own classes, so that the errno is only in the text."""

@@ -11,6 +11,7 @@ from typing import Any
 from fisher_ld.config.params import DataSource
 from fisher_ld.datasets.kind import Interactions, Items, Part, Record, category
 from fisher_ld.datasets.rows import find, json_lines
+from fisher_ld.datasets.titles import item
 
 ADDRESS = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon/categoryFiles"
 
@@ -32,7 +33,7 @@ def read_5core(raw: Path, genres: str, literals: bool) -> tuple[Interactions, It
     path, items = find(raw, "reviews.jsonl.gz"), find(raw, "meta.jsonl.gz")
 
     def describe(record: Record) -> dict[str, Any]:
-        return {"title": record.get("title"), "categories": record.get(genres), "brand": record.get("brand")}
+        return item(record.get("title"), record.get(genres), brand=record.get("brand"))
 
     return (
         Interactions(path, json_lines(path), "reviewerID", "asin", "overall", "unixReviewTime"),

@@ -8,6 +8,7 @@ from typing import Any
 from fisher_ld.config.params import DataSource
 from fisher_ld.datasets.kind import Interactions, Items, Part, Record, category
 from fisher_ld.datasets.rows import delimited, find, json_lines
+from fisher_ld.datasets.titles import item
 
 ADDRESS = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023"
 NAMES = ("user_id", "parent_asin", "rating", "timestamp")
@@ -45,4 +46,4 @@ def _items(raw: Path) -> Items:
 def _describe(record: Record) -> dict[str, Any]:
     main = record.get("main_category")
     named = record.get("categories") or [main or ""]
-    return {"title": record.get("title"), "categories": named, "store": record.get("store"), "main_category": main}
+    return item(record.get("title"), named, store=record.get("store"), main_category=main)

@@ -8,6 +8,7 @@ from fisher_ld.datasets import (
     amazon_2014,
     amazon_2018,
     amazon_2023,
+    beauty_2014,
     movielens_1m,
     movielens_100k,
     movielens_latest_small,
@@ -23,5 +24,6 @@ SOURCES: Mapping[str, Kind] = {
     "amazon-2018": Kind(amazon_2018.parts, amazon_2018.read),
     "amazon-2023": Kind(amazon_2023.parts, amazon_2023.read),
     "amazon-2023-5core": Kind(amazon_2023.parts_5core, amazon_2023.read_5core),
+    "beauty-2014": Kind(beauty_2014.parts, beauty_2014.read),
     "table": Kind(table.parts, table.read),
 }

@@ -18,12 +18,14 @@ Record = Mapping[str, Any]
 @dataclass(frozen=True)
 class Part:
     """An address as fetch/source.py takes it, what is published about the file, and what of it goes to raw/: the file
-    itself under a name, or members of the archive, name there -> name here."""
+    itself under a name, or members of the archive, name there -> name here. `instead`: a sentence on what else a user
+    can do where the address gives nothing."""
 
     address: str
     target: str | Mapping[str, str]
     sha256: str | None = None
     size: int | None = None  # bytes
+    instead: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from fisher_ld.config.params import DataSource
 from fisher_ld.core.errors import UserError
 from fisher_ld.datasets.kind import Interactions, Items, Part, Record
 from fisher_ld.datasets.rows import Row, delimited, find, json_lines, parquet
+from fisher_ld.datasets.titles import item
 
 SUFFIXES = (".csv", ".jsonl", ".parquet", ".csv.gz", ".jsonl.gz")
 
@@ -31,7 +32,7 @@ def read(raw: Path, source: DataSource) -> tuple[Interactions, Items]:
     def describe(record: Record) -> dict[str, Any]:
         others = {name: value for name, value in record.items() if name not in item_names}
         genres = record.get(columns.categories) if columns.categories else None
-        return others | {"title": record.get(columns.title), "categories": genres}
+        return item(record.get(columns.title), genres, **others)
 
     unknown = (float("-inf"), float("inf"))  # the scale of the ratings
     return (

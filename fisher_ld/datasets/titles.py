@@ -12,6 +12,7 @@ _ARTICLE_LAST = re.compile(rf"^([^()]+), ({_ARTICLES})(?= \(|$)")
 _ARTICLE_LAST_IN_BRACKETS = re.compile(rf"\((a\.k\.a\. )?([^()]+), ({_ARTICLES})\)")
 _YEAR_LAST = re.compile(r"^(.*?)\s*\((\d{4})(?:[-\u2013](?:\d{4})?)?\)$")
 _SCRIPT = re.compile(r"getTime\(\)|<script|</?span", re.IGNORECASE)  # page code in Amazon's metadata of 2018
+_SHORT = 16  # words of a short title
 _NO_CATEGORY = {"", "unknown", "(no genres listed)"}
 
 
@@ -50,12 +51,20 @@ def article_first(title: str) -> str:
     return _ARTICLE_LAST_IN_BRACKETS.sub(lambda m: f"({m[1] or ''}{moved(m[3], m[2])})", title)
 
 
+def item(title: Any, genres: Any, /, **others: Any) -> dict[str, Any]:
+    """What `item_text` may name of an item: title, categories, `others`, and the title's first words as `short_title`
+    unless that is among `others`."""
+    others.setdefault("short_title", " ".join((clean(title) or "").split()[:_SHORT]))
+    always = {"title": title, "categories": genres}
+    return always | others | always
+
+
 def movie(title: Any, genres: Any, year: Any = None) -> dict[str, Any]:
     """What `item_text` may name of a film of MovieLens; the year may stand in the title alone."""
     title, year_in_title = split_year(clean(title) or "")
     year = year if str(year).isdigit() else year_in_title
     short_year = f"'{year[-2:]}" if year else None
-    return {"title": article_first(title), "categories": genres, "year": year, "short_year": short_year}
+    return item(article_first(title), genres, year=year, short_year=short_year)
 
 
 def categories(value: Any) -> list[str]:

@@ -19,10 +19,11 @@ from fisher_ld.batches.prompts import Prompts
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import atomic_path, fingerprint, read_json, write_json
 from fisher_ld.core.progress import progress
-from fisher_ld.distillation.signals import SIGNALS
+from fisher_ld.distillation.signals import SIGNALS, StateStatistics
 from fisher_ld.models.scorer import Scored, Scorer
 
 SHARD, DONE, MANIFEST = "{}-{:05d}.npy", "done.npy", "manifest.json"
+STATISTICS = 4000  # examples
 AGAIN = "Run the stage cache_teacher again (dvc repro cache_teacher)."
 CODE = (  # that turns a teacher into signals, in fisher_ld/
     "batches/lists.py",
@@ -52,7 +53,7 @@ def signal_fingerprint(teacher: Path, processed: Path, lists: Lists) -> dict[str
         "teacher": digest(teacher, weights),
         "tokenizer": digest(teacher, files - weights - {"prompt.json"}),
         "prompt": digest(teacher, ["prompt.json"]),
-        "data": digest(processed, ["items.parquet", "sequences.parquet", "train.parquet"]),
+        "data": digest(processed, ["items.parquet", "sequences.parquet", "train.parquet", "transfer.parquet"]),
         "windows": hashlib.blake2b(
             b"".join(part.tobytes() for part in (lists.user, lists.start, lists.position)), digest_size=16
         ).hexdigest(),
@@ -233,6 +234,10 @@ class TeacherCache:
                 begin, first = piece[0], rows[piece[0]]
                 values[begin : begin + len(piece)] = arrays[shards[begin]][first : first + len(piece)]
         return values
+
+    def statistics(self) -> StateStatistics:
+        """Of the states of a seeded sample of examples."""
+        return StateStatistics.of(self.sample("states", STATISTICS, seed=0))
 
     def sample(self, name: str, count: int, seed: int) -> torch.Tensor:
         """A signal of at most `count` seeded examples: (n, *shape)."""

@@ -6,15 +6,18 @@ import math
 
 
 def layer_map(
-    kind: str, teacher_layers: int, student_layers: int, mass: list[float] | None = None
+    kind: str, teacher_layers: int, student_layers: int, init: str, mass: list[float] | None = None
 ) -> list[tuple[int, int]]:
     """Pairs (teacher layer l, student layer m), both counted from 1, ordered by l.
 
-    all: every teacher layer, m(l) = ceil(l * L_S / L_T). The others take one teacher layer a student layer: spaced
-    and last from l = ceil(m * L_T / L_S) and L_T - L_S + m; fisher the layer of the highest `mass` (tr(F_l) or its
-    share, (L_T,)) within each block of `all`.
+    all: every teacher layer, m(l) = ceil(l * L_S / L_T); but min(l, L_S) where the student's `init` is `first`, for
+    its layers start as the teacher's first ones. The others take one teacher layer a student layer: spaced and last
+    from l = ceil(m * L_T / L_S) and L_T - L_S + m; fisher the layer of the highest `mass` (tr(F_l) or its share,
+    (L_T,)) within each block of `all`.
     """
-    every = [(layer, math.ceil(layer * student_layers / teacher_layers)) for layer in range(1, teacher_layers + 1)]
+    layers = range(1, teacher_layers + 1)
+    blocks = {layer: math.ceil(layer * student_layers / teacher_layers) for layer in layers}
+    every = [(layer, min(layer, student_layers) if init == "first" else blocks[layer]) for layer in layers]
     students = range(1, student_layers + 1)
     if kind == "all":
         return every
@@ -24,6 +27,6 @@ def layer_map(
         return [(teacher_layers - student_layers + m, m) for m in students]
     if mass is None:
         raise ValueError(f"layer_map {kind}: expected the Fisher mass of {teacher_layers} layers, got none")
-    blocks = [[layer for layer, m in every if m == student] for student in students]
     of_layer = dict(enumerate(mass, 1))
-    return [(max(block, key=of_layer.__getitem__), m) for m, block in enumerate(blocks, 1)]
+    parts = [[layer for layer, m in every if m == student] for student in students]
+    return [(max(part, key=of_layer.__getitem__), m) for m, part in enumerate(parts, 1)]

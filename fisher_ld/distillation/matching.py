@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
 from fisher_ld.batches.packing import PackedBatch
-from fisher_ld.distillation.losses import layer_losses
+from fisher_ld.distillation.losses import layer_losses, ridge_maps
 from fisher_ld.distillation.objective import TrainedTerm
-from fisher_ld.models.scorer import Scored
+from fisher_ld.distillation.signals import StateStatistics
+from fisher_ld.distillation.weights import ordered
+from fisher_ld.models.scorer import Scored, unit_rms
 
 
 @dataclass(frozen=True)
@@ -19,62 +22,78 @@ class Matching:
     """What a layer term is built from."""
 
     pairs: list[tuple[int, int]]  # teacher layer, student layer, both from 1
-    weights: list[float]  # w_l of every teacher layer, (L_T,)
-    teacher_width: int
-    student_width: int
+    weights: Sequence[float]  # w_l of every teacher layer, (L_T,)
+    depth_bias: Sequence[float]  # of Eq. 6, (L_T,)
+    statistics: StateStatistics  # of the teacher's states
+    start: Callable[[], tuple[torch.Tensor, torch.Tensor]]  # states (N, L_S, d_S) of the student as it starts, and of
+    # its teacher (N, L_T, d_T)
     device: torch.device
+    seed: int  # of a shuffled order
     update_rate: float  # eta of Eq. 9
     update_interval: int  # optimiser steps
     teacher_trace: Callable[[int], torch.Tensor] | None  # step -> tr(F_l) (L_T,) on examples read of late; None: Eq. 9
-    # follows the gradients of the layer losses
+    # follows the student's own Fisher
 
 
 class LayerMatching(TrainedTerm):
     """The layer term of Eq. 7: one linear map d_S -> d_T for each pair (Adapt), and the weights of the pairs."""
 
     weights: torch.Tensor  # (P,)
-    recent: torch.Tensor  # (P,) what Eq. 9 calls recent gradients, added up since the last update
 
-    def __init__(self, matching: Matching, dynamic: bool):
+    def __init__(self, matching: Matching, order: str, dynamic: bool):
         super().__init__()
-        self.matching, self.dynamic = matching, dynamic
+        self.matching, self.dynamic, self.due = matching, dynamic, False
         self.teacher_layers = [layer - 1 for layer, _ in matching.pairs]
         self.student_layers = [layer - 1 for _, layer in matching.pairs]
-        maps = torch.empty(len(matching.pairs), matching.teacher_width, matching.student_width)
-        square = matching.teacher_width == matching.student_width
-        for one in maps:
-            nn.init.eye_(one) if square else nn.init.orthogonal_(one)
-        self.maps = nn.Parameter(maps)  # (P, d_T, d_S)
-        matched = torch.tensor([matching.weights[layer] for layer in self.teacher_layers])
-        self.register_buffer("weights", matched / matched.sum())
-        self.register_buffer("recent", torch.zeros(len(matching.pairs)))
+        self.order = ordered(np.arange(len(matching.pairs)), order, matching.seed).copy()  # of a control
+        student, teacher = matching.start()
+        targets = matching.statistics.standardise(teacher)[:, self.teacher_layers]  # (N, P, d_T)
+        maps, offsets = ridge_maps(unit_rms(student), self.student_layers, targets)
+        self.maps, self.offsets = nn.Parameter(maps), nn.Parameter(offsets)  # (P, d_T, d_S), (P, d_T)
+        self.register_buffer("weights", self._of_pairs(torch.tensor(matching.weights)))
+        self.register_buffer("sharing", torch.tensor([self.student_layers.count(m) for m in self.student_layers]))
         self.to(matching.device)
         self._record(0)
 
     def begin_step(self, step: int) -> None:
-        """Changes the weights every `update_interval` steps, where they are dynamic."""
+        """Every `update_interval` steps the weights change, where they are dynamic: here by the teacher's trace, or at
+        the next batch by the student's Fisher."""
         matching = self.matching
         if self.dynamic and step and step % matching.update_interval == 0:
-            self.update(matching.teacher_trace(step) if matching.teacher_trace else None)
-            self._record(step)
+            self.due, self.step = matching.teacher_trace is None, step
+            if matching.teacher_trace:
+                self.update(matching.teacher_trace(step))
 
     def forward(self, student: Scored, signals: Mapping[str, torch.Tensor], batch: PackedBatch) -> torch.Tensor:
         """sum_l w_l * layer_loss_l for teacher states (N, L_T, d_T) and student states (N, L_S, d_S)."""
         assert student.states is not None
-        adapted = torch.einsum("nps,pts->npt", student.states[:, self.student_layers], self.maps)  # (N, P, d_T)
-        losses = layer_losses(signals["states"][:, self.teacher_layers], adapted)  # (P,)
-        if self.dynamic and self.matching.teacher_trace is None:
-            (gradient,) = torch.autograd.grad(losses.sum(), adapted, retain_graph=True)
-            self.recent += gradient.square().sum((0, 2)).detach()
-        return (self.weights * losses).sum()
+        if self.due:
+            self.update(self._shared(student.sensitivity(batch).mean(0)))
+            self.due = False
+        states = unit_rms(student.states)[:, self.student_layers]  # (N, P, d_S)
+        adapted = torch.einsum("nps,pts->npt", states, self.maps) + self.offsets  # (N, P, d_T)
+        targets = self.matching.statistics.standardise(signals["states"])[:, self.teacher_layers]
+        return (self.weights * layer_losses(targets, adapted)).sum()
 
-    def update(self, teacher_trace: torch.Tensor | None = None) -> None:
-        """Eq. 9: w <- (1 - eta) w + eta w_current, renormalised. w_current is the teacher's trace (L_T,) on recent
-        examples where given, else the squared gradients of the layer losses at the adapted states."""
-        current = self.recent if teacher_trace is None else teacher_trace.to(self.weights)[self.teacher_layers]
-        self.weights.lerp_(current / current.sum(), self.matching.update_rate)
+    def update(self, importance: torch.Tensor) -> None:
+        """Eq. 9: w <- (1 - eta) w + eta w_current, renormalised. w_current is the importance of every teacher layer
+        (L_T,) times Eq. 6's depth factor; a control takes it in its own order, as it took the first weights."""
+        biased = importance.to(self.weights) * self.weights.new_tensor(self.matching.depth_bias)
+        self.weights.lerp_(self._of_pairs(biased), self.matching.update_rate)
         self.weights /= self.weights.sum()
-        self.recent.zero_()
+        self._record(self.step)
+
+    def _of_pairs(self, weights: torch.Tensor) -> torch.Tensor:
+        """Of every teacher layer (L_T,) -> of the pairs (P,), in this term's order, with sum 1."""
+        chosen = weights[self.teacher_layers]
+        return (chosen / chosen.sum())[self.order]
+
+    def _shared(self, importance: torch.Tensor) -> torch.Tensor:
+        """The importance of student layers (L_S,), shared equally by the teacher layers that are matched with each:
+        (L_T,), zero where a layer is not matched."""
+        shared = importance.new_zeros(self.matching.statistics.mean.shape[0])
+        shared[self.teacher_layers] = importance[self.student_layers] / self.sharing
+        return shared
 
     def _record(self, step: int) -> None:
         for layer, weight in zip(self.teacher_layers, self.weights.tolist(), strict=True):

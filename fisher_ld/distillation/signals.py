@@ -30,11 +30,35 @@ SIGNALS: Mapping[str, Signal] = {
 }
 
 
+@dataclass(frozen=True)
+class StateStatistics:
+    """Of the signal `states`, channel by channel. Nearly all of a state's energy is its mean over examples, and a
+    handful of channels hold most of the rest: a loss on raw states would reward the constant."""
+
+    mean: torch.Tensor  # (L, d)
+    deviation: torch.Tensor  # (L, d)
+
+    @classmethod
+    def of(cls, states: torch.Tensor) -> StateStatistics:
+        """From the states (N, L, d) of a sample."""
+        states = states.double()
+        return cls(states.mean(0).float(), states.std(0, correction=0).clamp(min=1e-4).float())
+
+    def to(self, device: torch.device) -> StateStatistics:
+        return StateStatistics(self.mean.to(device), self.deviation.to(device))
+
+    def standardise(self, states: torch.Tensor) -> torch.Tensor:
+        """(N, L, d) of mean 0 and deviation 1 in every channel of the sample."""
+        return (states - self.mean) / self.deviation
+
+
 class TeacherSignals(Protocol):
     """Where the teacher's knowledge comes from: the cache, or the teacher itself."""
 
     layers: int
     width: int
+
+    def statistics(self) -> StateStatistics: ...
 
     def signals(self, examples: np.ndarray, names: Sequence[str]) -> dict[str, torch.Tensor]:
         """The signals of these names for examples (N,), each (N, *shape) in float32."""

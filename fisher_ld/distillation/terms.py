@@ -22,7 +22,7 @@ class Term:
     weight: ClassVar[str]  # key of `distill`
     signals: ClassVar[tuple[str, ...]] = ()  # of the teacher, as the cache names them
 
-    def build(self, distill: Distill, matching: Matching) -> Loss:
+    def build(self, distill: Distill, matching: Matching | None) -> Loss:
         """The loss of one training; None where it is absent from a batch."""
         raise NotImplementedError
 
@@ -34,7 +34,7 @@ class Labels(Term):
 
     name, weight = "labels", "alpha"
 
-    def build(self, distill: Distill, matching: Matching) -> Loss:
+    def build(self, distill: Distill, matching: Matching | None) -> Loss:
         from fisher_ld.distillation.losses import label_loss
 
         return lambda student, signals, batch: label_loss(student.logits, batch, distill.list_weight)
@@ -46,7 +46,7 @@ class Output(Term):
 
     name, weight, signals = "output", "output_weight", ("logits",)
 
-    def build(self, distill: Distill, matching: Matching) -> Loss:
+    def build(self, distill: Distill, matching: Matching | None) -> Loss:
         from fisher_ld.distillation.losses import output_loss
 
         return lambda student, signals, batch: output_loss(signals["logits"], student.logits, distill.temperature)
@@ -63,7 +63,9 @@ class Layers(Term):
 
     name, weight, signals = "layers", "layer_weight", ("states",)
 
-    def build(self, distill: Distill, matching: Matching) -> Loss:
+    def build(self, distill: Distill, matching: Matching | None) -> Loss:
         from fisher_ld.distillation.matching import LayerMatching
 
-        return LayerMatching(matching, self.dynamic)
+        if matching is None:
+            raise ValueError("expected the layers to match and their weights, got none")
+        return LayerMatching(matching, self.order, self.dynamic)

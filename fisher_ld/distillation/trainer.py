@@ -15,7 +15,6 @@ from fisher_ld.batches.lists import Lists
 from fisher_ld.batches.packing import step_plan
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.config.params import Distill
-from fisher_ld.distillation.layer_map import layer_map
 from fisher_ld.distillation.losses import l2
 from fisher_ld.distillation.matching import Matching
 from fisher_ld.distillation.methods import Method
@@ -25,15 +24,17 @@ from fisher_ld.models.scorer import Scorer
 from fisher_ld.training.loop import Fit, Schedule, Training, fit
 
 RECENT_EXAMPLES = 8  # of which the teacher's trace is taken for one update of Eq. 9
+START_EXAMPLES = 2000  # from whose states Adapt starts, at most
 TRAJECTORY = pl.Schema({"step": pl.Int64, "layer": pl.Int64, "weight": pl.Float64})
 
 
 @dataclass(frozen=True)
 class Weighting:
-    """The layer weights that a method starts from, and how Eq. 9 changes them."""
+    """The layers that are matched, the weights that a method starts from, and how Eq. 9 changes them."""
 
-    weights: Sequence[float]  # w_l of every teacher layer, (L_T,); none for a method without a layer term
-    mass: Sequence[float] | None  # each layer's share of the Fisher trace (L_T,), by which `layer_map: fisher` chooses
+    pairs: Sequence[tuple[int, int]]  # teacher layer, student layer, both from 1
+    weights: Sequence[float]  # w_l of every teacher layer, (L_T,)
+    depth_bias: Sequence[float]  # of Eq. 6, (L_T,)
     update_rate: float
     update_interval: int  # optimiser steps
     teacher_trace: Callable[[np.ndarray], torch.Tensor] | None = None  # examples -> tr(F_l) (L_T,), online
@@ -43,37 +44,23 @@ def distill(
     student: Scorer,
     teacher: TeacherSignals,
     method: Method,
-    weighting: Weighting,
+    weighting: Weighting | None,
     lists: Lists,
     prompts: Prompts,
     params: Distill,
     training: Training,
 ) -> tuple[Fit, pl.DataFrame]:
-    """Trains `student` in place by the loss of `method` (Eq. 7) on the windows of `lists`. Returns the fit, and the
-    layer weights at the start and whenever Eq. 9 changed them (`TRAJECTORY`)."""
+    """Trains `student` in place by the loss of `method` (Eq. 7) on the windows of `lists`: each step reads some whose
+    labels are known, alike for every method, and where the method has a teacher some transfer windows, which only the
+    teacher has answered. `weighting`: None for a method without a layer term. Returns the fit, and the layer weights
+    at the start and whenever Eq. 9 changed them (`TRAJECTORY`)."""
     torch.manual_seed(training.seed)
     student.requires_grad_(True)
-    plan = step_plan(lists, prompts, params.batch_users, params.steps, training.seed)
-
-    def trace_before(step: int) -> torch.Tensor:
-        """Of a seeded few examples read since the last update."""
-        assert weighting.teacher_trace is not None
-        numbers = np.concatenate([w for entry in plan[step - weighting.update_interval : step] for w in entry])
-        examples = lists.examples(np.unique(numbers))
-        chosen = np.random.default_rng((training.seed, step)).permutation(examples)[:RECENT_EXAMPLES]
-        return weighting.teacher_trace(chosen)
-
-    mass = None if weighting.mass is None else list(weighting.mass)
-    matching = Matching(
-        pairs=layer_map(params.layer_map, teacher.layers, len(student.layers), mass),
-        weights=list(weighting.weights),
-        teacher_width=teacher.width,
-        student_width=student.model.config.hidden_size,
-        device=student.model.device,
-        update_rate=weighting.update_rate,
-        update_interval=weighting.update_interval,
-        teacher_trace=trace_before if weighting.teacher_trace else None,
-    )
+    plan = _plan(lists, prompts, params, bool(method.signals), training.seed)
+    matching = None
+    if method.layers:
+        assert weighting is not None
+        matching = _matching(student, teacher, weighting, plan, lists, prompts, training.seed)
     losses: dict[str, Loss] = {term.name: term.build(params, matching) for term in method.terms}
     weights = {term.name: float(getattr(params, term.weight)) for term in method.terms}
     if params.explicit_l2:
@@ -105,6 +92,63 @@ def distill(
     student.requires_grad_(False)
     rows = [row for part in trained.values() for row in part.trajectory]
     return result, pl.DataFrame(rows, schema=TRAJECTORY)
+
+
+def _plan(lists: Lists, prompts: Prompts, params: Distill, taught: bool, seed: int) -> list[list[np.ndarray]]:
+    """The windows of every optimiser step."""
+    windows = lists.windows()
+    known = [window for window in windows if lists.positive[window[0]] >= 0]
+    transfer = [window for window in windows if lists.positive[window[0]] < 0] if taught else []
+    plan = step_plan(lists, known, prompts, params.batch_users, params.steps, seed)
+    if not transfer:
+        return plan
+    added = step_plan(lists, transfer, prompts, params.transfer_users, params.steps, seed)
+    return [[*labelled, *others] for labelled, others in zip(plan, added, strict=True)]
+
+
+def _matching(
+    student: Scorer,
+    teacher: TeacherSignals,
+    weighting: Weighting,
+    plan: list[list[np.ndarray]],
+    lists: Lists,
+    prompts: Prompts,
+    seed: int,
+) -> Matching:
+    def start() -> tuple[torch.Tensor, torch.Tensor]:
+        """On the first examples that training reads."""
+        own: list[torch.Tensor] = []
+        targets: list[torch.Tensor] = []
+        with student.inference():
+            for windows in plan:
+                batch = student.pack(lists, windows, prompts)
+                states = student(batch, with_states=True).states
+                own.append(states)
+                targets.append(teacher.signals(batch.examples.cpu().numpy(), ["states"])["states"].to(states.device))
+                if sum(map(len, own)) >= START_EXAMPLES:
+                    break
+        return torch.cat(own).clone(), torch.cat(targets)  # cloned: no tensor of inference mode
+
+    def trace_before(step: int) -> torch.Tensor:
+        """Of a seeded few examples read since the last update."""
+        assert weighting.teacher_trace is not None
+        numbers = np.concatenate([w for entry in plan[step - weighting.update_interval : step] for w in entry])
+        examples = lists.examples(np.unique(numbers))
+        chosen = np.random.default_rng((seed, step)).permutation(examples)[:RECENT_EXAMPLES]
+        return weighting.teacher_trace(chosen)
+
+    return Matching(
+        pairs=list(weighting.pairs),
+        weights=weighting.weights,
+        depth_bias=weighting.depth_bias,
+        statistics=teacher.statistics().to(student.model.device),
+        start=start,
+        device=student.model.device,
+        seed=seed,
+        update_rate=weighting.update_rate,
+        update_interval=weighting.update_interval,
+        teacher_trace=trace_before if weighting.teacher_trace else None,
+    )
 
 
 def _signals(teacher: TeacherSignals, method: Method, batch: Any, like: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -4,8 +4,8 @@ retains."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -13,31 +13,94 @@ import polars as pl
 
 from fisher_ld.batches.lists import FAMILIES
 from fisher_ld.config import paths
-from fisher_ld.config.params import Evaluate
+from fisher_ld.config.params import Evaluate, Run
+from fisher_ld.config.paths import DataPaths
+from fisher_ld.core.files import read_json
 from fisher_ld.distillation.methods import METHODS
-from fisher_ld.evaluation.baselines.catalogue import RIVALS
 from fisher_ld.evaluation.metrics.catalogue import METRICS, PRIMARY
-from fisher_ld.evaluation.per_user import CHANCE, Frames, cut, paired
-from fisher_ld.evaluation.significance import bootstrap_means, compare, holm, interval, over_seeds, verdict
+from fisher_ld.evaluation.per_user import CHANCE, Frames, cut, of_student, paired
+from fisher_ld.evaluation.significance import compare, estimate, holm, share_of, verdict
 
-CONTROLS = ("uniform", "logits", "none")  # methods that Fisher-LD is compared with in the main group
-ORDERS = ("fisher-shuffled", "fisher-reversed", "fisher")  # and in that of the strategies
-CLAIM, CLAIMED = ("fisher-ld", "uniform"), ("ndcg_5", "mrr")  # what the paper claims a gain of, and in which metrics
+STILL = 0.01  # a student that moved less, as a share of its start's norm, was not trained
+ALIKE = 0.9  # nor was one that orders more than this share of the validation lists as its start does
+CONSTANT = 1.0  # a layer loss of the constant predictor: nothing was learned of the layers
 
-Pairs = Sequence[tuple[str, str]]
+OURS = "fisher-ld"
+COMPETING = ("logits", "uniform", OURS)  # each compared with the best rival and with its start
+CLAIM, CLAIMED = (OURS, "uniform"), ("ndcg_5", "mrr")  # what the paper claims a gain of, and in which metrics
 
 
-def quality(frames: Frames, params: Evaluate, seed: int) -> dict[str, dict[str, dict[str, float]]]:
-    """model -> metric -> mean over users and seeds, bootstrap 95% interval over both (`low`, `high`) and n, the users;
-    a metric that no user has is left out."""
+@dataclass(frozen=True)
+class Question:
+    """Is `a` above `b`? Names of models, in which {student}, {truncation} (of its size) and {rival} (the best of those
+    without more labels) stand for what the gate found."""
+
+    label: str
+    a: str
+    b: str
+
+
+QUESTIONS: Mapping[str, Question] = {
+    "teacher_over_truncation": Question("the teacher over its own first layers", "teacher", "{truncation}"),
+    "teacher_over_rival": Question("the teacher over the best rival", "teacher", "{rival}"),
+    "distillation_over_labels": Question("the teacher's answers over labels", "{student}/logits", "{student}/none"),
+    "layers_over_logits": Question("layers over answers", "{student}/uniform", "{student}/logits"),
+    "fisher_over_uniform": Question("Fisher over uniform", "{student}/fisher-ld", "{student}/uniform"),
+    "fisher_over_shuffled": Question("Fisher over its shuffle", "{student}/fisher-ld", "{student}/fisher-shuffled"),
+    "fisher_over_reversed": Question("Fisher over its reversal", "{student}/fisher-ld", "{student}/fisher-reversed"),
+}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What was known before any test list was scored."""
+
+    gates: Mapping[str, Mapping[str, Any]]  # student -> its gate.json
+    fits: Mapping[str, Sequence[Mapping[str, Any]]]  # STUDENT/METHOD -> fit.json of each training seed
+
+    @classmethod
+    def read(cls, data: DataPaths, run: Run) -> Known:
+        trained = [paths.student(student, method) for student in run.students for method in run.methods]
+        fits = {m: [read_json(data.training(m, seed) / "fit.json") for seed in run.seeds] for m in trained}
+        return cls({student: read_json(data.gate(student)) for student in run.students}, fits)
+
+    def truncation(self, student: str) -> str:
+        """The truncated teacher of a student's size."""
+        return paths.truncated(self.gates[student]["truncated"]["depth"])
+
+    def rival(self, student: str) -> str:
+        """The best on the validation lists, of those that had no more labels than the models."""
+        return self.gates[student]["best_rival"]
+
+    def quality(self, model: str) -> float:
+        """On the validation lists, over seeds."""
+        return mean(fit["validation_ndcg_10"] for fit in self.fits[model])
+
+    def pair(self, question: str, student: str) -> Pair:
+        row = QUESTIONS[question]
+        names = {"student": student, "truncation": self.truncation(student), "rival": self.rival(student)}
+        return Pair(row.a.format(**names), row.b.format(**names), question)
+
+
+@dataclass(frozen=True)
+class Pair:
+    a: str
+    b: str
+    question: str | None = None  # a key of QUESTIONS
+
+
+def quality(frames: Frames) -> dict[str, dict[str, dict[str, float]]]:
+    """model -> metric -> mean over users and seeds with its 95% interval (`low`, `high`), and n, the users, and seeds;
+    a metric that fewer than two users have is left out."""
     result: dict[str, dict[str, dict[str, float]]] = {}
     for model, runs in frames.items():
         result[model] = {}
         for metric in METRICS:
-            values = np.stack([frame[metric].drop_nulls().to_numpy() for frame in runs], 1)  # (n, S)
-            if len(values):
-                low, high = interval(over_seeds(bootstrap_means(values, params.bootstrap_samples, seed), seed))
-                result[model][metric] = {"mean": float(values.mean()), "low": low, "high": high, "n": len(values)}
+            values = np.stack([frame[metric].drop_nulls().to_numpy() for frame in runs])  # (S, n)
+            seeds, n = values.shape
+            if n > 1:
+                low, high = estimate(values).interval()
+                result[model][metric] = {"mean": float(values.mean()), "low": low, "high": high, "n": n, "seeds": seeds}
     return result
 
 
@@ -55,95 +118,138 @@ def students(frames: Frames) -> dict[str, list[str]]:
     return found
 
 
-def pairs(frames: Frames) -> Iterator[tuple[str | None, str, Pairs]]:
+def pairs(frames: Frames, known: Known) -> Iterator[tuple[str | None, str, list[Pair]]]:
     """The comparisons in groups (student, name), few in each because every one costs the others power. Of the teacher
-    with its rivals, itself before adaptation and its truncations; of each student `main`, Fisher-LD with its teacher,
-    the rivals, its controls and its start, and `strategies` (Table III), every strategy with uniform and Fisher-LD with
-    its shuffle, its reversal and fixed weights."""
+    `main`: with the rivals, itself before adaptation, and truncations of no student's size. Of each student `main`: the
+    questions, the best method (on validation lists) with the teacher, COMPETING methods with the best rival and their
+    start; `peers`, by which its cost is read: the best method and ours with the truncations and the teacher;
+    `strategies` (Table III): every layered method with uniform."""
 
-    def known(chosen: Pairs) -> Pairs:
-        return [(a, b) for a, b in chosen if a in frames and b in frames]
+    def present(chosen: Sequence[Pair]) -> list[Pair]:
+        return [pair for pair in chosen if pair.a in frames and pair.b in frames]
 
-    rivals = [paths.rival(name) for name in RIVALS]
-    truncations = [model for model in frames if model.startswith("truncated-")]
-    yield None, "main", known([("teacher", other) for other in (*rivals, "zero-shot", *truncations)])
-    for student, methods in students(frames).items():
-        named = partial(paths.student, student)
-        ours, start = named("fisher-ld"), paths.start(student)
-        others = ["teacher", *rivals, *map(named, CONTROLS), start]
-        yield student, "main", known([("teacher", start), *((ours, other) for other in others)])
+    trained = students(frames)
+    rivals, truncations = ([m for m in frames if m.startswith(part)] for part in ("rivals/", "truncated-"))
+    sizes = {known.truncation(student) for student in trained}
+    best = {known.pair("teacher_over_rival", student) for student in trained}
+    alone = [Pair("teacher", model) for model in (*rivals, "zero-shot", *truncations) if model not in sizes]
+    yield None, "main", present([next((q for q in best if q.b == pair.b), pair) for pair in alone])
+    for student, methods in trained.items():
+        named = {method: paths.student(student, method) for method in METHODS}
+        top = max((named[method] for method in methods), key=known.quality)
+        asked = [known.pair(key, student) for key in QUESTIONS if key != "teacher_over_rival"]
+        others = known.rival(student), paths.start(student)
+        competing = [Pair(named[method], other) for method in COMPETING for other in others]
+        yield student, "main", present([*asked, Pair(top, "teacher"), *competing])
+        models, sides = dict.fromkeys((top, named[OURS])), ("teacher", *truncations)
+        peers = [Pair(model, side) for model in models for side in sides if (model, side) != (top, "teacher")]
+        yield student, "peers", present(peers)
         layered = [method for method in methods if METHODS[method].layers and method != "uniform"]
-        strategies = [(named(method), named("uniform")) for method in layered]
-        yield student, "strategies", known([*strategies, *((ours, named(method)) for method in ORDERS)])
+        yield student, "strategies", present([Pair(named[method], named["uniform"]) for method in layered])
+
+
+def untested(model: str, known: Known) -> str | None:
+    """Why what a student says is no test of its method; None where it is one, and for all that is no trained student.
+    Means over its seeds."""
+    if model not in known.fits:
+        return None
+    fits = known.fits[model]
+    moved, alike = (mean(fit[key] for fit in fits) for key in ("moved", "same_order"))
+    losses = [fit["layer_loss"] for fit in fits if fit["layer_loss"] is not None]
+    if moved < STILL:
+        return f"{model} did not move: {moved:.2%} of its start's norm, expected at least {STILL:.0%}"
+    if alike > ALIKE:
+        return f"{model} did not move: it orders {alike:.0%} of the validation lists as its start does"
+    if losses and mean(losses) >= CONSTANT:
+        return f"{model} learned nothing of the layers: their loss is {mean(losses):.2f} of the constant predictor's"
+    return None
 
 
 def compared(
-    frames: Frames, student: str | None, group: str, chosen: Pairs, params: Evaluate, seed: int, metric: str = PRIMARY
+    frames: Frames,
+    student: str | None,
+    group: str,
+    chosen: Sequence[Pair],
+    known: Known,
+    params: Evaluate,
+    seed: int,
+    metric: str = PRIMARY,
 ) -> list[dict[str, Any]]:
-    """One row a pair (a, b): a minus b in `metric` over their common seed-averaged users, with Holm's p (`p_holm`, of
-    the randomisation test) over all pairs and the verdict."""
-    draws = params.bootstrap_samples, params.permutations
-    found = [compare(*paired(frames, a, b, metric), *draws, seed) for a, b in chosen]
+    """One row a pair: a minus b in `metric` over their common users and their seeds, with Holm's p (`p_holm`, of the t
+    test) over all pairs, the verdict, and `why` where that is "not tested"."""
+    draws = params.margin, params.bootstrap_samples, params.permutations, seed, len(chosen)
+    found = [compare(*paired(frames, pair.a, pair.b, metric), *draws) for pair in chosen]
     rows = []
-    for (a, b), comparison, p in zip(chosen, found, holm([c.p_perm for c in found]), strict=True):
-        row = {"student": student, "group": group, "metric": metric, "a": a, "b": b, **asdict(comparison)}
-        rows.append({**row, "p_holm": float(p), "verdict": verdict(comparison, p)})
+    for pair, comparison, p in zip(chosen, found, holm([c.p for c in found]), strict=True):
+        why = "; ".join(filter(None, (untested(model, known) for model in (pair.a, pair.b)))) or None
+        rows.append(
+            {
+                "student": student,
+                "group": group,
+                "question": pair.question,
+                "metric": metric,
+                "a": pair.a,
+                "b": pair.b,
+                **asdict(comparison),
+                "p_holm": float(p),
+                "one_teacher": any(_one_teacher(model, pair, frames) for model in (pair.a, pair.b)),
+                "verdict": "not tested" if why else verdict(comparison, p),
+                "why": why,
+            }
+        )
     return rows
 
 
-def claims(frames: Frames, params: Evaluate, seed: int) -> dict[str, dict[str, Any]]:
+def _one_teacher(model: str, pair: Pair, frames: Frames) -> bool:
+    """Whether what is said of a model of a pair rests on one run of the teacher: it is that run, or learned from it."""
+    if model == "teacher":
+        return len(frames[model]) == 1 or of_student(pair.a) or of_student(pair.b)
+    method = METHODS.get(model.partition("/")[2])
+    return of_student(model) and method is not None and bool(method.signals)
+
+
+def claims(frames: Frames, known: Known, params: Evaluate, seed: int) -> dict[str, dict[str, Any]]:
     """student -> metric -> Fisher-LD minus uniform layers where the paper claims a gain; each is a group alone."""
     result = {}
     for student, methods in students(frames).items():
         if set(CLAIM) <= set(methods):
-            pair = [(paths.student(student, CLAIM[0]), paths.student(student, CLAIM[1]))]
-            result[student] = {m: compared(frames, student, "claims", pair, params, seed, m)[0] for m in CLAIMED}
+            pair = [Pair(paths.student(student, CLAIM[0]), paths.student(student, CLAIM[1]))]
+            result[student] = {m: compared(frames, student, "claims", pair, known, params, seed, m)[0] for m in CLAIMED}
     return result
 
 
-def retained(
-    student: np.ndarray, teacher: np.ndarray, by_chance: np.ndarray, params: Evaluate, seed: int
-) -> dict[str, Any]:
-    """Share of the teacher's mean (n,) that the student (S, n) has, with the bootstrap interval of the ratio over users
-    and the student's seeds, without the samples of a few users of whom the teacher has nothing; and the same of what
-    lies above chance: None where the teacher is not clearly above chance, so that the ratio has no meaning."""
-    student, teacher = np.atleast_2d(student), np.atleast_2d(teacher)[0]
-    columns = np.stack([teacher, by_chance, *student], 1)  # (n, 2 + S)
+def retained(student: np.ndarray, teacher: np.ndarray, by_chance: np.ndarray) -> dict[str, Any]:
+    """Share of the teacher's mean (1, n) that the student (S, n) has, with its interval; and the same of what lies
+    above chance (n,): None where the teacher is not clearly above chance, so that the ratio has no meaning. Raises
+    ValueError where the teacher has nothing."""
     if teacher.mean() <= 0:
         raise ValueError(f"expected a teacher with a mean above 0, got {teacher.mean()}: there is no share to retain")
-    draws = bootstrap_means(columns, params.bootstrap_samples, seed)  # (samples, 2 + S)
-    draws = np.stack([over_seeds(draws[:, 2:], seed), draws[:, 0], draws[:, 1]], 1)  # (samples, 3)
-    means = np.array([student.mean(), teacher.mean(), by_chance.mean()])
-    positive = draws[draws[:, 1] > 0]
-    low, high = interval(positive[:, 0] / positive[:, 1])
-    result: dict[str, Any] = {"share": float(means[0] / means[1]), "low": low, "high": high, "n": len(columns)}
-    above, gains = means - means[2], draws - draws[:, 2:]
-    if interval(gains[:, 1])[0] <= 0:
-        return result | {"above_chance": None}
-    low, high = interval(gains[:, 0] / gains[:, 1])
-    return result | {"above_chance": {"share": float(above[0] / above[1]), "low": low, "high": high}}
+    result: dict[str, Any] = {**share_of(student, teacher), "n": student.shape[1], "seeds": len(student)}
+    gain = teacher - by_chance
+    clearly = estimate(gain).interval()[0] > 0
+    return result | {"above_chance": share_of(student - by_chance, gain) if clearly else None}
 
 
-def evaluate_family(frames: Frames, params: Evaluate, seed: int) -> dict[str, Any]:
-    """`quality`, `seeds` (their means), `comparisons`, `claims` and `retained` of one family of lists. Of several
-    teachers the first is compared, from which students learn; `seeds` has all."""
-    first = {**frames, "teacher": frames["teacher"][:1]}
-    by_chance = first[CHANCE][0][PRIMARY].to_numpy()
-    trained = [paths.student(student, method) for student, names in students(first).items() for method in names]
-    rows = [row for group in pairs(first) for row in compared(first, *group, params, seed)]
+def evaluate_family(frames: Frames, known: Known, params: Evaluate, seed: int) -> dict[str, Any]:
+    """`quality`, `seeds` (their means), `comparisons`, `claims` and `retained` of one family of lists."""
+    by_chance = frames[CHANCE][0][PRIMARY].to_numpy()
+    trained = [paths.student(student, method) for student, names in students(frames).items() for method in names]
+    rows = [row for group in pairs(frames, known) for row in compared(frames, *group, known, params, seed)]
     return {
-        "quality": quality(first, params, seed),
+        "quality": quality(frames),
         "seeds": seed_means(frames),
         "comparisons": rows,
-        "claims": claims(first, params, seed),
-        "retained": {m: retained(*paired(first, m, "teacher"), by_chance, params, seed) for m in trained},
+        "claims": claims(frames, known, params, seed),
+        "retained": {model: retained(*paired(frames, model, "teacher"), by_chance) for model in trained},
     }
 
 
-def evaluate(table: pl.DataFrame, params: Evaluate, seed: int) -> dict[str, dict[str, Any]]:
-    """part -> family -> what `evaluate_family` says, of the whole per-user table."""
-    found = {family: evaluate_family(cut(table, family), params, seed) for family in FAMILIES}
-    return {part: {family: found[family][part] for family in FAMILIES} for part in found[FAMILIES[0]]}
+def evaluate(table: pl.DataFrame, known: Known, params: Evaluate, seed: int) -> dict[str, dict[str, Any]]:
+    """part -> family -> what `evaluate_family` says, of every family of the per-user table, the main one first."""
+    present = set(table["family"].unique())
+    families = [family for family in FAMILIES if family in present]
+    found = {family: evaluate_family(cut(table, family), known, params, seed) for family in families}
+    return {part: {family: found[family][part] for family in families} for part in found[families[0]]}
 
 
 def logged(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

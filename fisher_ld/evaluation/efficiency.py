@@ -3,7 +3,7 @@ scores out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fisher_ld.batches.lists import FAMILIES, read_lists
+from fisher_ld.batches.lists import MAIN, read_lists
 from fisher_ld.batches.prompts import read_texts
 from fisher_ld.core.compute import Compute
 from fisher_ld.core.progress import progress
@@ -30,7 +30,7 @@ from fisher_ld.serving.predictor import Predictor
 
 REFERENCE = "teacher"
 LARGEST_BATCH = 16  # queries that a model is given at once, at most
-THROUGHPUT_QUERIES = 32  # a slow teacher is timed on them at several batch sizes
+THROUGHPUT_QUERIES = 32  # of which the best batch size is told, and a slow teacher's throughput
 MEMORY_QUERIES = 8  # those of the longest texts, which set the peak
 RESAMPLES = 1000  # of the intervals
 
@@ -60,7 +60,7 @@ class Queries:
 
 def read_queries(processed: Path, count: int, seed: int) -> Queries:
     """`count` seeded test lists of the main family."""
-    lists, texts = read_lists(processed, f"test_{FAMILIES[0]}"), read_texts(processed)
+    lists, texts = read_lists(processed, f"test_{MAIN}"), read_texts(processed)
     chosen = np.random.default_rng(seed).permutation(len(lists))[:count]
     histories = [[texts[item] for item in lists.history(i)] for i in chosen]
     return Queries(histories, [[texts[item] for item in lists.candidates[i]] for i in chosen])
@@ -76,8 +76,9 @@ def run_alone(folder: Path, queries: Queries, compute: Compute, threads: int) ->
 
 def measure(models: Mapping[str, tuple[Path, Compute]], queries: Queries, seed: int) -> dict[str, Any]:
     """A row for each saved model (its folder, and where it computes), ratios to `REFERENCE` (above 1: better) and 95%
-    bootstrap intervals of those of latency and throughput. Latency is of all queries at batch 1, throughput of the
-    first `THROUGHPUT_QUERIES`. Memory and energy are the host's, and so not available where models run elsewhere."""
+    bootstrap intervals of those of latency and throughput. Latency is of all queries at batch 1, throughput of all at
+    the best batch size, the reference's of the first `THROUGHPUT_QUERIES`. Memory and energy are the host's, and so
+    not available where models run elsewhere."""
     devices = {compute.device for _, compute in models.values()}
     on_host, threads = all(device.type == "cpu" for device in devices), torch.get_num_threads()
     longest = queries.longest(MEMORY_QUERIES)
@@ -92,15 +93,23 @@ def measure(models: Mapping[str, tuple[Path, Compute]], queries: Queries, seed: 
         counter.domains = []
     numbers = range(len(queries))
     seconds, joules = latency(timed, numbers, counter)
-    batches = throughput(timed, numbers[:THROUGHPUT_QUERIES], LARGEST_BATCH)
+    first = numbers[:THROUGHPUT_QUERIES]
+    batches = throughput(timed, first, LARGEST_BATCH)
     best = {name: min(sizes, key=lambda size, sizes=sizes: sizes[size].sum()) for name, sizes in batches.items()}
+    asked = {name: first if name == REFERENCE else numbers for name in models}
+    a_query = {  # seconds of each batch over the number of queries
+        name: (batches[name][size] if name == REFERENCE else batch_seconds(timed[name], numbers, size))
+        / len(asked[name])
+        for name, size in best.items()
+    }
     rows = {}
     for name, (folder, compute) in models.items():
         p50, p95 = np.quantile(seconds[name], [0.5, 0.95]) * 1000
         rows[name] = {
             "latency_p50_ms": float(p50),
             "latency_p95_ms": float(p95),
-            "queries_per_second": len(numbers[:THROUGHPUT_QUERIES]) / float(batches[name][best[name]].sum()),
+            "queries_per_second": 1 / float(a_query[name].sum()),
+            "throughput_queries": len(asked[name]),
             "best_batch": best[name],
             "joules_per_query": float(joules[name].mean()) if len(joules[name]) else NOT_AVAILABLE,
             "memory": memory.get(name, NOT_AVAILABLE),
@@ -109,7 +118,6 @@ def measure(models: Mapping[str, tuple[Path, Compute]], queries: Queries, seed: 
             "precision": "bf16" if compute.bf16 else "fp32",
         }
     others = [name for name in models if name != REFERENCE]
-    best_seconds = {name: batches[name][size] for name, size in best.items()}
     return {
         "reference": REFERENCE,
         "models": rows,
@@ -117,18 +125,23 @@ def measure(models: Mapping[str, tuple[Path, Compute]], queries: Queries, seed: 
         "intervals": {
             name: {
                 "latency_p50": latency_interval(seconds[REFERENCE], seconds[name], seed),
-                "throughput": throughput_interval(best_seconds[REFERENCE], best_seconds[name], seed),
+                "throughput": throughput_interval(a_query[REFERENCE], a_query[name], seed),
             }
             for name in others
         },
         "queries": len(queries),
-        "throughput_queries": len(numbers[:THROUGHPUT_QUERIES]),
         "candidates": float(np.mean([len(texts) for texts in queries.candidates])),
         "threads": threads,
         "device": ", ".join(sorted(map(str, devices))),
         "precision": ", ".join(sorted({row["precision"] for row in rows.values()})),
         "energy_counter": counter.source,
     }
+
+
+def batch_seconds(model: Model, queries: Sequence[int], size: int) -> np.ndarray:
+    """Seconds of each batch of `size` queries, after an untimed one."""
+    groups = [queries[i : i + size] for i in range(0, len(queries), size)]
+    return throughput({"": lambda number: model(groups[number[0]])}, range(len(groups)), 1)[""][1]
 
 
 def latency_interval(reference: np.ndarray, model: np.ndarray, seed: int) -> dict[str, float]:
@@ -140,7 +153,8 @@ def latency_interval(reference: np.ndarray, model: np.ndarray, seed: int) -> dic
 
 def throughput_interval(reference: np.ndarray, model: np.ndarray, seed: int) -> dict[str, float] | None:
     """Bootstrap 95% interval of the ratio of rates, over the batches of each, whose sizes may differ: seconds of each
-    batch. None where one of them had fewer than 4 batches, from which no interval can be told."""
+    batch over the number of all queries. None where one of them had fewer than 4 batches, from which no interval can be
+    told."""
     if min(len(reference), len(model)) < 4:
         return None
     rng = np.random.default_rng(seed)

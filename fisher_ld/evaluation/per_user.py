@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 import scipy.sparse as sp
 
-from fisher_ld.batches.lists import FAMILIES, Lists, read_lists
+from fisher_ld.batches.lists import Lists, read_tests
 from fisher_ld.config import paths
-from fisher_ld.config.params import Run
+from fisher_ld.config.params import Rivals, Run
 from fisher_ld.config.paths import DataPaths
-from fisher_ld.evaluation.baselines.catalogue import RIVALS
+from fisher_ld.evaluation.baselines.catalogue import rivals_of
 from fisher_ld.evaluation.metrics.catalogue import METRICS, PRIMARY
 from fisher_ld.evaluation.metrics.diversity import category_matrix
 from fisher_ld.evaluation.metrics.ties import rank
@@ -47,25 +47,25 @@ def chance_metrics(lists: Lists, categories: sp.csr_array) -> pl.DataFrame:
     return user_metrics(lists, Scores(np.arange(len(lists)), constant), categories)
 
 
-def scored_models(run: Run) -> Iterator[tuple[str, int]]:
+def scored_models(run: Run, rivals: Rivals) -> Iterator[tuple[str, int]]:
     """The names and training seeds of all models whose test scores a run has."""
     yield from (("teacher", seed) for seed in run.teacher_seeds)
     yield "zero-shot", 0
-    yield from ((paths.rival(name), 0) for name in RIVALS)
+    yield from ((paths.rival(name), 0) for name in rivals_of(rivals))
     yield from ((paths.truncated(depth), 0) for depth in run.depths)
     for student in run.students:
         yield paths.start(student), 0
         yield from ((paths.student(student, method), seed) for method in run.methods for seed in run.seeds)
 
 
-def per_user(data: DataPaths, run: Run) -> pl.DataFrame:
-    """Columns model, family, seed, user, METRICS. Raises UserError where a model was not scored, or not on all lists
-    (of `zero-shot`, the teacher before adaptation, a part of the users is enough)."""
+def per_user(data: DataPaths, run: Run, rivals: Rivals) -> pl.DataFrame:
+    """Columns model, family, seed, user, METRICS, of every family whose lists were written. Raises UserError where a
+    model was not scored, or not on all lists (of `zero-shot`, the teacher before adaptation, a part of the users is
+    enough)."""
     categories, frames = read_categories(data.processed), []
-    for family in FAMILIES:
-        lists = read_lists(data.processed, f"test_{family}")
+    for family, lists in read_tests(data).items():
         found = [(CHANCE, 0, chance_metrics(lists, categories))]
-        for model, seed in scored_models(run):
+        for model, seed in scored_models(run, rivals):
             scores = read_scores(data.test(model, seed) / f"{family}.parquet", lists, whole=model != "zero-shot")
             found.append((model, seed, user_metrics(lists, scores, categories)))
         for model, seed, frame in found:
@@ -82,11 +82,18 @@ def cut(table: pl.DataFrame, family: str) -> Frames:
     return frames
 
 
+def of_student(model: str) -> bool:
+    """Whether a name is that of a student, or of what the students of a shape start from."""
+    return "/" in model and not model.startswith("rivals/")
+
+
 def paired(frames: Frames, a: str, b: str, metric: str = PRIMARY) -> tuple[np.ndarray, np.ndarray]:
-    """A metric of two models over the users that both have, (S, n) each for their S training seeds."""
+    """A metric of two models over the users that both have, (S, n) each for their S training seeds. Of the teacher
+    beside a student only the first run counts, from which students learn."""
     users = np.intersect1d(frames[a][0]["user"], frames[b][0]["user"])
+    alone = of_student(a) or of_student(b)
     a_runs, b_runs = (
-        np.stack([frame.filter(pl.col("user").is_in(users))[metric].to_numpy() for frame in frames[model]])
-        for model in (a, b)
+        np.stack([frame.filter(pl.col("user").is_in(users))[metric].to_numpy() for frame in runs])
+        for runs in (frames[model][:1] if model == "teacher" and alone else frames[model] for model in (a, b))
     )
     return a_runs, b_runs

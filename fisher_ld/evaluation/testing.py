@@ -8,20 +8,20 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fisher_ld.batches.lists import FAMILIES, concat, read_lists, take
+from fisher_ld.batches.lists import concat, read_tests, take
 from fisher_ld.batches.prompts import Prompts, saved_prompts
+from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.compute import Compute
 from fisher_ld.evaluation.scores import write_scores
 from fisher_ld.models.scorer import Scorer, score_lists
 
 
 def score_tests(
-    scorer: Scorer, processed: Path, prompts: Prompts, folder: Path, users: np.ndarray | None = None
+    scorer: Scorer, data: DataPaths, prompts: Prompts, folder: Path, users: np.ndarray | None = None
 ) -> None:
-    """Writes `folder`/FAMILY.parquet. `users`: score their lists alone."""
+    """Writes `folder`/FAMILY.parquet of every family whose lists were written. `users`: score their lists alone."""
     numbers, parts = {}, {}
-    for family in FAMILIES:
-        lists = read_lists(processed, f"test_{family}")
+    for family, lists in read_tests(data).items():
         numbers[family] = np.flatnonzero(np.isin(lists.user, lists.user if users is None else users))
         parts[family] = take(lists, numbers[family])
     scores = score_lists(scorer, reduce(concat, parts.values()), prompts, "scoring the test lists")
@@ -30,9 +30,10 @@ def score_tests(
         scores = scores[len(part) :]
 
 
-def score_saved(model: Path, processed: Path, compute: Compute, folder: Path) -> None:
+def score_saved(data: DataPaths, model: str, seed: int, compute: Compute) -> None:
     """`score_tests` of a saved model, with its own prompts."""
-    score_tests(Scorer.load(model).on(compute), processed, saved_prompts(model, processed), folder)
+    folder = data.model(model, seed)
+    score_tests(Scorer.load(folder).on(compute), data, saved_prompts(folder, data.processed), data.test(model, seed))
 
 
 def zero_shot_users(processed: Path) -> np.ndarray:

@@ -1,5 +1,5 @@
 """What the paper claims in its text, judged. A claim of size is reproduced where the whole of our interval reaches
-it."""
+it. Nothing is judged of a teacher that did not pass its gate."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from typing import Any
 
 import numpy as np
 
+from fisher_ld.batches.lists import MAIN
 from fisher_ld.evaluation.metrics.catalogue import METRICS, PRIMARY
 from fisher_ld.evaluation.metrics.ties import rank
-from fisher_ld.experiments.results import MAIN, PROPOSED, Part, Results
-from fisher_ld.experiments.tables import Empty, locate, measure, paper
+from fisher_ld.experiments.peers import smallest_equal
+from fisher_ld.experiments.results import PROPOSED, Part, Results
+from fisher_ld.experiments.tables import EFFICIENCY, Empty, locate, measure, paper
 
 YES, NO, NEVER = "reproduced", "not reproduced", "cannot be compared"
 STATES = {
     "shown above": "a gain is shown",
     "shown below": "the opposite is shown: a loss",
+    "equal": "no gain: they are equal",
     "not shown": "no gain is shown",
 }
+FISHER = "model"  # kind of the traces that the paper's are compared with: the label drawn from the model
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Subject:
             row = self.part.comparison(self.model, f"{self.student}/{self.claim.get('against', 'uniform')}")
         if row is None or row["mean_b"] <= 0:
             raise Empty("no such comparison was made")
+        if row["verdict"] not in STATES:
+            raise Empty(row["verdict"])
         return row
 
 
@@ -75,8 +81,8 @@ def judge(claim: Mapping[str, Any], results: Results) -> Judged:
         ours, reproduced, reason = answer(subject, target, form)
     except Empty as why:
         return Judged(*place, "not measured", NEVER, str(why))
-    if claim.get("gate") and not subject.part.gates[subject.student]["passed"]:
-        return Judged(*place, ours, NEVER, "our teacher did not pass its gate: a share of it says nothing")
+    if not subject.part.gates[subject.student]["passed"]:
+        return Judged(*place, ours, NEVER, "our teacher did not pass the gate")
     reason = "; ".join(filter(None, [reason, claim.get("note")]))
     return Judged(*place, ours, YES if reproduced else NO, reason)
 
@@ -101,7 +107,17 @@ def _reached(ours: str, low: float, high: float, target: float, claimed: str) ->
 def _size(subject: Subject, target: float, form: str) -> Answer:
     value, low, high = measure(subject.claim["measure"], subject.part, subject.student, subject.model)
     interval = f" ({form.format(low)} to {form.format(high)})" if low < high else ""
-    return _reached(form.format(value) + interval, low, high, target, form.format(target))
+    ours, reached, reason = _reached(form.format(value) + interval, low, high, target, form.format(target))
+    return ours, reached, reason + _beside(subject, form)
+
+
+def _beside(subject: Subject, form: str) -> str:
+    """The same number over the smallest model that is as good, where the claim is one over the teacher."""
+    name, peer = subject.claim["measure"], smallest_equal(subject.part, subject.model)
+    if name not in EFFICIENCY or peer is None or peer.model == "teacher":
+        return ""
+    ours = form.format(EFFICIENCY[name]({}, peer.times))
+    return f"; over {peer.model}, the smallest model as good ({peer.quality}), it is {ours}"
 
 
 def _gain(subject: Subject, target: float, form: str) -> Answer:
@@ -126,10 +142,10 @@ def _effect(subject: Subject, target: float, form: str) -> Answer:
 def _significant(subject: Subject, level: float, form: str) -> Answer:
     """p is two-sided: it counts only where a gain is shown."""
     rows = {metric: subject.tested(metric) for metric in subject.claim["metrics"]}
-    ours = ", ".join(f"{METRICS[metric].label} {row['p_t']:.2g}" for metric, row in rows.items())
-    lacking = [m for m, row in rows.items() if row["verdict"] != "shown above" or row["p_t"] >= level]
+    ours = ", ".join(f"{METRICS[metric].label} {row['p']:.2g}" for metric, row in rows.items())
+    lacking = [m for m, row in rows.items() if row["verdict"] != "shown above" or row["p"] >= level]
     state = f"; no gain at that level: {_labels(lacking)}" if lacking else ""
-    return ours, not lacking, f"by a paired t-test as there, here over users{state}"
+    return ours, not lacking, f"by a paired t-test as there, here over users and seeds{state}"
 
 
 def _above_zero(subject: Subject, target: str, form: str) -> Answer:
@@ -145,7 +161,7 @@ def _labels(metrics: list[str]) -> str:
 
 def _upper_lower(subject: Subject, target: float, form: str) -> Answer:
     """The interval is a cautious one: standard errors of the layers are added, as if they moved together."""
-    adapted, base = (subject.part.fisher[state]["true"] for state in ("adapted", "base"))
+    adapted, base = (subject.part.fisher[state][FISHER] for state in ("adapted", "base"))
     layers = adapted["layers"]
     count = max(1, len(layers) // 4)
     lower, upper = layers[:count], layers[-count:]
@@ -163,7 +179,7 @@ def _upper_lower(subject: Subject, target: float, form: str) -> Answer:
 
 def _top_layers(subject: Subject, target: list[int], form: str) -> Answer:
     """The paper's layers, at the same depth here."""
-    layers = subject.part.fisher["adapted"]["true"]["layers"]
+    layers = subject.part.fisher["adapted"][FISHER]["layers"]
     count = len(layers)
     expected = sorted({math.ceil(layer * count / paper()["layers"]) for layer in target})
     if len(expected) < len(target):
@@ -211,16 +227,22 @@ def impossible(ndcg_5: float, ndcg_10: float, mrr: float, hit_5: float) -> list[
     return found
 
 
-def doubt() -> str:
-    """What the paper's own numbers would mean under two assumptions that it does not state."""
+def doubts() -> list[tuple[str, str]]:
+    """What the paper does not state, and what its own numbers would mean if it held."""
     tables = {table["name"]: {row["name"]: row["paper"] for row in table["rows"]} for table in paper()["tables"]}
     first = list(tables["table-1"].items())
-    faults = impossible(*first[-1][1][:4])
     rows = sum(bool(impossible(*numbers[:4])) for _, numbers in first)
+    name, numbers = first[-1]
     lowest = tables["table-4"]["Micro, Uniform KD"][0]
     chance = METRICS["ndcg_5"].of(rank([np.zeros(paper()["train_negatives"] + 1)], np.zeros(1, int)))[0]
-    return (
-        f"If every list has one positive, {rows} of the {len(first)} rows of Table I cannot be ({first[-1][0]}: "
-        f"{', '.join(faults)}); and if the test lists have the training ratio of 1 to {paper()['train_negatives']}, "
-        f"chance is an NDCG@5 of {chance:.3f}, and the {lowest} of Table IV would be chance. The paper states neither."
-    )
+    return [
+        (
+            "every list has one positive",
+            f"{rows} of the {len(first)} rows of Table I are impossible ({name}: "
+            f"{', '.join(impossible(*numbers[:4]))})",
+        ),
+        (
+            f"its test lists have its training ratio, 1 to {paper()['train_negatives']}",
+            f"chance is NDCG@5 {chance:.3f}, and the {lowest} of Table IV is chance",
+        ),
+    ]

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from fisher_ld.batches.lists import FAMILIES
+from fisher_ld.batches.lists import MAIN
 from fisher_ld.config import paths
 from fisher_ld.config.params import Run
 from fisher_ld.config.paths import METRICS, TABLES, DataPaths
@@ -19,7 +19,6 @@ from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json
 from fisher_ld.evaluation.metrics.catalogue import PRIMARY
 
-MAIN = FAMILIES[0]  # the test lists that decide
 PROPOSED = "fisher-ld"  # the method of the paper
 CELLS = METRICS / "cells"
 
@@ -114,6 +113,17 @@ class Part:
         """Whether its layer weights changed in training (Eq. 9)."""
         return model in self.weights and self.weights[model]["step"].n_unique() > 1
 
+    @property
+    def families(self) -> list[str]:
+        """Those whose test lists were written, the main one first."""
+        return list(self.evaluate["quality"])
+
+    @property
+    def scored(self) -> int:
+        """How often test lists were scored: a model's run and a family each, chance apart."""
+        counted = self.evaluate["seeds"].values()
+        return sum(len(runs) for models in counted for model, runs in models.items() if model != "chance")
+
     def quality(self, model: str, metric: str = PRIMARY, family: str = MAIN) -> dict[str, float] | None:
         """mean, low, high, n; None where it was not measured."""
         return self.evaluate["quality"][family].get(model, {}).get(metric)
@@ -122,6 +132,12 @@ class Part:
         """The rows of a student (None: those of no student) that were tested together."""
         rows = self.evaluate["comparisons"][family]
         return [row for row in rows if row["student"] == student and row["group"] == group]
+
+    def asked(self, question: str, student: str) -> dict[str, Any] | None:
+        """The row of the main lists that answers a question about a student; None where no pair of this run does."""
+        rows = self.evaluate["comparisons"][MAIN]
+        found = (row for row in rows if row["question"] == question and row["student"] in (student, None))
+        return next(found, None)
 
     def comparison(self, a: str, b: str, family: str = MAIN) -> dict[str, Any] | None:
         """a minus b in NDCG@10 with interval and verdict; None where it was not made."""

@@ -7,11 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fisher_ld.batches.lists import MAIN
 from fisher_ld.config import paths
 from fisher_ld.core.files import read_yaml
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.evaluation.metrics import catalogue as metrics
-from fisher_ld.experiments.results import MAIN, Part, Results
+from fisher_ld.experiments.results import Part, Results
 
 FORM = "{:,.4g}"  # of a number that says no other
 Reading = tuple[float, float, float]  # a value and its interval, without width where it has none

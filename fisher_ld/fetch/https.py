@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fisher_ld.core.errors import UserError
+from fisher_ld.core.errors import Unavailable, UserError
 from fisher_ld.core.files import read_json, write_json
 from fisher_ld.core.progress import Progress, progress
 
@@ -25,6 +25,10 @@ _TEMPORARY = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses that a later t
 
 class _Cut(Exception):
     """A failure that another try can mend."""
+
+
+class _UnknownHost(_Cut):
+    """Most often there is no network, which takes more than the seconds between tries."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ def download(
     A failed try is repeated after wait, 2 wait, 4 wait, ... seconds, `tries` in all, from where it stopped: with an
     HTTP Range that the server must answer from the same version of the file (If-Range), or, if the server names no
     version, only where the caller can tell a mixed file by its checksum (`resumable`). What is there of `part` from an
-    earlier call is gone on with in the same way. Raises UserError; `part` then holds what came, for the next call.
+    earlier call is gone on with in the same way. A host that has no address is not asked again. Raises UserError,
+    which is Unavailable where the file did not come; `part` then holds what came, for the next call.
     """
     failure = ""
     for attempt in range(tries):
@@ -79,11 +84,14 @@ def download(
             _once(address, part, size, resumable, timeout)
             _notes(part).unlink(missing_ok=True)
             return
+        except _UnknownHost as unknown:
+            failure = str(unknown)
+            break
         except _Cut as cut:
-            failure = str(cut)
+            failure = f"{cut} ({attempt + 1} tries)"
     kept = f" {part.stat().st_size:,} bytes are kept in {part}." if part.exists() else ""
-    raise UserError(
-        f"{address}: {failure} ({tries} tries).{kept} Check the address and the network (a proxy goes into "
+    raise Unavailable(
+        f"{address}: {failure}.{kept} Check the address and the network (a proxy goes into "
         "HTTPS_PROXY), then run it again."
     )
 
@@ -140,7 +148,7 @@ def _open(address: str, headers: dict[str, str], part: Path, timeout: float) -> 
         if error.code in _TEMPORARY:
             raise _Cut(f"HTTP {error.code} {error.reason}") from error
         hint = "no such file; check the address (and the category)" if error.code in (404, 410) else "check the address"
-        raise UserError(f"{address}: expected the file, got HTTP {error.code} {error.reason}: {hint}.") from error
+        raise Unavailable(f"{address}: expected the file, got HTTP {error.code} {error.reason}: {hint}.") from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLCertVerificationError):
@@ -148,7 +156,7 @@ def _open(address: str, headers: dict[str, str], part: Path, timeout: float) -> 
                 f"{address}: the certificate of {host} cannot be trusted ({reason.verify_message})"
             ) from error
         if isinstance(reason, socket.gaierror):
-            raise _Cut(f"unknown host {host}") from error
+            raise _UnknownHost(f"unknown host {host}") from error
         raise _Cut(f"no answer from {host} ({reason or type(reason).__name__})") from error
     if address.startswith("https:") and not response.url.startswith("https:"):
         response.close()

@@ -72,6 +72,16 @@ def parameter_counts(covered: list[Covered], columns: int) -> list[int]:
     return counts
 
 
+def mean_squares(covered: list[Covered], columns: int) -> list[float]:
+    """Mean squared weight of each column, of an offset norm that of what it multiplies by; nan where there is none."""
+    sums = [0.0] * columns
+    for part in covered:
+        for parameter in part.module.parameters(recurse=False):
+            sums[part.column] += float((parameter.detach().double() + part.offset).square().sum())
+    counts = parameter_counts(covered, columns)
+    return [total / count if count else float("nan") for total, count in zip(sums, counts, strict=True)]
+
+
 def _walk(module: nn.Module, name: str, column: int | None, column_of: dict[nn.Module, int]) -> Iterator[Covered]:
     column = column_of.get(module, column)
     if any(True for _ in module.parameters(recurse=False)):

@@ -1,90 +1,105 @@
-"""Fisher samples: examples are drawn, and the gradient norms of each become rows of a table, from which every later
-number comes.
+"""Algorithm 1, which the paper leaves out: the gradient norms of each example become rows of a table, from which every
+later number comes.
 
-The table is the model's part alone: the logit and ||dz/dtheta||^2 of each example. Which Fisher is meant, and what
-weights follow, is decided where the table is read (`profile`, `weights`).
+The table is the model's part alone: logits and squared norms. Which Fisher is meant, and what weights follow, is decided
+where the table is read (`profile`, `weights`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import torch
 from torch import distributed
 
-from fisher_ld.batches.prompts import check_context
-from fisher_ld.core.errors import UserError
+from fisher_ld.batches.prompts import Prompts, check_context
 from fisher_ld.core.progress import progress
-from fisher_ld.fisher.coverage import Covered, cover, parameter_counts
-from fisher_ld.fisher.gradient_norms import gradient_norms, pad_prompts
-from fisher_ld.fisher.profile import KINDS, Kind, layer_traces
+from fisher_ld.fisher.coverage import Covered, cover, mean_squares, parameter_counts
+from fisher_ld.fisher.gradient_norms import Squares, gradient_norms, pad_prompts
+from fisher_ld.fisher.profile import Kind, factor, kinds_of, layer_traces
+from fisher_ld.fisher.sample import Sample
 from fisher_ld.models.scorer import Scorer
 
 ROUND = 64  # examples between two looks at the standard errors
 
-Row = tuple[
-    int, float, list[float], list[float]
-]  # example, z, squares of the columns 0..L + 1, and the normalisations' part
-
 SCHEMA = pl.Schema(
     {
         "state": pl.String,
-        "example": pl.Int64,
-        "label": pl.Int8,
+        "source": pl.String,  # transfer or labelled
+        "list": pl.Int64,  # of its source
+        "example": pl.Int64,  # of its source
+        "label": pl.Int8,  # null where it is not to be known
         "logit": pl.Float64,
         "layer": pl.Int16,  # 0 embedding, 1..L, L + 1 head
         "gradient_norm": pl.Float64,  # ||dz/dtheta_l||^2
         "normalisation_part": pl.Float64,  # what normalisation parameters hold of it
+        "list_norm": pl.Float64,  # ||sum_c p_c dz_c/dtheta_l||^2 over the list; null where an example was drawn alone
+        "list_normalisation_part": pl.Float64,
+        "sensitivity": pl.Float64,  # ||dz/dh_l||^2 rms(h_l)^2 at the decision token; null for embedding and head
         "parameters": pl.Int64,
+        "mean_square": pl.Float64,  # of the layer's parameters
     }
 )
 
 
-def draw_examples(examples: int, samples: int, seed: int) -> np.ndarray:
-    """At most `samples` different example ids, in the order in which they are to be used."""
-    return np.random.default_rng(seed).permutation(examples)[:samples]
+class Row(NamedTuple):
+    """One example; lists are over the columns 0..L + 1."""
+
+    example: int
+    logit: float
+    gradient_norm: list[float]
+    normalisation_part: list[float]
+    list_norm: list[float | None]
+    list_normalisation_part: list[float | None]
+    sensitivity: list[float | None]
 
 
 def estimate(
     scorer: Scorer,
-    prompt: Callable[[int], Sequence[int]],
-    labels: np.ndarray,
-    examples: np.ndarray,
+    prompts: Prompts,
+    sample: Sample,
     state: str,
     batch_size: int,
     tolerance: float = 0.0,
     checkpointing: bool = False,
 ) -> pl.DataFrame:
-    """The table (`SCHEMA`) of the scorer's gradient norms, one row for each example and layer.
+    """The table (`SCHEMA`) of the scorer's gradient norms, one row for each example and layer, in batches of about
+    `batch_size` prompts.
 
-    `prompt` gives the token ids of an example, `labels` is indexed by example id. With a tolerance, examples are taken
-    in rounds until the standard error of every layer's weight (its share of the trace) is at most that, under the
-    true and the empirical Fisher; tolerance 0 takes them all. Where torch.distributed is initialised each rank takes
-    its share of a round, and all get the whole table, or the error of the first rank that has one.
+    With a tolerance, examples are taken in rounds until the standard error of every layer's weight (its share of the
+    trace) is at most that, under every Fisher that the sample can tell; tolerance 0 takes them all. Where
+    torch.distributed is initialised each rank takes its share of a round, and all get the whole table, or the error of
+    the first rank that has one.
     """
-    if not len(examples):
-        raise UserError("no examples for Fisher traces: the train lists are empty; look at metrics/preprocess.json")
     columns = len(scorer.layers) + 2
     covered = cover(scorer.model)
-    of_each = {"layer": list(range(columns)), "parameters": parameter_counts(covered, columns)}
-    size = ROUND if tolerance else len(examples)
+    of_each = {
+        "layer": list(range(columns)),
+        "parameters": parameter_counts(covered, columns),
+        "mean_square": mean_squares(covered, columns),
+    }
+    size = len(sample.examples)
+    if tolerance:
+        size = max(1, ROUND * size // sample.examples.size)
     rounds = []
-    for first in range(0, len(examples), size):
-        chosen = examples[first : first + size]
-        label = f"Fisher traces, {state}"
+    for first in range(0, len(sample.examples), size):
+        chosen = sample.examples[first : first + size]
+        label = f"Fisher traces, {state}, {sample.source}"
+        prompt = partial(prompts.example, sample.lists)
         rows = _gather(partial(_rows, scorer, prompt, chosen, label, batch_size, checkpointing, covered))
-        rounds.append(_table(rows, labels, state, of_each))
+        rounds.append(_table(rows, sample, state, of_each))
         if tolerance and largest_share_error(pl.concat(rounds)) <= tolerance:
             break
     else:
         if tolerance:
             error = largest_share_error(pl.concat(rounds))
             print(
-                f"{state}: the weights' largest standard error is {error:.2g} after all {len(examples)} examples, "
-                f"above fisher.tolerance {tolerance:g}; raise fisher.samples to reach it"
+                f"{state}: the weights' largest standard error is {error:.2g} after all {sample.examples.size} "
+                f"{sample.source} examples, above fisher.tolerance {tolerance:g}; raise fisher.samples to reach it"
             )
     return pl.concat(rounds)
 
@@ -97,14 +112,24 @@ def online_trace(
     checkpointing: bool,
     examples: np.ndarray,
 ) -> torch.Tensor:
-    """tr(F_l) (L,) of a scorer on some examples."""
-    table = estimate(scorer, prompt, labels, examples, "online", len(examples), checkpointing=checkpointing)
-    return torch.from_numpy(layer_traces(table, kind).trace)
+    """tr(F_l) (L,) of a scorer on some examples, for the teacher's side of Eq. 9. `prompt` gives the token ids of an
+    example; `labels`, by example id, are needed for the kind `label` alone, which leaves out examples without one.
+    Examples are no whole lists, so that the kind `list` takes the trace of `model`.
+
+    Raises ValueError for the kind `label` where no example has a label."""
+    if kind == "label":
+        examples = examples[~np.isnan(labels[examples])]
+    if not len(examples):
+        raise ValueError("expected examples with labels for the Fisher of the data's labels, got none")
+    batch = pad_prompts([prompt(int(example)) for example in examples]).to(scorer.model.device)
+    norms = gradient_norms(scorer, batch, checkpointing=checkpointing)
+    of_each = factor(norms.logits.cpu().numpy(), labels[examples], "label" if kind == "label" else "model")  # (N,)
+    return torch.from_numpy(of_each) @ norms.layers.cpu() / len(examples)
 
 
 def largest_share_error(table: pl.DataFrame) -> float:
-    """The largest standard error of a layer's weight, under either Fisher."""
-    return max(float(layer_traces(table, kind).share_error.max()) for kind in KINDS)
+    """The largest standard error of a layer's weight, under any Fisher that the table tells."""
+    return max(float(layer_traces(table, kind).share_error.max()) for kind in kinds_of(table))
 
 
 def _rows(
@@ -116,30 +141,52 @@ def _rows(
     checkpointing: bool,
     covered: list[Covered],
 ) -> list[Row]:
-    """This rank's share: example id, z, and the columns 0..L + 1 of all and of the normalisation parameters."""
-    prompts = {int(example): prompt(int(example)) for example in examples}
+    """This rank's share of examples (S,) or (M, C)."""
+    candidates = examples.shape[1] if examples.ndim == 2 else None
+    prompts = {int(example): prompt(int(example)) for example in examples.flat}
     check_context(max(map(len, prompts.values())), scorer.model.config.max_position_embeddings)
-    by_length = sorted(prompts, key=lambda example: (len(prompts[example]), example))
+    lists = examples.reshape(len(examples), -1).tolist()
+    by_length = sorted(lists, key=lambda entry: (max(len(prompts[example]) for example in entry), entry))
     if distributed.is_initialized():
         by_length = by_length[distributed.get_rank() :: distributed.get_world_size()]
-    batches = [by_length[i : i + batch_size] for i in range(0, len(by_length), batch_size)]
-    rows = []
+    each = max(1, batch_size // (candidates or 1))
+    batches = [sum(by_length[i : i + each], []) for i in range(0, len(by_length), each)]
+    rows: list[Row] = []
     for batch in progress(batches, label, unit="batch"):
         padded = pad_prompts([prompts[example] for example in batch]).to(scorer.model.device)
-        result = gradient_norms(scorer, padded, checkpointing=checkpointing, covered=covered)
-        nothing = torch.zeros_like(result.embedding)[:, None]
-        squares = torch.cat([result.embedding[:, None], result.layers, result.head[:, None]], 1)  # (N, L + 2)
-        normalisation_part = torch.cat([nothing, result.normalisation, nothing], 1)  # (N, L + 2)
-        rows += zip(batch, result.logits.tolist(), squares.tolist(), normalisation_part.tolist(), strict=True)
+        found = gradient_norms(scorer, padded, checkpointing=checkpointing, covered=covered, candidates=candidates)
+        norms, parts = _columns(found)
+        nothing = [[None] * len(norms[0])] * len(batch)
+        of_lists = [_of_candidates(x, candidates) for x in _columns(found.lists)] if found.lists else [nothing] * 2
+        sensitivity = [[None, *values, None] for values in found.sensitivity.tolist()]
+        rows += map(Row, batch, found.logits.tolist(), norms, parts, *of_lists, sensitivity)
     return rows
 
 
-def _table(rows: list[Row], labels: np.ndarray, state: str, of_each: dict[str, list[int]]) -> pl.DataFrame:
-    example, logit, squares, normalisation_part = zip(*sorted(rows), strict=True)
-    columns = {"example": example, "logit": logit, "gradient_norm": squares, "normalisation_part": normalisation_part}
-    columns |= {name: [values] * len(rows) for name, values in of_each.items()}
-    frame = pl.DataFrame(columns).explode("gradient_norm", "normalisation_part", *of_each)
-    return frame.with_columns(state=pl.lit(state), label=labels[frame["example"]]).select(*SCHEMA).cast(SCHEMA)
+def _columns(squares: Squares) -> tuple[list[list[float]], list[list[float]]]:
+    """All parameters' and the normalisations', by the columns 0..L + 1."""
+    every = torch.cat([squares.embedding[:, None], squares.layers, squares.head[:, None]], 1)  # (n, L + 2)
+    return every.tolist(), torch.nn.functional.pad(squares.normalisation, (1, 1)).tolist()
+
+
+def _of_candidates(values: list[list[float]], candidates: int | None) -> list[list[float]]:
+    """Those of a list, for each of its candidates."""
+    return [row for row in values for _ in range(candidates or 1)]
+
+
+def _table(rows: list[Row], sample: Sample, state: str, of_each: dict[str, list]) -> pl.DataFrame:
+    nested = [name for name in Row._fields if name not in ("example", "logit")]
+    schema = {name: pl.List(pl.Float64) if name in nested else SCHEMA[name] for name in Row._fields}
+    table = pl.DataFrame(sorted(rows, key=lambda row: row.example), schema=schema, orient="row")
+    table = table.with_columns(*(pl.lit(values).alias(name) for name, values in of_each.items()))
+    example = table["example"].to_numpy()
+    table = table.with_columns(
+        state=pl.lit(state),
+        source=pl.lit(sample.source),
+        list=np.searchsorted(sample.lists.offsets, example, side="right") - 1,
+        label=pl.Series(sample.lists.labels()[example]).fill_nan(None),
+    )
+    return table.explode(*nested, *of_each).select(*SCHEMA).cast(SCHEMA)
 
 
 def _gather(compute: Callable[[], list[Row]]) -> list[Row]:

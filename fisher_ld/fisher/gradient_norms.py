@@ -1,9 +1,10 @@
 """Squared norms of every example's logit gradient, layer by layer, from one backward pass.
 
-For an example with logit z, n_l = ||dz/dtheta_l||^2 over all parameters of layer l. Both Fishers follow from (z, n_l)
-without the model: p(1 - p) n_l is the true one (Eq. 1, 10), (p - y)^2 n_l the empirical one (Eq. 3). No parameter
-requires a gradient: the backward of sum(z) computes the gradients of activations only, which hooks and the backward
-pass of RMS norms read.
+For an example with logit z, n_l = ||dz/dtheta_l||^2 over all parameters of layer l. The Fisher traces follow from
+(z, n_l) without the model (`profile`); that of a softmax over a list also takes ||sum_c p_c dz_c/dtheta_l||^2 of the
+list's candidates. No parameter requires a gradient: the backward of sum(z) computes the gradients of activations only,
+which hooks and the backward pass of RMS norms read. Rows do not depend on each other, so that p_c times what is read of
+a row belongs to p_c z_c: the list's sum takes no pass of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from transformers import PreTrainedModel
 
 from fisher_ld.core.errors import UserError
 from fisher_ld.fisher.coverage import Covered, cover
-from fisher_ld.fisher.hooks import GradientReader
+from fisher_ld.fisher.hooks import GradientReader, Sums, reading_states
 from fisher_ld.kernels.attention import by_strips
 from fisher_ld.kernels.last_layer import only_at_decisions
 from fisher_ld.kernels.linear import by_onednn, replaced
@@ -41,14 +42,22 @@ class PromptBatch:
 
 
 @dataclass(frozen=True)
-class GradientNorms:
-    """For each of N examples the logit z and ||dz/dtheta||^2, float64. Columns are the layers asked for."""
+class Squares:
+    """Squared norms of n gradients, float64. Columns are the layers asked for."""
 
-    logits: torch.Tensor  # (N,)
-    layers: torch.Tensor  # (N, L)
-    normalisation: torch.Tensor  # (N, L) the part of `layers` that belongs to normalisation parameters
-    embedding: torch.Tensor  # (N,) token and position embeddings
-    head: torch.Tensor  # (N,) final norm and the two rows of the head
+    layers: torch.Tensor  # (n, L)
+    normalisation: torch.Tensor  # (n, L) the part of `layers` that belongs to normalisation parameters
+    embedding: torch.Tensor  # (n,) token and position embeddings
+    head: torch.Tensor  # (n,) final norm and the two rows of the head
+
+
+@dataclass(frozen=True)
+class GradientNorms(Squares):
+    """||dz/dtheta||^2 of N examples, and what else their forward and backward pass tells, float64."""
+
+    logits: torch.Tensor  # (N,) z
+    sensitivity: torch.Tensor  # (N, L) ||dz/dh_l||^2 rms(h_l)^2, h_l the output of layer l at the decision token
+    lists: Squares | None  # of sum_c p_c dz_c/dtheta of each list, p the softmax of z over its candidates
 
 
 def pad_prompts(prompts: Sequence[Sequence[int]], side: Literal["left", "right"] = "right") -> PromptBatch:
@@ -90,10 +99,12 @@ def gradient_norms(
     layers: Sequence[int] | None = None,
     checkpointing: bool = False,
     covered: Sequence[Covered] | None = None,
+    candidates: int | None = None,
 ) -> GradientNorms:
     """||dz/dtheta_l||^2 of every example and layer, in float32 at least.
 
-    layers: which layers (1..L), default all. checkpointing: keep only each layer's input and recompute the rest in the
+    candidates: so many rows after each other are a list, of which ||sum_c p_c dz_c/dtheta_l||^2 is told too. layers:
+    which layers (1..L), default all. checkpointing: keep only each layer's input and recompute the rest in the
     backward pass. covered: `cover(scorer.model)`, where it was taken before: its probes cost some 2% of a batch.
 
     The last layer computes its queries, keys and values at all tokens, the rest at the decision tokens alone:
@@ -112,8 +123,13 @@ def gradient_norms(
     if not batch.attention_mask[rows, batch.decision].all():
         raise UserError("the decision token of an example is padding: expected attention_mask 1 at its column")
     covered = [c for c in covered or cover(model) if c.column in {0, *wanted, count + 1} or c.kind == "swiglu"]
-    size, device = len(batch.input_ids), batch.input_ids.device
-    reader = GradientReader(torch.zeros(2, size, count + 2, dtype=torch.float64, device=device))
+    size = len(rows)
+    if candidates and size % candidates:
+        raise ValueError(f"expected lists of {candidates} rows each, got {size} rows")
+    sizes = [size, size // candidates] if candidates else [size]
+    zeros = partial(torch.zeros, dtype=torch.float64, device=rows.device)
+    sums = [Sums(zeros(2, n, count + 2)) for n in sizes]
+    reader, sensitivity = GradientReader(size, sums), zeros(size, count)
 
     decision = torch.stack([rows, batch.decision], 1)
     recomputed = replaced({layer: _recomputed for layer in stack[:-1]} if checkpointing else {})
@@ -125,21 +141,28 @@ def gradient_norms(
         recomputed,
         at_decisions,
         reader.reading(covered),
+        reading_states(stack, batch.decision, sensitivity),
         torch.enable_grad(),
     ):
         z = logits_of(model, batch)
+        if candidates:
+            sums[1].weights = z.detach().double().view(-1, candidates).softmax(-1).flatten()  # (N,)
         z.sum().backward()
 
     reader.finish(covered)
-    total, normalisation = reader.squares  # (N, L + 2) each
+    total, _ = sums[0].squares  # (N, L + 2)
     if not total.isfinite().all():
         row, column = (~total.isfinite()).nonzero()[0].tolist()
         raise UserError(
             f"the gradient norm of example {row} in layer {column} (0 embedding, {count + 1} head) is not finite: "
             "look at the model's weights and at the attention mask"
         )
+    of_examples, *of_lists = [Squares(s[:, wanted], n[:, wanted], s[:, 0], s[:, -1]) for s, n in (x.squares for x in sums)]
     return GradientNorms(
-        z.detach().double(), total[:, wanted], normalisation[:, wanted], total[:, 0], total[:, count + 1]
+        **vars(of_examples),
+        logits=z.detach().double(),
+        sensitivity=sensitivity[:, [layer - 1 for layer in wanted]],
+        lists=of_lists[0] if of_lists else None,
     )
 
 

@@ -1,10 +1,11 @@
-"""What `gradient_norms` reads on the way: hooks on linear and embedding layers and layer norms, and RMS norms and
-SwiGLUs that compute otherwise than the model's."""
+"""What `gradient_norms` reads on the way: hooks on linear and embedding layers, layer norms and the states between
+transformer layers, and RMS norms and SwiGLUs that compute otherwise than the model's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -17,16 +18,36 @@ from fisher_ld.kernels.attention import spans
 from fisher_ld.kernels.linear import replaced
 
 
+@dataclass
+class Sums:
+    """n sums of the gradients of N rows, whose squared norms are taken: of each row alone, or of the N / n rows of a
+    list, each times its weight. A gradient is linear in that of the output, so that one backward pass gives both."""
+
+    squares: torch.Tensor  # (2, n, L + 2) float64: all parameters, normalisation parameters
+    weights: torch.Tensor | None = None  # (N,); None: 1
+
+    def joined(self, x: torch.Tensor) -> torch.Tensor:
+        """The tokens of a sum's rows, one after the other: (N, T, d) -> (n, N / n * T, d)."""
+        return x.reshape(self.squares.shape[1], -1, x.shape[-1])
+
+    def weighted(self, gradient: torch.Tensor) -> torch.Tensor:
+        """`joined`, each row times its weight: (N, T, d) -> (n, N / n * T, d)."""
+        if self.weights is not None:
+            gradient = gradient * self.weights.to(gradient.dtype)[:, None, None]
+        return self.joined(gradient)
+
+
 class _SharedInput:
     """The input of linear layers that are called one after the other on the same tensor (q/k/v, gate/up). Once its
-    last user is known, it becomes either Gram strips or stays as it is, whichever makes the norms cheaper."""
+    last user is known, it becomes Gram strips for each of `sums` or stays as it is, whichever makes norms cheaper."""
 
-    def __init__(self, source: torch.Tensor):
+    def __init__(self, source: torch.Tensor, sums: Sequence[Sums]):
         self.source: torch.Tensor | None = source
         self.inputs = _per_example(source)  # (N, T, d_in)
         self.version = self.inputs._version
         self.outputs = 0
-        self.strips: list[torch.Tensor] | None = None
+        self.sums = sums
+        self.strips: list[list[torch.Tensor] | None] = []
 
     def close(self) -> None:
         """Decides. The tensor is let go where its Gram matrix, usually far smaller, stands for it."""
@@ -37,16 +58,21 @@ class _SharedInput:
         if self.source is None:
             return
         self.source = None
-        _, length, features = self.inputs.shape
-        if gram_is_cheaper(length, features, self.outputs):
-            self.strips = count_mirrored(gram(self.inputs))
+        for sums in self.sums:
+            inputs = sums.joined(self.inputs)
+            cheaper = gram_is_cheaper(*inputs.shape[1:], self.outputs)
+            self.strips.append(count_mirrored(gram(inputs)) if cheaper else None)
+        if all(self.strips):
             self.inputs = self.inputs.new_empty(0)
             self.version = self.inputs._version
 
-    def gradient_norm(self, gradient: torch.Tensor) -> torch.Tensor:
-        """||G^T A||_F^2 for each example: (N, T, d_out) -> (N,)."""
+    def gradient_norms(self, gradient: torch.Tensor) -> Iterator[tuple[Sums, torch.Tensor, torch.Tensor]]:
+        """For (N, T, d_out) each of the sums, its output gradients (n, T', d_out) and ||G^T A||_F^2 (n,)."""
         self.close()
-        return gradient_norm(self.inputs, gradient) if self.strips is None else gram_product(self.strips, gradient)
+        for sums, strips in zip(self.sums, self.strips, strict=True):
+            joined = sums.weighted(gradient)
+            norms = gram_product(strips, joined) if strips else gradient_norm(sums.joined(self.inputs), joined)
+            yield sums, joined, norms
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -86,14 +112,15 @@ class _Gated(torch.autograd.Function):
 
 
 class GradientReader:
-    """While `reading`, takes inputs in the forward and output gradients in the backward pass, adding up squares."""
+    """While `reading`, takes inputs in the forward and output gradients in the backward pass of N rows, adding up the
+    squares of each of `sums`."""
 
-    def __init__(self, squares: torch.Tensor):
-        self.squares = squares  # (2, N, L + 2): all parameters, normalisation parameters
+    def __init__(self, rows: int, sums: Sequence[Sums]):
+        self.rows, self.sums = rows, sums
         self.shared: _SharedInput | None = None
         self.calls: dict[str, int] = {}
         self.features: dict[str, torch.Tensor] = {}  # which outputs of a module got a gradient
-        self.every = torch.ones(1, dtype=torch.bool, device=squares.device)
+        self.every = torch.ones(1, dtype=torch.bool, device=sums[0].squares.device)
         self.of_normalisations: dict[str, torch.Tensor] = {}  # (N, parameters) gradients, summed over calls
 
     @contextmanager
@@ -102,8 +129,8 @@ class GradientReader:
             if part.kind.endswith("norm"):
                 own = list(part.module.parameters(recurse=False))
                 dtype = torch.promote_types(own[0].dtype, torch.float32)
-                shape = self.squares.shape[1], sum(p.numel() for p in own)
-                self.of_normalisations[part.name] = torch.zeros(shape, dtype=dtype, device=self.squares.device)
+                shape = self.rows, sum(p.numel() for p in own)
+                self.of_normalisations[part.name] = torch.zeros(shape, dtype=dtype, device=self.every.device)
         hooks = {"linear": self._linear, "embedding": self._embedding, "layer_norm": self._layer_norm}
         handles = [c.module.register_forward_hook(partial(hooks[c.kind], c)) for c in covered if c.kind in hooks]
         forwards = {"rms_norm": self._rms_norm, "swiglu": self._swiglu}
@@ -123,7 +150,8 @@ class GradientReader:
             if part.kind != "swiglu" and part.name not in self.features:
                 raise _unknown(part, f"got no gradient in {self.calls.get(part.name, 0)} calls")
             if part.name in self.of_normalisations:
-                self.squares[:, :, part.column] += _squares(self.of_normalisations[part.name])
+                for sums in self.sums:
+                    sums.squares[:, :, part.column] += _squares(sums.weighted(self.of_normalisations[part.name][:, None]))
 
     def _linear(self, part: Covered, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor):
         if not torch.is_grad_enabled():  # the first, unrecorded pass of a checkpointed layer
@@ -132,15 +160,15 @@ class GradientReader:
         if self.shared is None or self.shared.source is not source:
             if self.shared is not None:
                 self.shared.close()
-            self.shared = _SharedInput(source)
+            self.shared = _SharedInput(source, self.sums)
         shared = self.shared
         shared.outputs += output.shape[-1]
 
         def read(gradient: torch.Tensor) -> None:
-            squares = shared.gradient_norm(gradient)  # (N,)
-            if module.bias is not None:
-                squares += _squares(gradient.sum(1))
-            self.squares[0, :, part.column] += squares
+            for sums, joined, norms in shared.gradient_norms(gradient):
+                sums.squares[0, :, part.column] += norms
+                if module.bias is not None:
+                    sums.squares[0, :, part.column] += _squares(joined)
 
         self._read_gradient(part, output, read)
 
@@ -185,17 +213,19 @@ class GradientReader:
             gradient = gradient * embedding_scale(module)  # (N, T, d)
             if module.padding_idx is not None:  # torch gives this row no gradient, and so training does not move it
                 gradient = gradient * (ids != module.padding_idx)[..., None]
-            equal = [(ids[:, i:j, None] == ids[:, None, i:]).to(gradient.dtype) for i, j in spans(ids.shape[1])]
-            self.squares[0, :, part.column] += gram_product(count_mirrored(equal), gradient)
+            for sums in self.sums:
+                of = sums.joined(ids[..., None]).squeeze(-1)  # (n, T')
+                equal = [(of[:, i:j, None] == of[:, None, i:]).to(gradient.dtype) for i, j in spans(of.shape[1])]
+                sums.squares[0, :, part.column] += gram_product(count_mirrored(equal), sums.weighted(gradient))
 
         self._read_gradient(part, leaf, read)
         return leaf
 
     def _called(self, part: Covered, output: torch.Tensor) -> None:
         self.calls[part.name] = self.calls.get(part.name, 0) + 1
-        if len(output) != self.squares.shape[1]:
+        if len(output) != self.rows:
             raise UserError(
-                f"{part.name}: expected {self.squares.shape[1]} rows, one an example, got {tuple(output.shape)}; "
+                f"{part.name}: expected {self.rows} rows, one an example, got {tuple(output.shape)}; "
                 "the gradient norm of each example cannot be told from that"
             )
 
@@ -222,6 +252,29 @@ class GradientReader:
         self.features[part.name] = features if before is None else before | features
 
 
+@contextmanager
+def reading_states(layers: Sequence[nn.Module], decision: torch.Tensor, into: torch.Tensor) -> Iterator[None]:
+    """Within it, a forward and backward pass of z leaves ||dz/dh_l||^2 rms(h_l)^2 in `into` (N, L) float64. h_l is what
+    layer l gives at the decision token, columns `decision` (N,)."""
+    rows = torch.arange(len(decision), device=decision.device)
+
+    def take(column: int, module: nn.Module, inputs: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        whole = output[0] if isinstance(output, tuple) else output  # (N, T, d)
+        mean_square = whole.detach()[rows, decision].double().square().mean(-1)  # (N,)
+
+        def read(gradient: torch.Tensor) -> None:
+            into[:, column] = gradient[rows, decision].double().square().sum(-1) * mean_square
+
+        whole.register_hook(read)
+
+    handles = [layer.register_forward_hook(partial(take, column)) for column, layer in enumerate(layers)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _unknown(part: Covered, found: str) -> UserError:
     return UserError(
         f"{part.name}: expected to be used once on the way to the logit, but {found}; its gradient norm cannot be told "
@@ -242,5 +295,5 @@ def _per_example(x: torch.Tensor) -> torch.Tensor:
 
 
 def _squares(gradient: torch.Tensor) -> torch.Tensor:
-    """(N, d) -> (N,) float64."""
-    return gradient.double().square().sum(-1)
+    """Squared norms of the sums over the tokens: (n, T, d) -> (n,) float64."""
+    return gradient.sum(1).double().square().sum(-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from fisher_ld.batches.lists import Lists
-from fisher_ld.batches.packing import PackedBatch, longest_first, pack
+from fisher_ld.batches.packing import PackedBatch, in_pieces, longest_first, pack
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.core.compute import Compute
 from fisher_ld.core.errors import UserError
@@ -34,6 +34,15 @@ class Scored(NamedTuple):
 
     logits: torch.Tensor  # (N,) z
     states: torch.Tensor | None  # (N, L, d) h_l at the decision token before the final norm, where asked for
+    hidden: Sequence[torch.Tensor] = ()  # L of (B, T, d), of all tokens, where asked for with gradients
+
+    def sensitivity(self, batch: PackedBatch) -> torch.Tensor:
+        """||dz/ds_l||^2 of each candidate, s_l = h_l / rms(h_l): (N, L). Scaling a layer's stream changes nothing."""
+        row, column = batch.decision.unbind(1)
+        assert self.states is not None
+        gradients = torch.autograd.grad(self.logits.sum(), list(self.hidden), retain_graph=True)
+        at_decision = torch.stack([gradient[row, column] for gradient in gradients], 1)  # (N, L, d)
+        return (at_decision.square().sum(-1) * self.states.square().mean(-1)).detach()
 
 
 class Scorer(nn.Module):
@@ -92,16 +101,19 @@ class Scorer(nn.Module):
     def forward(self, batch: PackedBatch, with_states: bool = False) -> Scored:
         row, column = batch.decision.unbind(1)
         states: list[torch.Tensor] = []
+        hidden: list[torch.Tensor] = []  # kept by autograd in any case
 
         def keep(module, inputs, output):
-            hidden = output[0] if isinstance(output, tuple) else output
-            states.append(hidden[row, column])  # (N, d)
+            whole = output[0] if isinstance(output, tuple) else output  # (B, T, d)
+            states.append(whole[row, column])  # (N, d)
+            if torch.is_grad_enabled():
+                hidden.append(whole)
 
         with only_at_decisions(self.layers[-1], batch.decision):
             hooks = [layer.register_forward_hook(keep) for layer in self.layers] if with_states else []
             try:
                 with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=self.bf16):
-                    hidden = self.body(
+                    last = self.body(
                         input_ids=batch.input_ids,
                         position_ids=batch.position_ids,
                         attention_mask=batch.mask,
@@ -110,8 +122,8 @@ class Scorer(nn.Module):
             finally:
                 for hook in hooks:
                     hook.remove()
-        no, yes = self.model.score(hidden[row, column].to(self.model.score.weight.dtype)).unbind(-1)  # (N,), (N,)
-        return Scored(yes - no, torch.stack(states, 1) if states else None)
+        no, yes = self.model.score(last[row, column].to(self.model.score.weight.dtype)).unbind(-1)  # (N,), (N,)
+        return Scored(yes - no, torch.stack(states, 1) if states else None, hidden)
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -201,10 +213,11 @@ def score_lists(
 ) -> list[np.ndarray]:
     """z of every candidate of every list, in the lists' order. Lists of one user and history share a packed row."""
     logits = np.full(lists.offsets[-1], np.nan, np.float32)
-    groups = longest_first(lists, prompts, scorer.batch_users)
+    pieces = in_pieces(lists, prompts)
+    groups = longest_first(pieces, prompts, scorer.batch_users)
     with scorer.inference():
         for group in progress(groups, label, unit="batch"):
-            batch = scorer.pack(lists, group, prompts)
-            z, _ = scorer(batch)
+            batch = scorer.pack(pieces, group, prompts)
+            z = scorer(batch).logits
             logits[batch.examples.cpu()] = z.float().cpu()
     return np.split(logits, lists.offsets[1:-1])

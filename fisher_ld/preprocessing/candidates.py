@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,80 +12,169 @@ import polars as pl
 from fisher_ld.config.params import DataSet
 from fisher_ld.core.errors import UserError
 from fisher_ld.preprocessing.filters import Positives
-from fisher_ld.preprocessing.negatives import available, sample_negatives
-from fisher_ld.preprocessing.splits import Split, block_starts, stream, train_positions
+from fisher_ld.preprocessing.matched import matched_negatives
+from fisher_ld.preprocessing.negatives import sample_negatives
+from fisher_ld.preprocessing.splits import (
+    COLD_TEST,
+    COLD_VALIDATION,
+    LABELLED,
+    TRANSFER,
+    WARM,
+    block_starts,
+    stream,
+    train_positions,
+    window_roles,
+    windows,
+)
+
+Negatives = np.ndarray | list[np.ndarray]  # of n lists: (n, negatives), or an array each
 
 
-def write_lists(
-    folder: Path,
-    positives: Positives,
-    split: Split,
-    training: np.ndarray,
-    evaluated: np.ndarray,
-    chosen: np.ndarray,
-    counts: np.ndarray,
-    data: DataSet,
-    seed: int,
-) -> None:
-    """Writes train, val, test_popularity and test_uniform.parquet. `training`, `evaluated`: which users have lists to
-    train on, and to validate and test on, (users,) bool. `chosen`: numbers of the users whose uniform lists are kept.
-    `counts`: train positives of each item, (items,). Raises UserError if a family has no list, or a user has too few
-    items left to draw."""
-    popularity = counts.astype(np.float64) ** data.negative_power
-    users, positions = train_positions(split.train_end, np.flatnonzero(training), data.train_positives)
-    starts = block_starts(split.train_end[users], positions, data.history_length, data.history_block)
-    families = {"train": (users, starts, positions, popularity)}
-    uniform = np.ones(len(counts))
-    for name, ends, weights in (
-        ("val", split.val, popularity),
-        ("test_popularity", split.test, popularity),
-        ("test_uniform", split.test, uniform),
-    ):
-        users = np.flatnonzero(evaluated & (ends >= 0))
-        families[name] = (users, np.maximum(0, ends[users] - data.history_length), ends[users], weights)
+@dataclass(frozen=True)
+class Catalogue:
+    """What is known of the items, (n_items,) each."""
 
-    for name, (users, starts, positions, weights) in families.items():
-        key = "train_negatives" if name == "train" else "eval_negatives"
-        count = data.train_negatives if name == "train" else data.eval_negatives
-        _check_drawable(name, key, count, users, weights, positives)
-        drawn = sample_negatives(users, count, weights, positives.touched, stream(seed, f"negatives {name}"))
-        true_items = positives.items[positives.offsets[users] + positions]
-        candidates, places = _shuffle(true_items, drawn, stream(seed, f"places {name}"))
-        columns = {
-            "list": pl.Series(np.arange(len(users)), dtype=pl.Int32),
-            "user": pl.Series(users, dtype=pl.Int32),
-            "start": pl.Series(starts, dtype=pl.Int32),
-            "position": pl.Series(positions, dtype=pl.Int32),
-            "candidates": pl.Series(candidates.astype(np.int32)).cast(pl.List(pl.Int32)),
-            "positive": pl.Series(places, dtype=pl.Int16),
+    role: np.ndarray  # WARM, COLD_VALIDATION or COLD_TEST
+    count: np.ndarray  # training positives
+    total: np.ndarray  # positives
+
+    @property
+    def warm(self) -> np.ndarray:
+        return self.role == WARM
+
+    @property
+    def popularity(self) -> np.ndarray:
+        """By which negatives are matched: training positives; of cold items, which have none, all positives. The latter
+        would not do for warm ones: they count the evaluated positive itself, so that it has fewer training positives
+        than negatives of the same total, and inverse popularity finds it."""
+        return np.where(self.warm, self.count, self.total)
+
+    def pool(self, role: int) -> np.ndarray:
+        """Items that lists for `role` hold: those of that role where there are any, else all."""
+        return self.role == (role if (self.role == role).any() else WARM)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """n lists that want negatives."""
+
+    name: str  # of the file
+    key: str  # of the params, how many
+    user: np.ndarray  # (n,) int64
+    start: np.ndarray  # (n,) int64
+    position: np.ndarray  # (n,) int64
+    item: np.ndarray  # (n,) int64, the true one
+    last: np.ndarray | None  # (n,) int64, position up to which what the user touched is no negative; None: any
+    pool: np.ndarray  # (n_items,) bool, what negatives are drawn of
+
+
+class ListWriter:
+    """Draws the negatives of lists and writes them into `folder`."""
+
+    def __init__(self, folder: Path, histories: Positives, catalogue: Catalogue, data: DataSet, seed: int) -> None:
+        """`histories`: the warm positives, which positions count."""
+        self.folder, self.histories, self.catalogue, self.data, self.seed = folder, histories, catalogue, data, seed
+
+    def train(self, train_end: np.ndarray, training: np.ndarray) -> None:
+        """train and transfer.parquet. `train_end`: position at which each user's training ends; `training`: which users
+        have any, (n_users,) bool."""
+        data = self.data
+        user, position = train_positions(train_end, np.flatnonzero(training))
+        start = block_starts(train_end[user], position, data.history_length, data.history_block)
+        item, window = self.histories.at(user, position), windows(user, start)
+        ends = np.flatnonzero(np.diff(window, append=-1))  # the last list of each window
+        last, rng = position[ends][window], stream(self.seed, "window roles")
+        roles = window_roles(len(ends), data.labelled_windows, data.transfer_windows, rng)[window]
+        lists = Wanted("train", "train_negatives", user, start, position, item, last, self.catalogue.warm)
+        self._write(lists, self._matched(lists), labelled=pl.Series(roles == LABELLED))
+        chosen = roles == TRANSFER
+        parts = {name: getattr(lists, name)[chosen] for name in ("user", "start", "position", "item", "last")}
+        lists = replace(lists, name="transfer", key="transfer_negatives", **parts)
+        unknown = pl.Series(np.full(chosen.sum(), -1), dtype=pl.Int32)
+        self._write(lists, self._matched(lists) if chosen.any() else [], positive=unknown)
+
+    def val(self, users: np.ndarray, position: np.ndarray, item: np.ndarray) -> None:
+        """val.parquet: for each of `users` a list after the history that ends at `position`, `item` its positive."""
+        lists = self._evaluated("val", users, position, item, COLD_VALIDATION)
+        self._write(lists, self._matched(lists))
+
+    def test(self, users: np.ndarray, position: np.ndarray, item: np.ndarray) -> None:
+        """test_FAMILY.parquet of every family that is made of the data alone."""
+        draws: dict[str, Callable[[Wanted], Negatives]] = {
+            "matched": self._matched,
+            "uniform": lambda lists: self._weighted(lists, np.ones(len(lists.pool))),
+            "popularity": lambda lists: self._weighted(lists, self.catalogue.count.astype(np.float64)),
+            "full": self._all,
         }
-        lists = pl.DataFrame(columns)
-        if name == "test_uniform":  # drawn for all, so that a list does not depend on who else is chosen
-            lists = lists.filter(np.isin(users, chosen)).with_columns(list=pl.int_range(pl.len(), dtype=pl.Int32))
-        lists.write_parquet(folder / f"{name}.parquet")
+        if "popularity" in self.data.families and not self.catalogue.warm.all():
+            raise UserError(
+                "families: popularity draws negatives by their training positives, and cold items have none; leave it "
+                "out with split: cold_items"
+            )
+        for family in (name for name in draws if name in self.data.families):
+            lists = self._evaluated(f"test_{family}", users, position, item, COLD_TEST)
+            self._write(lists, draws[family](lists))
 
+    def _evaluated(self, name: str, users: np.ndarray, position: np.ndarray, item: np.ndarray, role: int) -> Wanted:
+        start = np.maximum(0, position - self.data.history_length)
+        pool = self.catalogue.pool(role)
+        return Wanted(name, "eval_negatives", users, start, position, item, None, pool)
 
-def _shuffle(true_items: np.ndarray, drawn: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Candidates (lists, 1 + negatives), each list in an order of its own so that the positive's place carries
-    nothing, and that place (lists,)."""
-    candidates = np.concatenate([true_items[:, None], drawn], axis=1)
-    order = np.argsort(rng.random(candidates.shape), axis=1, kind="stable")
-    return np.take_along_axis(candidates, order, axis=1), np.argmin(order, axis=1)
+    def _matched(self, lists: Wanted) -> np.ndarray:
+        count, touched = self._count(lists, lists.pool), self.histories.touched
+        rng, popularity = self._stream("negatives", lists), self.catalogue.popularity
+        return matched_negatives(lists.user, lists.item, lists.last, count, popularity, lists.pool, touched, rng)
 
+    def _weighted(self, lists: Wanted, weights: np.ndarray) -> np.ndarray:
+        weights = np.where(lists.pool, weights, 0)
+        count = self._count(lists, weights > 0)
+        return sample_negatives(lists.user, count, weights, self.histories.touched, self._stream("negatives", lists))
 
-def _check_drawable(
-    name: str, key: str, count: int, users: np.ndarray, weights: np.ndarray, positives: Positives
-) -> None:
-    if not len(users):
-        raise UserError(
-            f"no {name} lists: none of the {len(positives.lengths)} users has a positive with a history for one (the "
-            f"longest sequence has {positives.lengths.max()} positives). Raise user_core, or use more data."
+    def _all(self, lists: Wanted) -> list[np.ndarray]:
+        """All that the users never touched."""
+        free = np.broadcast_to(lists.pool, (len(lists.user), len(lists.pool))).copy()
+        free[self.histories.touched.by(lists.user, None)] = False
+        return [np.flatnonzero(row) for row in free]
+
+    def _stream(self, purpose: str, lists: Wanted) -> np.random.Generator:
+        return stream(self.seed, f"{purpose} {lists.name}")
+
+    def _count(self, lists: Wanted, pool: np.ndarray) -> int:
+        """How many negatives a list wants. Raises UserError where there are no lists, or too few items in `pool`."""
+        users = self.histories.user_names
+        if not len(lists.user):
+            raise UserError(
+                f"no {lists.name} lists: none of the {len(users)} users has a positive with a history for one (the "
+                f"longest has {self.histories.lengths.max()} positives). Raise user_core, or use more data."
+            )
+        count = getattr(self.data, lists.key)
+        left = self.histories.touched.left(lists.user, lists.last, pool)
+        if (left < count).any():
+            short, worst = len(np.unique(lists.user[left < count])), users[lists.user[np.argmin(left)]]
+            raise UserError(
+                f"{lists.key}: {lists.name} lists need {count} items that the user has not touched, but {short} users "
+                f"have fewer (user {worst} has {left.min()}, of {np.count_nonzero(pool)} items to draw from). Lower "
+                f"{lists.key} or item_core, or use more data."
+            )
+        return count
+
+    def _write(self, lists: Wanted, drawn: Negatives, **columns: pl.Series) -> None:
+        """`columns`: over or beside those that all lists have."""
+        number, candidates, places = shuffle(lists.item, drawn, self._stream("places", lists))
+        flat = pl.DataFrame({"list": number, "candidates": candidates}, {"list": pl.Int32, "candidates": pl.Int32})
+        whole = {"list": np.arange(len(places)), "user": lists.user, "start": lists.start, "position": lists.position}
+        table = pl.DataFrame(whole, dict.fromkeys(whole, pl.Int32)).with_columns(
+            flat.group_by("list", maintain_order=True).agg("candidates")["candidates"],
+            pl.Series("positive", places, dtype=pl.Int32),
         )
-    left = available(len(positives.lengths), weights, positives.touched)[users]
-    if (left < count).any():
-        worst = positives.user_names[users[np.argmin(left)]]
-        raise UserError(
-            f"{key}: {name} lists need {count} items that the user never touched, but "
-            f"{len(np.unique(users[left < count]))} users have fewer (user {worst} has {left.min()}, of "
-            f"{np.count_nonzero(weights)} items to draw from). Lower {key} or item_core, or use more data."
-        )
+        table.with_columns(**columns).write_parquet(self.folder / f"{lists.name}.parquet")
+
+
+def shuffle(items: np.ndarray, drawn: Negatives, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Puts items[i] among drawn[i] in random order, so that its place carries nothing. Returns the number of the list
+    of each candidate, (candidates,), the candidates, (candidates,), and the place of items[i], (lists,)."""
+    lists = np.arange(len(items))
+    number = np.concatenate([lists, np.repeat(lists, [len(others) for others in drawn])])
+    order = np.lexsort((rng.random(len(number)), number))
+    first = np.searchsorted(number[order], lists)
+    return number[order], np.concatenate([items, *drawn])[order], np.flatnonzero(order < len(items)) - first

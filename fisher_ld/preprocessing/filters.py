@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,8 @@ import polars as pl
 
 from fisher_ld.config.params import DataSet
 from fisher_ld.core.errors import UserError
-from fisher_ld.preprocessing.negatives import pair_keys
 from fisher_ld.preprocessing.splits import stream
+from fisher_ld.preprocessing.touched import Touched, pair_keys
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,36 @@ class Positives:
     items: np.ndarray  # (n,) int64
     timestamps: np.ndarray | None  # (n,) int64, seconds
     offsets: np.ndarray  # (users + 1,) int64: where each user's positives begin
-    touched: np.ndarray  # sorted keys (pair_keys) of every interaction of these users with these items
+    touched: Touched  # every interaction of these users with these items
 
     @property
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
+
+    def users(self) -> np.ndarray:
+        """Whose each positive is: (n,) int64."""
+        return np.repeat(np.arange(len(self.lengths)), self.lengths)
+
+    def at(self, users: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """The items at these places of these users' positives."""
+        return self.items[self.offsets[users] + places]
+
+    def before(self, kept: np.ndarray, users: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """How many of the items before these places are `kept`, (n_items,) bool: their places in `only(kept)`."""
+        upto = np.concatenate([[0], np.cumsum(kept[self.items])])
+        return upto[self.offsets[users] + places] - upto[self.offsets[users]]
+
+    def only(self, kept: np.ndarray) -> Positives:
+        """The positives of the items `kept`, of the same users."""
+        which, (owners, _) = kept[self.items], np.divmod(self.touched.keys, self.touched.n_items)
+        lengths = np.bincount(self.users()[which], minlength=len(self.lengths))
+        return replace(
+            self,
+            items=self.items[which],
+            timestamps=None if self.timestamps is None else self.timestamps[which],
+            offsets=np.concatenate([[0], np.cumsum(lengths)]),
+            touched=replace(self.touched, since=self.before(kept, owners, self.touched.since)),
+        )
 
 
 def first_pairs(users: np.ndarray, items: np.ndarray) -> np.ndarray:
@@ -53,8 +78,9 @@ def k_core(users: np.ndarray, items: np.ndarray, user_core: int, item_core: int)
 def keep_positives(
     interactions: pl.LazyFrame, items_with_text: pl.Series, data: DataSet, seed: int
 ) -> tuple[Positives, list[dict[str, Any]]]:
-    """`interactions` as `readers.Raw` has them; items not among `items_with_text` are dropped. Also returns what was
-    left after each step: step, users, items, interactions. Raises UserError if nothing is."""
+    """`interactions` as `readers.Raw` has them; items not among `items_with_text` are dropped. `data.max_users` are
+    drawn of those with enough positives, before the k-core. Also returns what was left after each step: step, users,
+    items, interactions. Raises UserError if nothing is."""
     table, user_names, item_names = _coded(interactions)
     users, items = table["user"].to_numpy(), table["item"].to_numpy()
     steps: list[dict[str, Any]] = []
@@ -72,22 +98,21 @@ def keep_positives(
     count("positive", rows)
     rows = rows[first_pairs(users[rows], items[rows])]
     count("first of repeats", rows)
+    if data.max_users is not None:
+        able = np.flatnonzero(np.bincount(users[rows]) >= data.user_core)
+        if len(able) > data.max_users:
+            able = stream(seed, "max_users").choice(able, data.max_users, replace=False)
+        rows = rows[np.isin(users[rows], able)]
+        count("max_users", rows)
     rows = rows[k_core(users[rows], items[rows], data.user_core, data.item_core)]
     count("k-core", rows)
     if not len(rows):
         raise UserError(_nothing_left(steps, data))
-    if data.max_users is not None:
-        left = np.unique(users[rows])
-        if len(left) > data.max_users:
-            left = stream(seed, "max_users").choice(left, data.max_users, replace=False)
-        rows = rows[np.isin(users[rows], left)]
-        count("max_users", rows)
 
     kept_users, user_numbers = _shuffled(users[rows], len(user_names), stream(seed, "users"))
     kept_items, item_numbers = _shuffled(items[rows], len(item_names), stream(seed, "items"))
+    touched = _touched(users, items, rows, user_numbers, item_numbers, len(kept_items))
     rows = rows[np.argsort(user_numbers[users[rows]], kind="stable")]
-    seen = (user_numbers[users] >= 0) & (item_numbers[items] >= 0)
-    touched = pair_keys(user_numbers[users[seen]], item_numbers[items[seen]], len(kept_items))
     lengths = np.bincount(user_numbers[users[rows]], minlength=len(kept_users))
     positives = Positives(
         user_names=user_names.to_numpy()[kept_users],
@@ -95,7 +120,7 @@ def keep_positives(
         items=item_numbers[items[rows]],
         timestamps=table["timestamp"].to_numpy()[rows] if table["timestamp"].null_count() == 0 else None,
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        touched=np.unique(touched),
+        touched=touched,
     )
     return positives, steps
 
@@ -114,6 +139,24 @@ def _coded(interactions: pl.LazyFrame) -> tuple[pl.DataFrame, pl.Series, pl.Seri
     return table, names[0], names[1]
 
 
+def _touched(
+    users: np.ndarray,
+    items: np.ndarray,
+    positive: np.ndarray,
+    user_numbers: np.ndarray,
+    item_numbers: np.ndarray,
+    n_items: int,
+) -> Touched:
+    """Of all rows, by user and oldest first; `positive`: the numbers of the rows that stay."""
+    upto = np.zeros(len(users) + 1, np.int64)
+    upto[positive + 1] = 1
+    upto = np.cumsum(upto)
+    since = upto[:-1] - upto[np.searchsorted(users, users)]
+    seen = (user_numbers[users] >= 0) & (item_numbers[items] >= 0)
+    keys, first = np.unique(pair_keys(user_numbers[users[seen]], item_numbers[items[seen]], n_items), return_index=True)
+    return Touched(keys, since[seen][first], n_items)
+
+
 def _shuffled(codes: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """The distinct `codes` in random order, and for each of `size` codes its place there (-1: not among them)."""
     kept = rng.permutation(np.unique(codes))
@@ -130,5 +173,6 @@ def _nothing_left(steps: list[dict[str, Any]], data: DataSet) -> str:
     elif not left["positive"]:
         advice = f"lower positive_rating ({data.positive_rating:g})"
     else:
-        advice = f"lower user_core ({data.user_core}) or item_core ({data.item_core})"
+        sample = "" if data.max_users is None else f", or raise max_users ({data.max_users})"
+        advice = f"lower user_core ({data.user_core}) or item_core ({data.item_core}){sample}"
     return f"no users are left after the filters. Left after each step: {counts}. {advice[0].upper()}{advice[1:]}."

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from fisher_ld.preprocessing.touched import Touched
+
 BLOCK = 2**16  # lists at a time; fixed, since the draws depend on it
 ROUNDS = 6  # of drawing and discarding, before the lists that are still short are drawn exactly
 
 
-def pair_keys(users: np.ndarray, items: np.ndarray, n_items: int) -> np.ndarray:
-    """One int64 for each user and item; `touched` below is a sorted array of them."""
-    return users.astype(np.int64) * n_items + items
-
-
-def available(n_users: int, weights: np.ndarray, touched: np.ndarray) -> np.ndarray:
-    """How many items with a weight above 0 each user has not touched: (n_users,)."""
-    users, items = np.divmod(touched, len(weights))
-    return np.count_nonzero(weights) - np.bincount(users[weights[items] > 0], minlength=n_users)
-
-
 def sample_negatives(
-    users: np.ndarray, count: int, weights: np.ndarray, touched: np.ndarray, rng: np.random.Generator
+    users: np.ndarray, count: int, weights: np.ndarray, touched: Touched, rng: np.random.Generator
 ) -> np.ndarray:
     """For list i `count` items that users[i] did not touch, drawn one after the other with a chance proportional to
-    `weights` among those not drawn yet: (n, count) int64. Every user needs that many (see `available`).
+    `weights` among those not drawn yet: (n, count) int64. Every user needs that many (see `Touched.left`).
 
     To draw with replacement and pass over what is touched or already drawn is the same distribution, and needs no
     array of lists x items."""
@@ -32,7 +23,7 @@ def sample_negatives(
 
 
 def _sample_block(
-    users: np.ndarray, count: int, weights: np.ndarray, touched: np.ndarray, rng: np.random.Generator
+    users: np.ndarray, count: int, weights: np.ndarray, touched: Touched, rng: np.random.Generator
 ) -> np.ndarray:
     cumulative = np.cumsum(weights, dtype=np.float64)
     chosen = np.full((len(users), count), -1, np.int64)  # -1: still open
@@ -42,17 +33,11 @@ def _sample_block(
             return chosen
         uniform = rng.random((len(short), 2 * count + 8)) * cumulative[-1]
         drawn = np.minimum(np.searchsorted(cumulative, uniform, side="right"), np.flatnonzero(weights)[-1])
-        drawn[is_touched(users[short, None], drawn, len(weights), touched)] = -1
+        drawn[touched.contains(users[short, None], drawn)] = -1
         chosen[short] = _first_distinct(np.concatenate([chosen[short], drawn], axis=1), count)
     for row in np.flatnonzero(chosen[:, -1] < 0):
         chosen[row] = _complete(chosen[row], users[row], weights, touched, rng)
     return chosen
-
-
-def is_touched(users: np.ndarray, items: np.ndarray, n_items: int, touched: np.ndarray) -> np.ndarray:
-    keys = pair_keys(users, items, n_items)
-    place = np.searchsorted(touched, keys)
-    return touched[np.minimum(place, len(touched) - 1)] == keys if len(touched) else np.zeros(keys.shape, bool)
 
 
 def _first_distinct(items: np.ndarray, count: int) -> np.ndarray:
@@ -70,14 +55,12 @@ def _first_distinct(items: np.ndarray, count: int) -> np.ndarray:
 
 
 def _complete(
-    chosen: np.ndarray, user: int, weights: np.ndarray, touched: np.ndarray, rng: np.random.Generator
+    chosen: np.ndarray, user: int, weights: np.ndarray, touched: Touched, rng: np.random.Generator
 ) -> np.ndarray:
     """The open places of one list, by the smallest exponential arrival times over all items: the same distribution
     (Efraimidis and Spirakis, Weighted random sampling with a reservoir, 2006)."""
-    n_items = len(weights)
-    first, last = np.searchsorted(touched, [user * n_items, (user + 1) * n_items])
     free = weights.astype(np.float64).copy()
-    free[touched[first:last] - user * n_items] = 0
+    free[touched.by(np.array([user]), None)[1]] = 0
     free[chosen[chosen >= 0]] = 0
     candidates = np.flatnonzero(free)
     arrival = rng.exponential(size=len(candidates)) / free[candidates]

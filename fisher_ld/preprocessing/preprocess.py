@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from string import Formatter
@@ -16,11 +17,21 @@ from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import atomic_path, write_json
 from fisher_ld.core.locks import work_root
 from fisher_ld.datasets.titles import fill
-from fisher_ld.preprocessing.candidates import write_lists
+from fisher_ld.preprocessing.candidates import Catalogue, ListWriter
 from fisher_ld.preprocessing.filters import Positives, keep_positives
 from fisher_ld.preprocessing.readers import Raw, read_source
-from fisher_ld.preprocessing.report import data_report
-from fisher_ld.preprocessing.splits import Split, choose, folds, global_time, leave_last_out, stream
+from fisher_ld.preprocessing.report import data_report, popularity_lines
+from fisher_ld.preprocessing.splits import (
+    WARM,
+    Split,
+    choose,
+    cold_items,
+    cold_roles,
+    folds,
+    global_time,
+    leave_last_out,
+    stream,
+)
 
 
 def preprocess(raw_dir: Path, out_dir: Path, data: DataSet, seed: int) -> dict[str, Any]:
@@ -40,8 +51,11 @@ def preprocess(raw_dir: Path, out_dir: Path, data: DataSet, seed: int) -> dict[s
         shutil.rmtree(work)
         raw.rejected.write_parquet(folder / "rejected.parquet")
         write_json(folder / "prompt.json", data.prompt)
-        _write_tables(folder, items, positives, data, seed)
-        return data_report(folder, raw.rejected, raw.rows, steps)
+        tied = _write_tables(folder, items, positives, data, seed)
+        report = data_report(folder, raw.rejected, raw.rows, steps, tied)
+    for line in popularity_lines(report):
+        print(line, file=sys.stderr, flush=True)
+    return report
 
 
 def _check_rejected(raw: Raw, allowed: float, kept_aside: Path) -> None:
@@ -59,34 +73,62 @@ def _check_rejected(raw: Raw, allowed: float, kept_aside: Path) -> None:
             )
 
 
-def _write_tables(folder: Path, items: pl.DataFrame, positives: Positives, data: DataSet, seed: int) -> None:
+def _write_tables(folder: Path, items: pl.DataFrame, positives: Positives, data: DataSet, seed: int) -> float | None:
+    """All but the rejected rows. Returns the share of users whose test and validation item share a time stamp."""
     lengths, n_items = positives.lengths, len(positives.item_names)
-    split = _split(positives, data)
+    role = np.full(n_items, WARM, np.int8)
+    if data.split == "cold_items":
+        role = cold_roles(n_items, stream(seed, "cold items"))
+    split = _split(positives, role, data)
+    histories = positives.only(role == WARM)
+    everyone = np.arange(len(lengths))
+    train_end = positives.before(role == WARM, everyone, split.train_end)
     fold = folds(len(lengths), stream(seed, "folds"))
     training, evaluated = (fold != data.fold, fold == data.fold) if data.fold != "none" else (fold >= 0, fold >= 0)
-    chosen = choose(np.flatnonzero(evaluated & (split.test >= 0)), data.uniform_users, seed)
+    chosen = choose(np.flatnonzero(evaluated & (split.test >= 0)), data.test_users, seed)
 
-    users = np.repeat(np.arange(len(lengths)), lengths)
-    place = np.arange(len(users)) - positives.offsets[users]
-    in_train = (place < split.train_end[users]) & training[users]
-    counts = np.bincount(positives.items[in_train], minlength=n_items)
-    _item_table(items, positives.item_names, counts).write_parquet(folder / "items.parquet")
+    owner = histories.users()
+    place = np.arange(len(owner)) - histories.offsets[owner]
+    counts = np.bincount(histories.items[(place < train_end[owner]) & training[owner]], minlength=n_items)
+    catalogue = Catalogue(role, counts, np.bincount(positives.items, minlength=n_items))
+    _item_table(items, positives.item_names, catalogue).write_parquet(folder / "items.parquet")
     columns = {
-        "user": pl.Series(np.arange(len(lengths)), dtype=pl.Int32),
+        "user": pl.Series(everyone, dtype=pl.Int32),
         "user_id": pl.Series(positives.user_names, dtype=pl.String),
         "length": pl.Series(lengths, dtype=pl.Int32),
-        "train_positives": pl.Series(np.where(training, split.train_end, 0), dtype=pl.Int32),
+        "train_positives": pl.Series(np.where(training, train_end, 0), dtype=pl.Int32),
         "fold": pl.Series(fold, dtype=pl.Int8),
-        "zero_shot": pl.Series(np.isin(np.arange(len(lengths)), choose(chosen, data.zero_shot_users, seed))),
+        "zero_shot": pl.Series(np.isin(everyone, choose(chosen, data.zero_shot_users, seed))),
+        "test": pl.Series(np.isin(everyone, chosen)),
     }
     pl.DataFrame(columns).write_parquet(folder / "users.parquet")
-    _sequence_table(positives).write_parquet(folder / "sequences.parquet")
-    write_lists(folder, positives, split, training, evaluated, chosen, counts, data, seed)
+    _sequence_table(histories).write_parquet(folder / "sequences.parquet")
+
+    lists = ListWriter(folder, histories, catalogue, data, seed)
+    lists.train(train_end, training)
+    for write, users, places in (
+        (lists.val, np.flatnonzero(evaluated & (split.val >= 0)), split.val),
+        (lists.test, chosen, split.test),
+    ):
+        position = positives.before(role == WARM, users, places[users])
+        write(users, position, positives.at(users, places[users]))
+    return _tied(positives, split)
 
 
-def _split(positives: Positives, data: DataSet) -> Split:
+def _tied(positives: Positives, split: Split) -> float | None:
+    """Share of the users with both whose test and validation item share a time stamp. None without time stamps."""
+    users = np.flatnonzero((split.val >= 0) & (split.test >= 0))
+    if positives.timestamps is None or not len(users):
+        return None
+    val, test = (positives.timestamps[positives.offsets[users] + places[users]] for places in (split.val, split.test))
+    return float((val == test).mean())
+
+
+def _split(positives: Positives, role: np.ndarray, data: DataSet) -> Split:
     if data.split == "leave_last_out":
         return leave_last_out(positives.lengths)
+    if data.split == "cold_items":
+        return cold_items(positives.items, positives.offsets, role)
     assert positives.timestamps is not None
     date = datetime.fromisoformat(str(data.test_from))
     cut = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
@@ -110,8 +152,9 @@ def _with_text(items: pl.DataFrame, template: str) -> pl.DataFrame:
     return titled.with_columns(pl.Series("text", texts, dtype=pl.String)).filter(pl.col("text") != "")
 
 
-def _item_table(items: pl.DataFrame, item_names: np.ndarray, counts: np.ndarray) -> pl.DataFrame:
-    order = pl.DataFrame({"item": item_names, "count": counts})
+def _item_table(items: pl.DataFrame, item_names: np.ndarray, catalogue: Catalogue) -> pl.DataFrame:
+    known = {"count": catalogue.count, "total": catalogue.total, "cold": ~catalogue.warm}
+    order = pl.DataFrame({"item": item_names, **known})
     table = order.join(items, on="item", how="left", maintain_order="left").rename({"item": "item_id"})
     names = pl.Enum(table["categories"].explode().drop_nulls().unique().sort())  # stored as numbers
     return table.with_row_index("item").select(
@@ -120,13 +163,19 @@ def _item_table(items: pl.DataFrame, item_names: np.ndarray, counts: np.ndarray)
         "title",
         pl.col("categories").cast(pl.List(names)),
         "text",
-        pl.col("count").cast(pl.Int32),
+        pl.col("count", "total").cast(pl.Int32),
+        "cold",
     )
 
 
-def _sequence_table(positives: Positives) -> pl.DataFrame:
-    users, times = np.repeat(np.arange(len(positives.lengths)), positives.lengths), positives.timestamps
-    schema = {"user": pl.Int32, "items": pl.Int32, "timestamps": pl.Int64}
-    flat = pl.DataFrame({"user": users, "items": positives.items, "timestamps": times}, schema)
-    lists = pl.col("timestamps") if times is not None else pl.lit(None, pl.List(pl.Int64)).alias("timestamps")
-    return flat.group_by("user", maintain_order=True).agg("items", lists)
+def _sequence_table(histories: Positives) -> pl.DataFrame:
+    def by_user(values: np.ndarray) -> list[np.ndarray]:
+        return np.split(values, histories.offsets[1:-1])
+
+    times, users = histories.timestamps, np.arange(len(histories.lengths))
+    columns = {
+        "user": pl.Series(users, dtype=pl.Int32),
+        "items": pl.Series(by_user(histories.items.astype(np.int32)), dtype=pl.List(pl.Int32)),
+        "timestamps": pl.Series([None] * len(users) if times is None else by_user(times), dtype=pl.List(pl.Int64)),
+    }
+    return pl.DataFrame(columns)

@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-LISTS = ("train", "val", "test_popularity", "test_uniform")
 QUANTILES = {"min": 0, "p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "max": 1}
 RANKS = 200  # of the popularity curve, at most
+FAR = 0.02  # of NDCG@10 from chance, beyond which popularity is not matched
 
 
 def data_report(
-    folder: Path, rejected: pl.DataFrame, rows: Mapping[str, int], steps: Sequence[Mapping[str, Any]]
+    folder: Path,
+    rejected: pl.DataFrame,
+    rows: Mapping[str, int],
+    steps: Sequence[Mapping[str, Any]],
+    tied: float | None,
 ) -> dict[str, Any]:
-    """`folder`: what `preprocess` wrote. `rows`: rows of each raw file. `steps`: what each filter left."""
+    """`folder`: what `preprocess` wrote. `rows`: rows of each raw file. `steps`: what each filter left. `tied`: share
+    of the users whose test and validation item share a time stamp, None without time stamps."""
     users, items = pl.read_parquet(folder / "users.parquet"), pl.read_parquet(folder / "items.parquet")
-    lists = {name: pl.read_parquet(folder / f"{name}.parquet", columns=["candidates"])["candidates"] for name in LISTS}
-    before, after = steps[0], steps[-1]
-    core = next(step for step in steps if step["step"] == "k-core")  # a sample of users is no loss
+    names = ["train", "transfer", "val", *sorted(path.stem for path in folder.glob("test_*.parquet"))]
+    lists = {name: pl.read_parquet(folder / f"{name}.parquet") for name in names}
+    parts = {name: lists[name] for name in ("train", "transfer", "val")}
+    parts |= {"labelled": lists["train"].filter("labelled"), "test": lists["test_matched"]}
+    windows = {"all": _windows(parts["train"])} | {part: _windows(parts[part]) for part in ("labelled", "transfer")}
+    count = items["count"].to_numpy()
+    popularity = np.where(items["cold"], items["total"], count)  # as negatives are matched
     reasons = rejected.group_by("file", "reason").len().sort("file", "reason")
     return {
         "filters": list(steps),
-        "lost": {what: 1 - core[what] / before[what] for what in ("users", "items", "interactions")},
-        "sparsity": {"before": _sparsity(before), "after": _sparsity(after)},
+        "lost": {what: _lost(steps, what) for what in ("users", "items", "interactions")},
+        "sparsity": {"before": _sparsity(steps[0]), "after": _sparsity(steps[-1])},
         "history_length": _quantiles(users["length"]),
         "histogram": _histogram(users["length"].to_numpy()),
         "train_positives": _quantiles(users["train_positives"]),
         "item_count": _quantiles(items["count"]),
-        "popularity": _popularity(items["count"].to_numpy()),
+        "popularity": _popularity(count),
+        "cold_items": int(items["cold"].sum()),
         "items_without_train_positive": int((items["count"] == 0).sum()),
         "items_without_category": int((items["categories"].list.len() == 0).sum()),
         "items_that_share_a_text": int(items["text"].is_duplicated().sum()),
@@ -41,10 +53,75 @@ def data_report(
             "share": len(rejected) / sum(rows.values()),
             "by_reason": [dict(zip(("file", "reason", "rows"), row, strict=True)) for row in reasons.iter_rows()],
         },
-        "lists": {name: len(candidates) for name, candidates in lists.items()},
-        "examples": {name: int(candidates.list.len().sum()) for name, candidates in lists.items()},
+        "lists": {name: len(part) for name, part in lists.items()},
+        "examples": {name: int(part["candidates"].list.len().sum()) for name, part in lists.items()},
+        "windows": windows,
+        "read": {
+            "teacher": windows["labelled"],
+            "student": windows["labelled"] + windows["transfer"],
+            "both": windows["labelled"],
+        },
+        "labels": {
+            "train": len(parts["labelled"]),
+            "likes": _likes(parts["labelled"]),
+            "val": len(parts["val"]),
+        },
+        "mean_likes": {name: _mean_likes(part) for name, part in parts.items()},
+        "val_and_test_share_a_time": tied,
+        "popularity_ndcg_10": {name: _popularity_ndcg(lists[name], popularity) for name in ("val", "test_matched")},
         "folds": users["fold"].value_counts().sort("fold")["count"].to_list(),
     }
+
+
+def popularity_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """What popularity scores on the matched lists, a line each, and a warning where that is far from chance."""
+    for name, found in report["popularity_ndcg_10"].items():
+        scorers = {"popularity": found["popularity"], "its inverse": found["inverse"]}
+        scored = ", ".join(f"{scorer} {value:.3f}" for scorer, value in scorers.items())
+        yield f"{name}: NDCG@10 of {scored}, chance {found['chance']:.3f}"
+        if far := [scorer for scorer, value in scorers.items() if abs(value - found["chance"]) > FAR]:
+            yield (
+                f"warning: {name}: {' and '.join(far)} more than {FAR} from chance: the negatives do not match the "
+                "positives' popularity, and a model may gain by popularity alone. Use more users or items, or lower "
+                "eval_negatives."
+            )
+
+
+def _lost(steps: Sequence[Mapping[str, Any]], what: str) -> float:
+    """Share that the filters dropped; a sample of users is no loss."""
+    pairs = (pair for pair in pairwise(steps) if pair[1]["step"] != "max_users")
+    return 1 - prod(after[what] / before[what] for before, after in pairs)
+
+
+def _windows(lists: pl.DataFrame) -> int:
+    return lists.select("user", "start").n_unique() if len(lists) else 0
+
+
+def _likes(lists: pl.DataFrame) -> int:
+    """How many likes these lists show, as positives or in histories, each once."""
+    places = lists.select("user", place=pl.int_ranges("start", pl.col("position") + 1)).explode("place")
+    return places.n_unique() if len(lists) else 0
+
+
+def _mean_likes(lists: pl.DataFrame) -> float | None:
+    """In the prompts of these lists; None where there are none."""
+    return float((lists["position"] - lists["start"]).to_numpy().mean()) if len(lists) else None
+
+
+def _popularity_ndcg(lists: pl.DataFrame, popularity: np.ndarray) -> dict[str, float]:
+    """Mean NDCG@10 of lists of one size: of popularity as a score, of its inverse, and at chance. A tie counts as its
+    expectation."""
+    scores = popularity[np.stack(lists["candidates"].to_list())]  # (lists, candidates)
+    own = np.take_along_axis(scores, lists["positive"].to_numpy()[:, None], axis=1)
+    ranks = np.arange(1, scores.shape[1] + 1)
+    gains = np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0)
+    upto = np.concatenate([[0], np.cumsum(gains)])
+
+    def mean(better: np.ndarray) -> float:
+        first, tied = better.sum(1), (scores == own).sum(1)
+        return float(((upto[first + tied] - upto[first]) / tied).mean())
+
+    return {"popularity": mean(scores > own), "inverse": mean(scores < own), "chance": float(gains.mean())}
 
 
 def _sparsity(step: Mapping[str, Any]) -> float:

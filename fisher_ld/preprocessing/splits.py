@@ -1,4 +1,4 @@
-"""Folds, and which of a user's positives are train, validation and test."""
+"""Folds, cold items, windows, and which of a user's positives are train, validation and test."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 FOLDS = 5
+WARM, COLD_VALIDATION, COLD_TEST = range(3)  # what an item is for; all are warm unless split: cold_items
+COLD_SHARE = 5  # of the items every fifth is cold
+UNUSED, LABELLED, TRANSFER = range(3)  # what a training window is for
 
 
 def stream(seed: int, name: str) -> np.random.Generator:
@@ -27,8 +30,8 @@ def folds(n_users: int, rng: np.random.Generator) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Split:
-    """Positions of each user's positives, all (n_users,) int64: train is 0..train_end - 1, then come one validation
-    and one test position, -1 where there is none. Position 0 has no history and makes no list."""
+    """Places among each user's positives, all (n_users,) int64: those before `train_end` are train; one is validation
+    and one test, -1 where there is none. A positive without a warm one before it has no history and makes no list."""
 
     train_end: np.ndarray
     val: np.ndarray
@@ -51,18 +54,60 @@ def _split(test: np.ndarray, tested: np.ndarray) -> Split:
     return Split(np.maximum(val, 0), np.where(val >= 1, val, -1), np.where(tested & (test >= 1), test, -1))
 
 
-def train_positions(train_end: np.ndarray, users: np.ndarray, latest: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Users and positions of the training lists, by user and position: the `latest` (None: all) of each of `users`."""
-    end = train_end[users]
-    first = np.maximum(1, end - latest) if latest else np.ones_like(end)
-    count = np.maximum(end - first, 0)
+def cold_roles(n_items: int, rng: np.random.Generator) -> np.ndarray:
+    """WARM for four fifths of the items, COLD_VALIDATION and COLD_TEST for half of the others each: (n_items,) int8."""
+    roles, cold = np.full(n_items, WARM, np.int8), rng.permutation(n_items)[: n_items // COLD_SHARE]
+    roles[cold[::2]], roles[cold[1::2]] = COLD_TEST, COLD_VALIDATION
+    return roles
+
+
+def cold_items(items: np.ndarray, offsets: np.ndarray, roles: np.ndarray) -> Split:
+    """Test is the last COLD_TEST positive with a warm one before it, validation the last such COLD_VALIDATION one;
+    train ends at the earlier of them. `items`: of the positives, user after user; `offsets` (n_users + 1,): where each
+    user's begin; `roles`: of the items."""
+    lengths, role = np.diff(offsets), roles[items]
+    users = np.repeat(np.arange(len(lengths)), lengths)
+    place = np.arange(len(items)) - offsets[users]
+    first_warm = lengths.copy()
+    np.minimum.at(first_warm, users[role == WARM], place[role == WARM])
+
+    def last(wanted: int) -> np.ndarray:
+        found, which = np.full(len(lengths), -1), (role == wanted) & (place > first_warm[users])
+        np.maximum.at(found, users[which], place[which])
+        return found
+
+    val, test = last(COLD_VALIDATION), last(COLD_TEST)
+    ends = (np.where(place >= 0, place, lengths) for place in (val, test))
+    return Split(np.minimum(*ends), val, test)
+
+
+def train_positions(train_end: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Users and positions of the training lists of `users`, by user and position: all that have a history."""
+    count = np.maximum(train_end[users] - 1, 0)
     offsets = np.cumsum(count) - count
-    positions = np.arange(count.sum()) - np.repeat(offsets, count) + np.repeat(first, count)
-    return np.repeat(users, count), positions
+    return np.repeat(users, count), np.arange(count.sum()) - np.repeat(offsets, count) + 1
 
 
 def block_starts(ends: np.ndarray, positions: np.ndarray, history_length: int, block: int) -> np.ndarray:
     """First position of the history of training lists. Counted back from `ends`, the user's first position after the
-    training ones, all positions of a block of `block` share one start: the last sees `history_length` positives."""
+    training ones, all positions of a block of `block` share one start. The block's mean history is `history_length`
+    positives (half a one more where `block` is even): its first sees fewer, its last more."""
     last = ends - 1 - (ends - 1 - positions) // block * block  # of the block
-    return np.maximum(0, last - history_length)
+    return np.maximum(0, last - history_length - block // 2)
+
+
+def windows(users: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Which window each training list is of, 0.. in their order: those of a user that share a start. (n,) int64; the
+    lists are sorted by user and position."""
+    new = (np.diff(users, prepend=-1) != 0) | (np.diff(starts, prepend=-1) != 0)
+    return np.cumsum(new) - 1
+
+
+def window_roles(n_windows: int, labelled: int | None, transfer: int | None, rng: np.random.Generator) -> np.ndarray:
+    """LABELLED for `labelled` of the windows (None: all), TRANSFER for the next `transfer` (None: all others) of one
+    random order, else UNUSED: (n_windows,) int8."""
+    order, roles = rng.permutation(n_windows), np.full(n_windows, UNUSED, np.int8)
+    first = n_windows if labelled is None else labelled
+    roles[order[:first]] = LABELLED
+    roles[order[first : None if transfer is None else first + transfer]] = TRANSFER
+    return roles

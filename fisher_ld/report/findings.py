@@ -1,29 +1,40 @@
-"""The questions that decide about a deployment, answered from intervals, of one student on one data set."""
+"""The first lines of a report: what a person who decides on a deployment asks, answered in words from intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fisher_ld.batches.lists import MAIN
 from fisher_ld.config import paths
-from fisher_ld.experiments.claims import at_least
-from fisher_ld.experiments.results import MAIN, Part
-from fisher_ld.report.names import label, short
+from fisher_ld.evaluation.baselines.catalogue import RIVALS
+from fisher_ld.evaluation.metrics.catalogue import METRICS, PRIMARY
+from fisher_ld.experiments.peers import smallest_equal
+from fisher_ld.experiments.results import Part
+from fisher_ld.report.names import label
 
-RETAINED, PARAMETERS, THROUGHPUT = 0.92, 0.25, 4.0  # the targets
-VERDICTS = {"shown above": "shown", "shown below": "opposite shown", "not shown": "not shown"}
+UNIT = METRICS[PRIMARY].label
+TEACHER = {
+    "teacher_over_truncation": "What does the whole teacher add to its first layers, adapted alone?",
+    "teacher_over_rival": "What does it add to the best rival with the same labels?",
+}
+STUDENT = {
+    "distillation_over_labels": "What do the teacher's answers add to the labels?",
+    "layers_over_logits": "What do its layers add to its answers?",
+    "fisher_over_uniform": "What do Fisher weights add to equal ones?",
+    "fisher_over_shuffled": "What do they add to the same weights shuffled over the layers?",
+    "fisher_over_reversed": "What do they add to the same weights reversed?",
+}
+QUESTIONS = TEACHER | STUDENT  # the comparisons' keys, in the order of the report
 
 
 @dataclass(frozen=True)
 class Finding:
     question: str
-    answer: str  # yes, no, shown, not shown, opposite shown, not measured
-    text: str
-
-    @property
-    def good(self) -> bool:
-        return self.answer in ("yes", "shown")
+    answer: str  # in words
+    basis: str  # what it rests on
+    verdict: str
 
 
 def span(row: Mapping[str, float], sign: bool = False) -> str:
@@ -37,132 +48,121 @@ def share(row: Mapping[str, float]) -> str:
     return f"{row['share']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
 
 
-def _gate(part: Part, gate: Mapping[str, Any]) -> Finding:
-    cut = paths.truncated(gate["truncated"]["depth"])
-    rivals = {**gate["rivals"], cut: gate["truncated"]}
-    text = "; ".join(f"over {label(name, part.run)} {span(row, sign=True)}" for name, row in rivals.items())
-    text = f"NDCG@10 {gate['teacher']:.3f} on {gate['lists']:,} validation lists, {text} (each interval alone)."
-    return Finding("Is the teacher worth distilling?", "yes" if gate["passed"] else "no", text)
+def answer(row: Mapping[str, Any], margin: float) -> str:
+    """What a comparison says that `a` adds to `b`. `margin`: evaluate.margin."""
+    value, low, high = row["difference"], row["low"], row["high"]
+    match row["verdict"]:
+        case "shown above":
+            return f"adds {value:.3f} {UNIT} ({low:.3f} to {high:.3f})"
+        case "shown below":
+            return f"costs {-value:.3f} {UNIT} ({-high:.3f} to {-low:.3f})"
+        case "equal":
+            return f"adds nothing: equal within {margin:g} ({low:+.3f} to {high:+.3f})"
+        case "not shown":
+            seen = f"one of {row['detectable']:.3f} or more would have been (power 80%)"
+            return f"no difference shown ({low:+.3f} to {high:+.3f}); {seen}"
+        case verdict:
+            return f"{verdict}: {row['untested']}"
 
 
-def gate_sentence(gate: Mapping[str, Any]) -> str:
-    """For the first lines: what may be said of distillation at all."""
-    lists = f"its gate on {gate['lists']:,} validation lists"
-    if gate["passed"]:
-        return f"The teacher passed {lists}."
-    overridden = "This is not a test of distillation, the gate was overridden: " if gate["overridden"] else ""
-    text = f"{overridden}the teacher did not pass {lists}: {'; '.join(gate['reasons'])}."
-    return text[0].upper() + text[1:]
+def basis(row: Mapping[str, Any], a: str, b: str) -> str:
+    """The pair, by these names, the size of the sample and its power."""
+    seeds = "1 run" if row["seeds"] == 1 else f"{row['seeds']} seeds"
+    return f"{a} minus {b}; {row['n']:,} users, {seeds}, power 80% for {row['detectable']:.3f}"
 
 
-def _against(part: Part, a: str, b: str, question: str) -> Finding:
-    row = part.comparison(a, b)
+def _finding(part: Part, question: str, row: Mapping[str, Any] | None, margin: float) -> Finding:
     if row is None:
-        return Finding(question, "not measured", f"{label(a, part.run)} was not compared with {label(b, part.run)}.")
-    text = f"NDCG@10 difference {span(row, sign=True)}, p {row['p_holm']:.2g} after Holm, n {row['n']:,}."
-    return Finding(question, VERDICTS[row["verdict"]], text)
+        return Finding(question, "not measured: this run has no such pair of models", "", "not measured")
+    pair = label(row["a"], part.run), label(row["b"], part.run)
+    return Finding(question, answer(row, margin), basis(row, *pair), row["verdict"])
 
 
-def findings(part: Part, student: str, method: str) -> dict[str, Finding]:
-    """By a short name, in the order of the report. `method`: the one that the report is about."""
-    model, gate = f"{student}/{method}", part.gates[student]
-    kept = part.evaluate["retained"][MAIN][model]
-    found = part.efficiency[student]
-    row, ratios = found["models"][student], found["ratios"][student]
-    size, rate = 1 / ratios["parameters"], ratios["throughput"]
-    between = found["intervals"][student]["throughput"]
-    low, high = (between["low"], between["high"]) if between else (rate, rate)
-    certain = f" (95% interval {low:.1f} to {high:.1f})" if between else ""
-    above = kept["above_chance"]
-    of_gain = f" Of what the teacher gains over chance: {share(above)}." if above else ""
-    cut = paths.truncated(gate["truncated"]["depth"])
-    name = short(model)
-    result = {
-        "gate": _gate(part, gate),
-        "truncated": _against(part, "teacher", cut, "Does the teacher beat its own first layers, adapted alone?"),
-        "retained": Finding(
-            f"Does the student keep {RETAINED:.0%} of the teacher's NDCG@10?",
-            at_least(kept["low"], kept["high"], RETAINED),
-            f"It keeps {share(kept)}.{of_gain}",
+def findings(part: Part, student: str, method: str, margin: float) -> list[Finding]:
+    """In the order of the report. `method`: the one that the report is about."""
+    gate, model = part.gates[student], paths.student(student, method)
+    lists = f"on {gate['lists']:,} validation lists, before any test list was scored"
+
+    def asked(questions: Mapping[str, str]) -> list[Finding]:
+        return [_finding(part, text, part.asked(key, student), margin) for key, text in questions.items()]
+
+    return [
+        Finding(
+            "Did the teacher pass the gate?", "; ".join(gate["reasons"]) or "yes", lists,
+            "passed" if gate["passed"] else "not passed",
         ),
-        "parameters": Finding(
-            f"Has it at most {PARAMETERS:.0%} of the teacher's parameters?",
-            "yes" if size <= PARAMETERS else "no",
-            f"{size:.1%}: {row['parameters']['total'] / 1e6:.1f} million, embeddings included.",
-        ),
-        "throughput": Finding(
-            f"Is it at least {THROUGHPUT:g} times as fast?",
-            at_least(low, high, THROUGHPUT),
-            f"{rate:.1f} times the throughput{certain}, latency p50 {ratios['latency_p50']:.1f} times shorter.",
-        ),
-    }
-    for rival in gate["rivals"]:
-        result[rival] = _against(part, model, rival, f"Does it beat {label(rival, part.run)}?")
-    for other, question in (
-        ("start", "Does it beat what it started from, with the head fitted alone?"),
-        ("none", "Does distillation help the same student?"),
-        ("uniform", f"Does {name} beat uniform layers?"),
-        ("fisher-shuffled", f"Does {name} beat its own shuffle?"),
-    ):
-        result[other] = _against(part, model, f"{student}/{other}", question)
-    return result
+        *asked(TEACHER),
+        _finding(part, "What does it add to the best rival with all labels?", _best_informed(part), margin),
+        _kept(part, model),
+        *asked(STUDENT),
+        _cost(part, model),
+    ]  # fmt: skip
 
 
-# What the summary says beside the targets: finding -> answer -> sentence.
-LIMITS = {
-    "start": {
-        "opposite shown": "But what it started from, with the head fitted alone, is shown above it.",
-        "not shown": "It is not shown to beat what it started from, with the head fitted alone.",
-    },
-    "truncated": {
-        "opposite shown": "The teacher's own first layers, adapted alone, are shown above the whole teacher.",
-        "not shown": "The teacher is not shown to beat its own first layers, adapted alone.",
-    },
-    "none": {
-        "opposite shown": "Distillation is shown to cost quality: the same student is better trained on the labels "
-        "alone.",
-        "not shown": "Distillation is not shown to beat training the same student on the labels alone.",
-    },
-}
+def _kept(part: Part, model: str) -> Finding:
+    row = part.evaluate["retained"][MAIN][model]
+    above = row["above_chance"]
+    of_gain = f"of what it has above chance {share(above)}" if above else "the teacher is not clearly above chance"
+    basis = f"{label(model, part.run)}; {of_gain}; {row['n']:,} users"
+    return Finding("What does the student keep of the teacher?", f"{share(row)} of its {UNIT}", basis, "")
 
 
-def headline(part: Part, student: str, method: str, found: Mapping[str, Finding]) -> list[str]:
-    """The plain-language summary: whether it is a test at all, what one gets, whether it can replace the teacher,
-    whether Fisher is why."""
-    name = short(f"{student}/{method}")
-    kept = part.evaluate["retained"][MAIN][f"{student}/{method}"]
-    ratios = part.efficiency[student]["ratios"][student]
-    first = (
-        f"The {name} student keeps {kept['share']:.1%} of the teacher's NDCG@10 (95% interval {kept['low']:.1%} to "
-        f"{kept['high']:.1%}) with {1 / ratios['parameters']:.1%} of its parameters at {ratios['throughput']:.1f} "
-        f"times its throughput."
-    )
-    needed = ("gate", "retained", "parameters", "throughput", *(key for key in found if key.startswith("rivals/")))
-    if lacking := [found[key] for key in needed if not found[key].good]:
-        what = "; ".join(f"“{f.question}” {f.answer}" for f in lacking)
-        second = f"It should not replace the teacher on these numbers: {what}."
-    else:
-        second = "On these lists it can replace the teacher: every target is met, and it beats all rivals."
-    limits = [said[found[key].answer] for key, said in LIMITS.items() if found[key].answer in said]
-    reason = _reason(name, found["uniform"], found["fisher-shuffled"])
-    return [gate_sentence(part.gates[student]), first, " ".join([second, *limits]), reason]
+def _cost(part: Part, model: str) -> Finding:
+    """Speed and size beside the teacher and the smallest model of equal quality."""
+    question, student = "What does the student save?", model.split("/")[0]
+    found, peer = part.efficiency[student], smallest_equal(part, model)
+    ratios, between = found["ratios"][student], found["intervals"][student]["throughput"]
+    certain = f" ({between['low']:.1f} to {between['high']:.1f})" if between else ""
+    times = f"{ratios['throughput']:.1f}{certain} times the teacher's throughput"
+    size = f"{1 / ratios['parameters']:.1%} of the teacher's parameters"
+    if peer is None or peer.model == "teacher":
+        alone = "no smaller one that was timed is as good" if peer else "none that was timed is as good"
+        return Finding(question, times, f"{size}; {alone}", "")
+    other = label(peer.model, part.run)
+    size = f"{size}, {1 / peer.times['parameters']:.1%} of those of that model"
+    answer = f"{times}; {peer.times['throughput']:.1f} times that of {other}, the smallest model as good"
+    return Finding(question, answer, f"{size} ({peer.quality})", "")
 
 
-def _reason(name: str, uniform: Finding, shuffled: Finding) -> str:
-    """Whether Fisher weights are why."""
-    rivals = {"uniform layers": uniform, "its own shuffle": shuffled}
-    above = [rival for rival, finding in rivals.items() if finding.good]
-    below = [rival for rival, finding in rivals.items() if finding.answer == "opposite shown"]
-    trained = shuffled.answer != "not measured"
-    if below:
-        return f"Fisher weighting is shown to cost quality: {name} is below {' and '.join(below)}."
-    if above == list(rivals):
-        return "The Fisher weights are shown to help: over uniform layers and over their own shuffle."
-    if above == ["uniform layers"]:
-        but = "but not its own shuffle" if trained else "but its own shuffle was not trained"
-        return f"It is shown to beat uniform layers, {but}: what helps need not be which layer gets which weight."
-    if above:
-        return "It is shown to beat its own shuffle, but not uniform layers, which are simpler."
-    neither = "neither a gain over uniform layers nor one over the shuffled weights"
-    found = neither if trained else "no gain over uniform layers, and the shuffled weights were not trained"
-    return f"That Fisher weighting is the reason is not shown: {found}."
+def headline(part: Part, student: str) -> list[str]:
+    """What must be said before any number: whether it is a test, what else would do, what it rests on."""
+    gate = part.gates[student]
+    found = {key: part.asked(key, student) for key in QUESTIONS}
+    lines = []
+    if not gate["passed"]:
+        over = ", and gate.override let the run go on" if gate["overridden"] else ""
+        lines.append(f"This is not a test of distillation: the teacher did not pass the gate{over}.")
+    lines += _worth(part, found["teacher_over_truncation"], found["teacher_over_rival"])
+    lines += _better_choice(part)
+    if any(row and row["one_teacher"] for row in found.values()):
+        lines.append("Everything about the teacher rests on one run of it.")
+    return lines
+
+
+def _worth(part: Part, over_truncation: Any, over_rival: Any) -> Iterator[str]:
+    """Whether the teacher is worth its cost."""
+    if over_truncation and over_truncation["verdict"] != "shown above":
+        yield f"The teacher is not shown above its own truncation ({label(over_truncation['b'], part.run)})."
+    if over_rival:
+        rival = label(over_rival["b"], part.run)
+        yield {
+            "shown above": f"The teacher is shown above the best rival with the same labels ({rival}).",
+            "shown below": f"The teacher is not worth its cost: {rival}, with the same labels, is shown above it.",
+        }.get(
+            over_rival["verdict"],
+            f"The teacher is not shown to be worth its cost: it is not shown above {rival}, with the same labels.",
+        )
+
+
+def _best_informed(part: Part) -> dict[str, Any] | None:
+    """The teacher minus the best of the rivals with all labels."""
+    rows = [part.comparison("teacher", paths.rival(name)) for name, rival in RIVALS.items() if rival.labels == "all"]
+    return max(filter(None, rows), key=lambda row: row["mean_b"], default=None)
+
+
+def _better_choice(part: Part) -> Iterator[str]:
+    """Where a rival with all labels is above the teacher."""
+    row = _best_informed(part)
+    if row and row["difference"] < 0:
+        shown = "" if row["verdict"] == "shown below" else ", though it is not shown above the teacher"
+        yield f"The better choice on this data is {label(row['b'], part.run)}{shown}."

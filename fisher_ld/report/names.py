@@ -34,6 +34,14 @@ def label(model: str, run: Run) -> str:
     return text if len(run.students) == 1 else text.replace("student", f"student {first}", 1)
 
 
+def learned_from(model: str) -> str:
+    """Whose labels: those that all models have (same), those of all training lists, or none."""
+    first, _, last = model.partition("/")
+    if first == "rivals":
+        return RIVALS[last].labels if last in RIVALS else ""
+    return "none" if first in ("chance", "zero-shot") else "same"
+
+
 def short(model: str) -> str:
     """A student by its method alone."""
     method = model.rpartition("/")[2]

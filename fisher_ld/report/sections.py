@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fisher_ld.batches.lists import FAMILIES
+from fisher_ld.batches.lists import MAIN
 from fisher_ld.config import paths
-from fisher_ld.experiments.results import MAIN, Part
+from fisher_ld.experiments.peers import smallest_equal
+from fisher_ld.experiments.results import Part
 from fisher_ld.report.blocks import Block, Cell, Heading, Picture, Table, Text
-from fisher_ld.report.findings import share, span
-from fisher_ld.report.names import METRIC_LABELS, label, ordered, short
+from fisher_ld.report.families import families
+from fisher_ld.report.findings import span
+from fisher_ld.report.names import METRIC_LABELS, label, learned_from, ordered, short
+from fisher_ld.report.recipe import outcome
 
 Pictures = Mapping[str, str]  # SVG by name, see `charts`
 # What was timed: column, ratio to the teacher, value.
@@ -53,26 +56,29 @@ def _number(row: Any, key: str, form: str) -> str:
     return value if isinstance(value, str) else f"{value:{form}}"
 
 
-def quality(part: Part, method: str, pictures: Pictures) -> list[Block]:
-    caption = "NDCG@10 with 95% intervals on the popularity lists; the dotted line is chance."
-    blocks: list[Block] = [Heading("Quality"), Picture("NDCG@10 of every model", pictures["quality"], caption)]
-    for family in FAMILIES:
-        models, seeds = part.evaluate["quality"][family], part.evaluate["seeds"][family]
-        names = ordered(models, part.run)
-        rows = []
-        for model in names:
-            means = [_mean(models[model].get(metric)) for metric in METRIC_LABELS]
-            by_seed = " ".join(f"{v:.3f}" for v in seeds.get(model, []) if len(seeds[model]) > 1)
-            rows.append([label(model, part.run), *means, f"{models[model]['ndcg_10']['n']:,}", by_seed])
-        drawn = "by popularity (hard, the main one)" if family == MAIN else "uniformly"
-        strong = [names.index(paths.student(student, method)) for student in part.run.students]
-        header = ["model", *METRIC_LABELS.values(), "users", "NDCG@10 by seed"]
-        blocks += [Heading(f"Lists whose negatives are drawn {drawn}", 3), Table(header, rows, strong=strong)]
-        for student in part.run.students:
-            kept = share(part.evaluate["retained"][family][paths.student(student, method)])
-            text = f"{_named(part, student, method)} keeps {kept} of the teacher's NDCG@10 on these lists."
-            blocks.append(Text(text))
-    return blocks
+def quality(part: Part, pictures: Pictures) -> list[Block]:
+    caption = f"NDCG@10 with 95% intervals on the {MAIN} lists; the dotted line is chance."
+    names = ordered(part.evaluate["quality"][MAIN], part.run)
+    informed = [model for model in names if learned_from(model) == "all"]
+    header = ["model", "labels", *METRIC_LABELS.values(), "users", "kept of the teacher", "NDCG@10 by seed"]
+    blocks = [
+        Heading("Quality"),
+        Picture("NDCG@10 of every model", pictures["quality"], caption),
+        Table(header, [_quality(part, model) for model in names if model not in informed], words=(0, 1)),
+    ]
+    if informed:
+        rows = [_quality(part, model)[:-2] for model in informed]
+        blocks += [Heading("Rivals with all labels", 3), Table(header[:-2], rows, words=(0, 1))]
+    return [*blocks, *families(part)]
+
+
+def _quality(part: Part, model: str) -> list[Cell]:
+    found, kept = part.evaluate["quality"][MAIN][model], part.evaluate["retained"][MAIN].get(model)
+    means = [_mean(found.get(metric)) for metric in METRIC_LABELS]
+    runs = part.evaluate["seeds"][MAIN].get(model, [])
+    by_seed = " ".join(f"{v:.3f}" for v in runs) if len(runs) > 1 else ""
+    share = (f"{kept['share']:.1%}", f"{kept['low']:.1%} to {kept['high']:.1%}") if kept else ""
+    return [label(model, part.run), learned_from(model), *means, f"{found['ndcg_10']['n']:,}", share, by_seed]
 
 
 def speed(part: Part, method: str, pictures: Pictures) -> list[Block]:
@@ -84,20 +90,37 @@ def speed(part: Part, method: str, pictures: Pictures) -> list[Block]:
         largest_first = sorted(found["models"].items(), key=lambda entry: -entry[1]["parameters"]["total"])
         for timed, row in largest_first:
             model = paths.student(student, method) if timed == student else timed
-            times = found["ratios"].get(timed, {})
-            values = [(value(row), f"{times[name]:.2f}x") if name in times else value(row) for _, name, value in TIMED]
-            rows.append([label(model, part.run), _mean(part.quality(model)), *values])
+            rows.append([label(model, part.run), _mean(part.quality(model)), *(value(row) for _, _, value in TIMED)])
         text = (
-            "Small: how many times better than the teacher. A student is worth its distillation where the teacher's "
-            "own first layers, adapted alone, are not as good. All methods of a shape have one architecture. "
             f"Measured side by side in one process on {found['device']} in {found['precision']} with "
-            f"{found['threads']} threads: latency of {found['queries']} queries of {found['candidates']:.0f} "
-            f"candidates, throughput of {found['throughput_queries']}. Energy counter: {found['energy_counter']}."
+            f"{found['threads']} threads. Latency is of {found['queries']} queries of {found['candidates']:.0f} "
+            "candidates. All methods of a shape have one architecture. "
+            f"Energy counter: {found['energy_counter']}."
         )
+        columns = [column for column, *_ in TIMED]
         blocks += title(part, student)
-        blocks += [Heading("The teacher, its truncation, the student", 3)]
-        blocks += [Table(["", "NDCG@10", *(column for column, *_ in TIMED)], rows), Text(text)]
+        blocks += [_times(part, paths.student(student, method), columns)]
+        blocks += [Table(["model", "NDCG@10", *columns], rows), Text(text)]
     return blocks
+
+
+def _times(part: Part, model: str, columns: Sequence[str]) -> Table:
+    """How many times better than the teacher, and than the smallest model of equal quality, the student is."""
+    student, peer = model.split("/")[0], smallest_equal(part, model)
+    found = part.efficiency[student]
+    ratios, between = found["ratios"][student], found["intervals"][student]
+    rows: list[list[Cell]] = [["teacher", *(_ratio(ratios, between, name) for _, name, _ in TIMED)]]
+    if peer and peer.model != "teacher":
+        what = label(peer.model, part.run), f"the smallest model as good ({peer.quality})"
+        rows.append([what, *(_ratio(peer.times, {}, name) for _, name, _ in TIMED)])
+    return Table(["times better than", *columns], rows)
+
+
+def _ratio(times: Mapping[str, float], between: Mapping[str, Any], name: str) -> Cell:
+    if name not in times:
+        return ""
+    text, row = f"{times[name]:.2f}x", between.get(name)
+    return (text, f"{row['low']:.2f} to {row['high']:.2f}") if row else text
 
 
 def layers(part: Part, method: str, pictures: Pictures) -> list[Block]:
@@ -131,18 +154,11 @@ def layers(part: Part, method: str, pictures: Pictures) -> list[Block]:
 def training(part: Part, list_weight: float, pictures: Pictures) -> list[Block]:
     caption = "Validation and losses over the optimiser steps, means over seeds; long curves are running medians."
     drawn = [Picture(f"Training, students {s}", pictures[f"{s}/training"], caption) for s in part.run.students]
-    rows = []
-    for name in ordered(part.fits, part.run):
-        fits = part.fits[name]
-        best = ", ".join(f"{fit['best_step']:,}" for fit in fits)
-        values = " ".join(f"{fit['validation_ndcg_10']:.3f}" for fit in fits)
-        rows.append([label(name, part.run), f"{fits[0]['steps']:,}", best, values])
     text = (
         f"The students' label term is BCE in Eq. 7. Here a share of {list_weight:g} of it (distill.list_weight) is a "
         "softmax over the list, which Eq. 7 does not have."
     )
-    header = ["model", "steps", "its weights are of step", "validation NDCG@10 there"]
-    return [Heading("Training"), *drawn, Table(header, rows), Text(text)]
+    return [*outcome(part), *drawn, Text(text)]
 
 
 def compared(part: Part) -> list[Block]:

@@ -20,7 +20,7 @@ from fisher_ld.config.messages import flatten, nearest
 from fisher_ld.config.params import Params, load_params
 from fisher_ld.config.paths import BASE, PARAMS
 from fisher_ld.config.teacher_fit import check_teacher_fit
-from fisher_ld.core.errors import UserError, disk_full_message, is_disk_full
+from fisher_ld.core.errors import Unavailable, UserError, disk_full_message, is_disk_full
 from fisher_ld.core.files import read_yaml
 from fisher_ld.core.locks import Lock, still_running, work_root
 from fisher_ld.datasets.catalogue import SOURCES
@@ -175,7 +175,7 @@ def stage(main: Callable[..., None]) -> None:
     """Runs `main(params, run, *names)` as a cell of the stage of dvc.yaml that is named as main's module, in the
     project's root. The names come from the command line: `data`, `student`, `method`, `seed` (of training), `depth`,
     and `teacher`, the seed of the teacher that students learn from, which is no part of the cell's name. A UserError or
-    a full disk ends it with one message and exit code 1, a bug with its traceback."""
+    a full disk ends it with one message and exit code 1 (2: Unavailable), a bug with its traceback."""
     signal.signal(signal.SIGTERM, _terminate)
     if not sys.stderr.isatty():
         _silence_bars()
@@ -184,6 +184,9 @@ def stage(main: Callable[..., None]) -> None:
     cell = "@".join(filter(None, [name, "-".join(given)]))
     try:
         _run(name, main, given)
+    except Unavailable as error:
+        print(f"{cell}: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
     except UserError as error:
         sys.exit(f"{cell}: {error}")
     except Exception as error:

@@ -20,9 +20,10 @@ from fisher_ld.training.loop import Fit, Schedule, Training, fit
 from fisher_ld.training.losses import ranking_loss
 
 
-def adapt(scorer: Scorer, lists: Lists, prompts: Prompts, params: Adapt, training: Training) -> Fit:
-    """Trains all of `scorer` in place, `params.batch_users` windows of `lists` a step, by `ranking_loss`."""
-    plan = step_plan(lists, prompts, params.batch_users, params.steps, training.seed)
+def adapt(scorer: Scorer, lists: Lists, prompts: Prompts, params: Adapt, steps: int, training: Training) -> Fit:
+    """Trains all of `scorer` in place, `params.batch_users` windows of `lists` a step, by `ranking_loss`; `steps` at
+    most."""
+    plan = step_plan(lists, lists.windows(), prompts, params.batch_users, steps, training.seed)
     schedule = Schedule(
         params.learning_rate, params.weight_decay, params.warmup, params.eval_every, params.patience,
         params.checkpoint_every,
@@ -30,7 +31,7 @@ def adapt(scorer: Scorer, lists: Lists, prompts: Prompts, params: Adapt, trainin
 
     def loss(windows: list[np.ndarray], step: int) -> tuple[torch.Tensor, dict[str, float], int]:
         batch = scorer.pack(lists, windows, prompts)
-        total, parts = ranking_loss(scorer(batch).logits, batch.labels, batch.lists, params.list_weight)
+        total, parts = ranking_loss(scorer(batch).logits, batch.labels, batch.list_of, params.list_weight)
         return total, parts, batch.tokens
 
     with scorer.only_rows(prompts), _trainable(scorer, params, training.seed):

@@ -1,7 +1,9 @@
 import numpy as np
+import polars as pl
 import pytest
 
-from fisher_ld.batches.lists import Lists, concat, read_lists, take
+from fisher_ld.batches.lists import Lists, concat, read_labelled, read_lists, read_taught, read_tests, take
+from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.errors import UserError
 
 
@@ -13,6 +15,12 @@ def lists():
 
 def test_labels_stand_at_the_positives():
     assert lists().labels().tolist() == [0, 1, 1, 0, 0, 1]
+
+
+def test_a_label_that_is_not_to_be_known_is_nan():
+    some = lists()
+    some.positive[1] = -1
+    np.testing.assert_array_equal(some.labels(), np.array([0, 1, np.nan, np.nan, np.nan, 1], np.float32))
 
 
 def test_the_history_ends_before_the_position():
@@ -29,6 +37,65 @@ def test_take_and_concat_renumber():
     assert both.offsets.tolist() == [0, 1, 4, 6, 9, 10]
     assert [c.tolist() for c in both.candidates] == [[5], [2, 0, 4], [3, 1], [2, 0, 4], [5]]
     assert both.labels().tolist() == [1, 1, 0, 0, 0, 1, 1, 0, 0, 1]
+
+
+ROWS = {  # user, start, position, candidates, positive
+    "train": [(0, 0, 1, [2, 1], 1), (0, 0, 2, [2, 3], 0), (1, 0, 1, [0, 3], 1), (1, 0, 2, [1, 0], 0)],
+    "transfer": [(1, 0, 1, [3, 0, 2], -1), (1, 0, 2, [1, 2, 0], -1)],
+    "test_matched": [(0, 0, 3, [0, 1], 1)],
+    "test_uniform": [(0, 0, 3, [1, 2], 0)],
+}
+
+
+def write(folder, name, labelled=None):
+    columns = ["user", "start", "position", "candidates", "positive"]
+    table = pl.DataFrame(ROWS[name], schema=columns, orient="row").with_row_index("list")
+    if labelled:
+        table = table.with_columns(labelled=pl.Series(labelled))
+    table.reverse().write_parquet(folder / f"{name}.parquet")  # the order of rows means nothing
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = DataPaths("mine")
+    paths.processed.mkdir(parents=True)
+    paths.rivals.mkdir()
+    sequences = {"user": [1, 0], "items": [[0, 3, 1], [3, 1, 2, 1]]}
+    pl.DataFrame(sequences).write_parquet(paths.processed / "sequences.parquet")
+    write(paths.processed, "train", [True, True, False, False])
+    for name in ("transfer", "test_matched", "test_uniform"):
+        write(paths.processed, name)
+    return paths
+
+
+def rows(some):
+    columns = zip(some.user, some.start, some.position, some.candidates, some.positive, strict=True)
+    return [(u, s, p, c.tolist(), place) for u, s, p, c, place in columns]
+
+
+def test_only_labelled_lists_are_learned_from(data):
+    assert rows(read_labelled(data.processed)) == ROWS["train"][:2]
+    assert read_labelled(data.processed).history(1).tolist() == [3, 1]
+
+
+def test_the_teacher_answers_labelled_and_transfer_lists(data):
+    taught = read_taught(data.processed)
+    assert rows(taught) == ROWS["train"][:2] + ROWS["transfer"]
+    assert np.isnan(taught.labels()).tolist() == [False] * 4 + [True] * 6
+
+
+def test_tests_are_the_families_that_were_written_wherever_they_stand(data):
+    assert list(read_tests(data)) == ["matched", "uniform"]
+    (data.processed / "test_uniform.parquet").rename(data.rivals / "test_two-stage.parquet")
+    found = read_tests(data)
+    assert {family: rows(some) for family, some in found.items()} == {
+        "matched": ROWS["test_matched"],
+        "two-stage": ROWS["test_uniform"],
+    }
+    (data.processed / "test_matched.parquet").unlink()
+    with pytest.raises(UserError, match=r"test_matched\.parquet: no such file; run the stage preprocess"):
+        read_tests(data)
 
 
 def test_lists_that_are_not_written_yet_name_the_stage(tmp_path):

@@ -1,5 +1,7 @@
 """Packed scoring against one prompt at a time: logits, hidden states and gradients, in float64."""
 
+from itertools import chain, pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from transformers import (
 )
 
 from fisher_ld.batches.lists import Lists
-from fisher_ld.batches.packing import MULTIPLE, by_length, last_windows, pack, step_plan
+from fisher_ld.batches.packing import MULTIPLE, by_length, in_pieces, longest_first, pack, row_tokens, step_plan
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.core.errors import UserError
 from fisher_ld.models.scorer import Scorer
@@ -73,8 +75,8 @@ def test_packed_is_one_by_one(attention, config, candidates, float64_norms):
 
     scorer.model.set_attn_implementation(attention)
     with torch.no_grad():
-        scored, _ = scorer(batch)
-    logits, states = scorer(batch, with_states=True)
+        scored = scorer(batch).logits
+    logits, states, _ = scorer(batch, with_states=True)
     scorer.model.set_attn_implementation("sdpa")
     weight = torch.linspace(-1, 2, len(logits), dtype=torch.float64)
     parameters = [p for p in scorer.parameters() if p.requires_grad]
@@ -110,6 +112,25 @@ def test_labels_mark_the_positive():
     assert batch.labels.sum() == 3
 
 
+def test_labels_that_are_not_to_be_known_are_nan():
+    lists, prompts = world(CANDIDATES["ragged"])
+    lists.positive[:] = [0, -1, 1]
+    batch = pack(lists, lists.windows(), prompts, 64)
+    np.testing.assert_array_equal(batch.labels.numpy(), lists.labels()[batch.examples])
+    assert batch.labels.isnan().sum() == 6
+
+
+def test_every_candidate_knows_its_list():
+    lists, prompts = world(CANDIDATES["ragged"])
+    windows = lists.windows()
+    batch = pack(lists, windows[::-1], prompts, 64)
+    numbers = np.concatenate(windows[::-1])  # the order of the examples
+    starts = lists.offsets[numbers][batch.list_of]
+    ends = lists.offsets[numbers + 1][batch.list_of]
+    assert ((starts <= batch.examples.numpy()) & (batch.examples.numpy() < ends)).all()
+    assert batch.list_of.tolist() == [0, 0, 1, 2, 2, 2, 2, 2, 2]
+
+
 def test_rows_are_padded_to_a_length_that_matrix_kernels_like():
     lists, prompts = world(CANDIDATES["one"])
     batch = pack(lists, lists.windows(), prompts, 64)
@@ -142,30 +163,77 @@ def test_windows_of_like_length_share_a_batch():
     assert sorted(sorted(int(length[w[0]]) for w in batch) for batch in plan) == [[1, 2], [3, 4], [6, 7], [8, 9]]
 
 
-def test_the_last_windows_are_what_the_adaptation_reads_last():
-    count, each = 200, 2
-    numbers = np.arange(count * each)
+def test_groups_are_of_like_length_and_the_longest_comes_first():
+    lists, prompts = long_world()
+    groups = longest_first(lists, prompts, 2)
+    lengths = [[row_tokens(window, lists, prompts) for window in group] for group in groups]
+    flat = [*chain(*lengths)]
+    assert flat == sorted(flat, reverse=True) and flat[0] > flat[-1]
+    assert [len(group) for group in groups] == [2, 1]
+    assert sorted(int(i) for group in groups for window in group for i in window) == [*range(len(lists))]
+
+
+def long_world():
+    """Three users, some lists of each after one start; an item's candidate piece has 1 + item % 4 tokens."""
+    rng = np.random.default_rng(1)
+    user = np.repeat([0, 1, 2], [7, 2, 1])
+    candidates = [rng.integers(0, 8, n) for n in rng.integers(1, 9, len(user))]
     lists = Lists(
-        user=numbers // each,
-        start=np.zeros(len(numbers), int),
-        position=numbers % each + 1,
-        positive=np.zeros(len(numbers), int),
-        candidates=[np.array([i, i + 1]) for i in numbers],
-        offsets=np.arange(len(numbers) + 1) * 2,
-        sequences=[numbers[:each]] * count,
+        user=user,
+        start=np.zeros_like(user),
+        position=np.array([1, 2, 3, 3, 3, 4, 5, 1, 2, 1]),
+        positive=np.array([int(rng.integers(len(c))) for c in candidates]),
+        candidates=candidates,
+        offsets=np.concatenate([[0], np.cumsum([len(c) for c in candidates])]),
+        sequences=[rng.integers(0, 8, 6)] * 3,
     )
-    last = last_windows(lists, 60, seed=3)
-    assert len(last) == 60 * each and len(last.windows()) == 60
-    pieces = [[1]] * (len(numbers) + 2)
-    plan = step_plan(lists, Prompts([7], pieces, pieces), 1, steps=128, seed=3)
-    read = {int(window[0]) // each for entry in plan for window in entry}
-    assert len(read) == 128 and read.isdisjoint(last.user)
-    assert len(last_windows(lists, None, 3)) == len(last_windows(lists, 500, 3)) == len(lists)
+    pieces = [[9] * (1 + item % 4) for item in range(8)]
+    return lists, Prompts([7, 8], pieces, pieces)
+
+
+def tokens(items, prompts):
+    return sum(len(prompts.candidate[item]) for item in items)
+
+
+@pytest.mark.parametrize("largest", [1, 12, 20, 33, 10_000])
+def test_long_windows_are_cut_between_lists(largest):
+    lists, prompts = long_world()
+    windows = [window for group in longest_first(lists, prompts, 3, largest) for window in group]
+    assert sorted(int(i) for window in windows for i in window) == [*range(len(lists))]
+    cost = [sum(tokens(lists.candidates[i], prompts) for i in window) for window in windows]
+    assert all(c <= largest or len(w) == 1 for c, w in zip(cost, windows, strict=True))
+    assert all(len(set(lists.user[window])) == 1 for window in windows)
+    if largest == 10_000:
+        assert len(windows) == 3
+    for before, after in pairwise(sorted(windows, key=lambda window: int(window[0]))):  # no cut that was not needed
+        if lists.user[before[0]] == lists.user[after[0]]:
+            together = sum(tokens(lists.candidates[i], prompts) for i in [*before, after[0]])
+            assert together > largest
+
+
+@pytest.mark.parametrize("largest", [1, 5, 8, 10_000])
+def test_pieces_hold_the_same_prompts_in_the_same_order(largest):
+    lists, prompts = long_world()
+    pieces = in_pieces(lists, prompts, largest)
+    assert pieces.offsets[-1] == lists.offsets[-1]
+    for example in range(lists.offsets[-1]):
+        assert prompts.example(pieces, example) == prompts.example(lists, example)
+    assert all(tokens(c, prompts) <= largest or len(c) == 1 for c in pieces.candidates)
+    assert np.isnan(pieces.labels()).all()
+    assert (len(pieces) == len(lists)) == (largest == 10_000)
 
 
 def test_a_plan_goes_on_for_as_many_epochs_as_its_steps_take():
     lists, prompts = world(CANDIDATES["ragged"])
-    plan = step_plan(lists, prompts, 1, steps=5, seed=3)
+    plan = step_plan(lists, lists.windows(), prompts, 1, steps=5, seed=3)
     assert len(plan) == 5
     epoch = len(lists.windows())
     assert sorted(int(b[0][0]) for b in plan[:epoch]) == sorted(int(w[0]) for w in lists.windows())
+
+
+def test_a_plan_holds_the_given_windows_alone():
+    lists, prompts = world(CANDIDATES["ragged"])
+    plan = step_plan(lists, lists.windows()[1:], prompts, 1, steps=4, seed=3)
+    assert {int(i) for batch in plan for window in batch for i in window} == {2}
+    with pytest.raises(ValueError, match=r"expected windows to plan 4 steps of, got none"):
+        step_plan(lists, [], prompts, 1, steps=4, seed=3)

@@ -91,7 +91,7 @@ def test_what_data_says_wrong_is_said_once():
         ({"sed": 1}, "sed: unknown key, did you mean seed?"),
         ({"fisher": {"alpha": 1}}, "fisher.alpha: unknown key, did you mean distill.alpha?"),
         ({"gate": {"max_users": 1}}, "gate.max_users: unknown key, did you mean data.max_users?"),
-        ({"cache": {"zzz": 1}}, "cache.zzz: unknown key, valid are windows, shard_rows"),
+        ({"cache": {"zzz": 1}}, "cache.zzz: unknown key, valid are shard_rows"),
         ({"cache": None}, "cache: expected a section with keys of its own, got None"),
         ({"cache": 4}, "cache: expected a section with keys of its own, got 4"),
         ({"students": 4}, "students: expected a section with keys of its own, got 4"),
@@ -116,6 +116,7 @@ def test_what_data_says_wrong_is_said_once():
             "students.teacher: expected a name that is no model's (teacher, zero-shot, truncated, rivals), got",
         ),
         ({"fisher": {"samples": True}}, "fisher.samples: expected a valid integer, got True"),
+        ({"fisher": {"kind": True}}, "fisher.kind: expected 'model', 'label' or 'list', got True"),
         ({"fisher": {"samples": "8"}}, "fisher.samples: expected a valid integer, got '8'"),
         ({"fisher": {"beta": False}}, "fisher.beta: expected a number, not true or false, got False"),
         ({"fisher": {"beta": "high"}}, "fisher.beta: expected a valid number"),
@@ -148,6 +149,15 @@ def test_what_data_says_wrong_is_said_once():
         ({"data": {"prompt": {"candidate": "{text.name}?"}}}, "'{text.name}?' is not a template"),
         ({"data": {"prompt": {"history": "liked\n"}}}, "data.prompt: history: 'liked\\n' must hold {text}"),
         ({"data": {"prompt": {"candidate": "?"}}}, "data.prompt: candidate: '?' must hold {text}"),
+        (
+            {"data": {"families": ["uniform", "matched"]}},
+            "data: families: expected matched first, by which models are compared, got uniform",
+        ),
+        ({"data": {"families": ["matched", "matched"]}}, "data.families: expected a list of one or more, each once"),
+        ({"data": {"families": ["matched", "unifrm"]}}, "got 'unifrm'; did you mean uniform?"),
+        ({"data": {"test_users": 1}}, "data.test_users: expected at least 2, got 1"),
+        ({"data": {"labelled_windows": 0}}, "data.labelled_windows: expected at least 1, got 0"),
+        ({"data": {"transfer_windows": -1}}, "data.transfer_windows: expected at least 0, got -1"),
         ({"data": {"zero_shot_users": 1}}, "data.zero_shot_users: expected at least 2, got 1"),
         ({"teacher": {"answers": {"yes": "no", "no": "no"}}}, "teacher.answers: `yes` and `no` must differ"),
         ({"distill": {"alpha": 0}}, "  run.methods: none learns from labels alone, and distill.alpha gives them no"),
@@ -184,8 +194,8 @@ def test_what_data_says_wrong_is_said_once():
             "source: `interactions`, `items` and `columns` are for kind: table only",
         ),
         (
-            {"students": {"small": {"hidden_size": 64}}},
-            "students.small: init: first keeps the teacher's widths; leave out hidden_size",
+            {"students": {"first": {"hidden_size": 64}}},
+            "students.first: init: first keeps the teacher's widths; leave out hidden_size",
         ),
         (
             {"students": {"small": {"init": "random", "hidden_size": 30, "heads": 4}}},
@@ -205,7 +215,7 @@ def test_refused(changes, message):
 
 
 def test_contradictions_of_one_section_come_together():
-    text = refusal({"students": {"small": {"hidden_size": 30, "heads": 4, "kv_heads": 3}}})
+    text = refusal({"students": {"first": {"hidden_size": 30, "heads": 4, "kv_heads": 3}}})
     assert text.startswith("3 errors")
 
 

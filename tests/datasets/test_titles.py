@@ -1,6 +1,6 @@
 import pytest
 
-from fisher_ld.datasets.titles import article_first, categories, clean, fill, split_year
+from fisher_ld.datasets.titles import article_first, categories, clean, fill, item, movie, split_year
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,24 @@ def test_clean(value, expected):
 )
 def test_categories(value, expected):
     assert categories(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("title", "short"),
+    [
+        (" ".join("abcdefghijklmnopq"), "a b c d e f g h i j k l m n o p"),
+        ("a  &amp;\nb", "a & b"),
+        (None, ""),
+    ],
+)
+def test_a_short_title_is_its_first_16_words(title, short):
+    assert item(title, ["x"]) == {"short_title": short, "title": title, "categories": ["x"]}
+
+
+def test_a_field_of_the_source_is_kept_but_for_title_and_categories():
+    found = item("a", ["x"], short_title="mine", title="b", categories="y", brand="c")
+    assert found == {"short_title": "mine", "title": "a", "categories": ["x"], "brand": "c"}
+    assert movie("Toy Story (1995)", "Animation")["short_title"] == "Toy Story"
 
 
 def test_a_missing_field_leaves_no_empty_brackets():

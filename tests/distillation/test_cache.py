@@ -178,7 +178,9 @@ def test_each_file_changes_its_own_field(tmp_path):
         "teacher": [teacher / "model.safetensors", teacher / "config.json"],
         "tokenizer": [teacher / "tokenizer.json"],
         "prompt": [teacher / "prompt.json"],
-        "data": [processed / name for name in ("items.parquet", "sequences.parquet", "train.parquet")],
+        "data": [
+            processed / name for name in ("items.parquet", "sequences.parquet", "train.parquet", "transfer.parquet")
+        ],
     }
     for path in (path for paths in names.values() for path in paths):
         path.parent.mkdir(exist_ok=True)

@@ -3,10 +3,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from fisher_ld.distillation.layer_map import layer_map
-from fisher_ld.distillation.losses import l2, label_loss, layer_losses, output_loss
-from fisher_ld.training.losses import ranking_loss
+from fisher_ld.distillation.losses import l2, label_loss, layer_losses, output_loss, ridge_maps
+from fisher_ld.distillation.signals import StateStatistics
+from fisher_ld.training.losses import list_cross_entropy, ranking_loss
 
 
 def test_output_loss_is_the_kl_of_two_bernoulli_at_a_temperature():
@@ -16,40 +18,68 @@ def test_output_loss_is_the_kl_of_two_bernoulli_at_a_temperature():
     assert output_loss(torch.tensor([3.0]), torch.tensor([3.0]), 4.0).item() == pytest.approx(0)
 
 
-def test_layer_losses_see_direction_not_scale():
-    states = torch.randn(5, 3, 8)
-    assert layer_losses(states, 100 * states).tolist() == pytest.approx([0] * 3, abs=1e-6)
-    assert layer_losses(states, -states).tolist() == pytest.approx([4] * 3, rel=1e-4)
+def test_layer_losses_are_a_share_of_the_constant_predictors():
+    states = torch.randn(500, 3, 8) * 7 + 5
+    targets = StateStatistics.of(states).standardise(states)
+    assert layer_losses(targets, targets).tolist() == [0] * 3
+    assert layer_losses(targets, torch.zeros_like(targets)).tolist() == pytest.approx([1] * 3, rel=1e-4)
+
+
+def test_a_channel_that_never_changes_counts_for_nothing():
+    states = torch.ones(5, 1, 2)
+    assert StateStatistics.of(states).standardise(states).abs().max() == 0
+
+
+def test_ridge_maps_are_the_least_squares_answer_where_it_is_exact():
+    states = torch.randn(200, 2, 3)
+    maps, offsets = torch.randn(2, 5, 3), torch.randn(2, 5)
+    targets = torch.einsum("nps,pts->npt", states[:, [1, 0]], maps) + offsets
+    found, constant = ridge_maps(states, [1, 0], targets, ridge=1e-9)
+    torch.testing.assert_close(found, maps, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(constant, offsets, rtol=1e-3, atol=1e-3)
+    shrunk, _ = ridge_maps(states, [1, 0], targets, ridge=1e3)
+    assert shrunk.norm() < 0.1 * maps.norm()
 
 
 def test_ranking_loss_of_a_constant_scorer():
-    labels = torch.tensor([0.0, 1, 0, 0, 1, 0, 0, 0])
-    _, parts = ranking_loss(torch.zeros(8), labels, 2, 0.5)
+    labels = torch.tensor([0.0, 1, 0, 0, 1, 0, 0, 0, 0, 1])
+    lists = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2, 2])
+    _, parts = ranking_loss(torch.zeros(10), labels, lists, 0.5)
     assert parts["bce"] == pytest.approx(math.log(2))
-    assert parts["list_softmax"] == pytest.approx(math.log(4))
+    assert parts["list_softmax"] == pytest.approx((2 * math.log(4) + math.log(2)) / 3)
+
+
+def test_the_softmax_of_a_list_is_torchs_whatever_the_lengths_and_the_size_of_logits():
+    z, lists = torch.tensor([500.0, -3, 2, 1000, 999, 1]), torch.tensor([7, 7, 7, 2, 2, 2])
+    target = torch.tensor([0.0, 0, 1, 0, 1, 0])
+    expected = (F.cross_entropy(z[None, :3], torch.tensor([2])) + F.cross_entropy(z[None, 3:], torch.tensor([1]))) / 2
+    torch.testing.assert_close(list_cross_entropy(z, target, lists), expected)
 
 
 Z = torch.tensor([0.5, -1.0, 2.0, 0.3, 1.5, -0.7, 0.0, 3.0, -2.0])
 LABELS = torch.tensor([0.0, 1, 0, 1, 0, 0, 0, 0, 1])
 
 
+LIST_OF = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2])
+
+
 def batch_of(labels):
-    return SimpleNamespace(labels=labels, lists=3)
+    return SimpleNamespace(labels=labels, list_of=LIST_OF)
 
 
 @pytest.mark.parametrize("list_weight", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("hidden", [[3], [3, 4, 5]], ids=["one label of a list", "all labels of a list"])
+@pytest.mark.parametrize("hidden", [[3, 4, 5], [3, 4, 5, 6, 7, 8]], ids=["one list", "two lists"])
 def test_only_lists_whose_labels_are_known_count(list_weight, hidden):
-    labels, alone = LABELS.clone(), [0, 1, 2, 6, 7, 8]
+    labels, alone = LABELS.clone(), [i for i in range(9) if i not in hidden]
     labels[hidden] = torch.nan
     found = label_loss(Z, batch_of(labels), list_weight)
     assert found is not None
-    torch.testing.assert_close(found, ranking_loss(Z[alone], LABELS[alone], 2, list_weight)[0])
-    assert abs(found - ranking_loss(Z, LABELS, 3, list_weight)[0]) > 0.01
+    torch.testing.assert_close(found, ranking_loss(Z[alone], LABELS[alone], LIST_OF[alone], list_weight)[0])
+    assert abs(found - ranking_loss(Z, LABELS, LIST_OF, list_weight)[0]) > 0.01
 
 
 def test_with_all_labels_the_loss_is_the_teachers_and_without_any_there_is_none():
-    torch.testing.assert_close(label_loss(Z, batch_of(LABELS), 0.5), ranking_loss(Z, LABELS, 3, 0.5)[0])
+    torch.testing.assert_close(label_loss(Z, batch_of(LABELS), 0.5), ranking_loss(Z, LABELS, LIST_OF, 0.5)[0])
     assert label_loss(Z, batch_of(torch.full((9,), torch.nan)), 0.5) is None
 
 
@@ -63,14 +93,19 @@ def test_a_list_without_labels_moves_nothing():
     assert z.grad[3:6].tolist() == [0, 0, 0] and z.grad[[0, 1, 2, 6, 7, 8]].all()
 
 
-def test_l2_sums_all_squares():
-    assert l2([torch.tensor([1.0, 2.0]), torch.tensor([[3.0]])]).item() == 14
+def test_l2_is_the_mean_of_all_squares():
+    assert l2([torch.tensor([1.0, 2.0]), torch.tensor([[4.0]])]).item() == 7
 
 
 def test_layer_maps():
-    assert layer_map("all", 6, 2) == [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 2)]
-    assert layer_map("spaced", 6, 2) == [(3, 1), (6, 2)]
-    assert layer_map("last", 6, 2) == [(5, 1), (6, 2)]
-    assert layer_map("fisher", 6, 2, [0.1, 0.5, 0.1, 0.1, 0.1, 0.1]) == [(2, 1), (4, 2)]
+    assert layer_map("all", 6, 2, "random") == [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 2)]
+    assert layer_map("spaced", 6, 2, "random") == [(3, 1), (6, 2)]
+    assert layer_map("last", 6, 2, "random") == [(5, 1), (6, 2)]
+    assert layer_map("fisher", 6, 2, "random", [0.1, 0.5, 0.1, 0.1, 0.1, 0.1]) == [(2, 1), (4, 2)]
     with pytest.raises(ValueError, match="expected the Fisher mass of 6 layers"):
-        layer_map("fisher", 6, 2)
+        layer_map("fisher", 6, 2, "random")
+
+
+def test_a_student_of_the_first_layers_answers_for_them_and_its_last_for_those_above():
+    assert layer_map("all", 5, 2, "first") == [(1, 1), (2, 2), (3, 2), (4, 2), (5, 2)]
+    assert layer_map("fisher", 5, 2, "first", [0.1, 0.1, 0.1, 0.5, 0.2]) == [(1, 1), (4, 2)]

@@ -1,83 +1,143 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 
+from fisher_ld.batches.packing import pack
 from fisher_ld.distillation.losses import layer_losses
 from fisher_ld.distillation.matching import LayerMatching, Matching
-from fisher_ld.models.scorer import Scored
+from fisher_ld.distillation.signals import StateStatistics
+from fisher_ld.models.scorer import Scored, Scorer, unit_rms
 
-PAIRS = [(1, 1), (2, 1)]
-
-
-def matching(student_width=4, pairs=PAIRS, weights=(0.5, 0.5), dynamic=True, trace=None, rate=0.1, interval=2):
-    device = torch.device("cpu")
-    return LayerMatching(Matching(pairs, list(weights), 4, student_width, device, rate, interval, trace), dynamic)
+EXAMPLES, TEACHER_WIDTH, WIDTH = 64, 4, 3
 
 
-def compared(layer_term, teacher, student):
-    return layer_term(Scored(torch.zeros(len(student)), student), {"states": teacher}, None)
+def states(layers, width, seed=0):
+    return torch.randn(EXAMPLES, layers, width, generator=torch.Generator().manual_seed(seed))
 
 
-def test_maps_start_as_the_identity_or_orthogonal():
-    for student_width in (4, 3):
-        for one in matching(student_width).maps:
-            torch.testing.assert_close(one.T @ one, torch.eye(student_width))
-    assert torch.equal(matching(pairs=[(1, 1)]).maps[0], torch.eye(4))
+TEACHER, STUDENT = states(3, TEACHER_WIDTH) * 5 + 2, states(2, WIDTH, seed=1)
+
+
+def term(pairs=((1, 1), (2, 1), (3, 2)), order="own", dynamic=True, **changes):
+    asked = Matching(
+        pairs=list(pairs), weights=[0.2, 0.3, 0.5], depth_bias=[1.0, 1.0, 1.0],
+        statistics=StateStatistics.of(TEACHER), start=lambda: (STUDENT, TEACHER), device=torch.device("cpu"), seed=0,
+        update_rate=0.5, update_interval=2, teacher_trace=None,
+    )  # fmt: skip
+    return LayerMatching(replace(asked, **changes), order, dynamic)
+
+
+def value(term, student=STUDENT, teacher=TEACHER):
+    return term(Scored(torch.zeros(len(student)), student), {"states": teacher}, None)
+
+
+def test_adapt_starts_as_the_ridge_regression_on_the_students_own_states():
+    """What the student knows linearly of the teacher it has at the start; a constant it has wholly."""
+    own = states(1, 4, seed=2)
+    unit = unit_rms(own)
+    teacher = torch.cat([unit @ torch.randn(4, 4), torch.randn(EXAMPLES, 1, 4)], 1)  # linear in it; noise
+    asked = {"statistics": StateStatistics.of(teacher), "start": lambda: (own, teacher), "weights": [0.5, 0.5]}
+    for pair, expected in (((1, 1), 0.0), ((2, 1), 1.0)):
+        one = term([pair], depth_bias=[1.0, 1.0], **asked)
+        assert value(one, own, teacher).item() == pytest.approx(expected, abs=0.15)
+
+
+def test_the_loss_of_a_student_that_knows_nothing_is_one_and_weights_say_what_each_layer_counts():
+    one = term(dynamic=False)
+    with torch.no_grad():
+        one.maps.zero_()
+        one.offsets.zero_()
+    assert value(one).item() == pytest.approx(1, abs=1e-5)
+    scaled = TEACHER * torch.tensor([1.0, 30.0, 1e3])[:, None]
+    louder = term(dynamic=False, statistics=StateStatistics.of(scaled), start=lambda: (STUDENT, scaled))
+    assert value(louder, teacher=scaled).item() == pytest.approx(value(term(dynamic=False)).item(), rel=1e-4)
 
 
 def test_the_loss_is_the_weighted_sum_of_eq_8_over_the_pairs():
-    term = matching(3, pairs=[(1, 2), (3, 1)], weights=(0.2, 0.5, 0.6), dynamic=False)
-    assert term.weights.tolist() == pytest.approx([0.25, 0.75])  # of the layers that are matched
-    teacher, student = torch.randn(5, 3, 4), torch.randn(5, 2, 3)
+    one = term([(1, 2), (3, 1)], weights=[0.2, 0.5, 0.6], dynamic=False)
+    assert one.weights.tolist() == pytest.approx([0.25, 0.75])  # of the layers that are matched
+    targets, unit = StateStatistics.of(TEACHER).standardise(TEACHER), unit_rms(STUDENT)
     losses = [
-        layer_losses(teacher[:, [layer]], (student[:, own] @ term.maps[place].T)[:, None]).item()
+        layer_losses(targets[:, [layer]], (unit[:, own] @ one.maps[place].T + one.offsets[place])[:, None]).item()
         for place, (layer, own) in enumerate([(0, 1), (2, 0)])
     ]
-    assert compared(term, teacher, student).item() == pytest.approx(0.25 * losses[0] + 0.75 * losses[1], rel=1e-5)
+    assert value(one).item() == pytest.approx(0.25 * losses[0] + 0.75 * losses[1], rel=1e-5)
 
 
-def test_eq_9_moves_the_weights_toward_the_recent_gradients():
-    term = matching()
-    teacher = torch.randn(6, 2, 4)
-    student = teacher[:, :1].clone().requires_grad_()  # layer 1 is matched exactly: its loss has no gradient
-    compared(term, teacher, student)
-    term.update()
-    assert term.weights.tolist() == pytest.approx([0.45, 0.55], abs=1e-4)
-    assert term.recent.tolist() == [0, 0]
+def test_a_control_takes_first_and_later_weights_in_its_own_order():
+    one = term(order="reversed", teacher_trace=lambda step: torch.tensor([6.0, 3.0, 1.0]))
+    assert one.weights.tolist() == pytest.approx([0.5, 0.3, 0.2])
+    one.begin_step(2)
+    assert one.weights.tolist() == pytest.approx([0.3, 0.3, 0.4])  # half way to 0.1, 0.3, 0.6
+    shuffled = term(order="shuffled")
+    assert sorted(shuffled.weights.tolist()) == pytest.approx([0.2, 0.3, 0.5])
+    assert shuffled.weights.tolist() != term().weights.tolist()
 
 
-def test_eq_9_adds_up_the_squared_gradients_since_the_last_update():
-    """w <- 0.9 w + 0.1 g / sum(g), where g is the squared gradients of both batches, by autograd alone."""
-    term, squares = matching(), torch.zeros(2)
-    for _ in range(2):
-        teacher, student = torch.randn(6, 2, 4), torch.randn(6, 1, 4, requires_grad=True)
-        compared(term, teacher, student)
-        adapted = student.detach().expand(-1, 2, -1).clone().requires_grad_()  # the maps are the identity
-        (gradient,) = torch.autograd.grad(layer_losses(teacher, adapted).sum(), adapted)
-        squares += gradient.square().sum((0, 2))
-    term.update()
-    assert term.weights.tolist() == pytest.approx((0.45 + 0.1 * squares / squares.sum()).tolist(), rel=1e-5)
+def test_eq_9_follows_the_teachers_trace_times_the_depth_factor():
+    """w <- 0.5 w + 0.5 (4 * 1, 3 * 1, 1 * 3) / 10."""
+    one = term(teacher_trace=lambda step: torch.tensor([4.0, 3.0, 1.0]), depth_bias=[1.0, 1.0, 3.0])
+    for step in range(4):
+        one.begin_step(step)
+    assert [row["step"] for row in one.trajectory] == [0, 0, 0, 2, 2, 2]
+    assert one.weights.tolist() == pytest.approx([0.3, 0.3, 0.4])
+    fixed = term(dynamic=False, teacher_trace=lambda step: torch.tensor([4.0, 3.0, 1.0]))
+    fixed.begin_step(2)
+    assert len(fixed.trajectory) == 3
 
 
-@pytest.mark.parametrize("dynamic, expected", [(True, [0, 2, 4]), (False, [0])])
-def test_the_weights_change_every_interval_where_they_are_dynamic(dynamic, expected):
-    asked = []
+def test_eq_9_is_the_students_own_fisher_by_autograd(tiny):
+    """||dz/ds||^2 of the unit-RMS state, a candidate at a time, in a scorer that scores each prompt alone."""
+    scorer: Scorer = tiny.scorer(layers=2).double()
+    batch = pack(tiny.lists, tiny.lists.windows()[:1], tiny.prompts, scorer.context())
+    found = scorer(batch, with_states=True).sensitivity(batch)  # (3, 2)
+    for place, example in enumerate(batch.examples.tolist()):
+        ids = torch.tensor([tiny.prompts.example(tiny.lists, example)])
+        hidden = []
+        keep = lambda module, given, out, kept=hidden: kept.append(out)  # noqa: E731
+        hooks = [layer.register_forward_hook(keep) for layer in scorer.layers]
+        last = scorer.body(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
+        no, yes = scorer.model.score(last)
+        for layer, gradient in enumerate(torch.autograd.grad(yes - no, hidden)):
+            expected = gradient[0, -1].square().sum() * hidden[layer][0, -1].square().mean()
+            assert found[place, layer].item() == pytest.approx(expected.item(), rel=1e-6)
+        for hook in hooks:
+            hook.remove()
 
-    def trace(step):
-        asked.append(step)
-        return torch.tensor([3.0, 1.0], dtype=torch.float64)
 
-    term = matching(dynamic=dynamic, trace=trace)
-    for step in range(6):
-        term.begin_step(step)
-    assert [row["step"] for row in term.trajectory[::2]] == expected and asked == expected[1:]
-    assert [row["layer"] for row in term.trajectory[:2]] == [1, 2]
+def test_the_students_fisher_does_not_change_when_a_layers_stream_is_scaled_by_ten():
+    """One layer of ten times the stream, in front of a norm: the answers are the same, and so is its importance."""
+
+    def importance(factor):
+        torch.manual_seed(0)
+        hidden = torch.randn(5, 1, 8).requires_grad_()
+        scaled = factor * hidden
+        z = (unit_rms(scaled)[:, 0] @ torch.arange(8.0)).tanh()
+        scored = Scored(z, scaled, [scaled])
+        return scored.sensitivity(SimpleNamespace(decision=torch.tensor([[b, 0] for b in range(5)])))
+
+    torch.testing.assert_close(importance(1.0), importance(10.0), rtol=1e-4, atol=1e-6)
+
+
+def test_teacher_layers_that_share_a_student_layer_share_its_importance(monkeypatch):
+    """Student layers of importance 3 and 1: the teacher layers get 1.5, 1.5 and 1."""
+    monkeypatch.setattr(Scored, "sensitivity", lambda scored, batch: torch.tensor([[2.0, 1.0], [4.0, 1.0]]))
+    one = term(update_rate=1.0)
+    one.begin_step(2)
+    value(one)
+    assert one.weights.tolist() == pytest.approx([1.5 / 4, 1.5 / 4, 1 / 4])
+    before = one.weights.tolist()
+    one.begin_step(3)
+    value(one)
+    assert one.weights.tolist() == before
 
 
 def test_what_eq_9_has_found_is_kept_with_the_term():
-    term, other = matching(), matching()
-    compared(term, torch.randn(6, 2, 4), torch.randn(6, 1, 4, requires_grad=True))
-    term.begin_step(2)
-    compared(term, torch.randn(6, 2, 4), torch.randn(6, 1, 4, requires_grad=True))
-    other.load_state_dict(term.state_dict())
-    assert torch.equal(other.weights, term.weights) and torch.equal(other.recent, term.recent)
-    assert term.recent.all() and len(term.trajectory) == 4 and other.trajectory == term.trajectory
+    one, other = term(teacher_trace=lambda step: torch.tensor([4.0, 3.0, 1.0])), term()
+    one.begin_step(2)
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(other.weights, one.weights) and other.trajectory == one.trajectory
+    assert not np.allclose(one.weights, term().weights)

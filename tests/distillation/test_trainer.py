@@ -1,18 +1,19 @@
+from dataclasses import replace
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
 
 from fisher_ld.batches.packing import pack, step_plan
 from fisher_ld.core.checkpoint import Checkpoint
-from fisher_ld.distillation.layer_map import layer_map
 from fisher_ld.distillation.losses import l2, label_loss, output_loss
 from fisher_ld.distillation.matching import LayerMatching, Matching
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.distillation.trainer import TRAJECTORY, Weighting, distill
 from fisher_ld.training.loop import Training
+from tests.distillation.conftest import PAIRS, WEIGHTS
 from tests.given import given
-
-WEIGHTS = (0.1, 0.2, 0.3, 0.4)
 
 
 def test_without_distillation_the_teacher_is_never_asked(distilled):
@@ -33,7 +34,7 @@ def test_logits_alone_never_ask_for_states(distilled):
 @pytest.mark.parametrize("method", ["fisher", "fisher-ld"])
 def test_every_component_falls_and_only_dynamic_weights_move(distilled, method):
     done = distilled(method)
-    assert set(done.teacher.asked) == {("logits", "states")} and all(done.with_states)
+    assert {*chain(*done.teacher.asked)} == {"logits", "states"} and all(done.with_states)
     for part in ("labels", "output", "layers"):
         values = [row[part] for row in done.curve]
         assert np.mean(values[-4:]) < np.mean(values[:4])
@@ -49,12 +50,15 @@ def test_every_component_falls_and_only_dynamic_weights_move(distilled, method):
 def test_the_first_loss_is_eq_7_by_hand(distilled, tiny, explicit_l2):
     asked = {"alpha": 0.5, "list_weight": 0.3, "output_weight": 2.0, "layer_weight": 3.0, "temperature": 2.0}
     done = distilled("uniform", steps=1, weights=(0.25,) * 4, l2=0.01, explicit_l2=explicit_l2, **asked)
-    student, (windows,) = tiny.scorer(), step_plan(tiny.lists, tiny.prompts, 2, 1, seed=0)
+    student = tiny.scorer()
+    (windows,) = step_plan(tiny.lists, tiny.lists.windows(), tiny.prompts, 2, 1, seed=0)
     batch = pack(tiny.lists, windows, tiny.prompts, student.context())
     scored = student(batch, with_states=True)
     known = done.teacher.signals(batch.examples.numpy(), ["logits", "states"])
-    pairs = layer_map("all", 4, 2)
-    term = LayerMatching(Matching(pairs, [0.25] * 4, 32, 32, torch.device("cpu"), 0.5, 10, None), False)
+    start = lambda: (scored.states.detach(), known["states"])  # noqa: E731
+    statistics, device = done.teacher.statistics(), torch.device("cpu")
+    matching = Matching(PAIRS, [0.25] * 4, [1.0] * 4, statistics, start, device, 0, 0.5, 10, None)
+    term = LayerMatching(matching, "own", False)
     parts = {
         "labels": label_loss(scored.logits, batch, 0.3),
         "output": output_loss(known["logits"], scored.logits, 2.0),
@@ -84,17 +88,24 @@ def test_dynamic_weights_from_the_teacher_move_to_its_trace_on_recent_examples(d
     assert len(distilled("fisher", trace=trace).trajectory) == 4 and len(asked) == 2
 
 
-def test_the_fisher_map_takes_the_layers_of_the_largest_mass_whatever_their_weights(distilled):
-    done = distilled("fisher", steps=2, layer_map="fisher", mass=[0.1, 0.3, 0.4, 0.2])
-    assert done.trajectory["layer"].to_list() == [2, 3]
-    assert done.trajectory["weight"].to_list() == pytest.approx([0.4, 0.6])
+def test_transfer_windows_are_read_by_methods_with_a_teacher_and_labels_alike_by_all(distilled, tiny):
+    """Of four windows two are labelled; a step reads both, and one of the others where there is a teacher."""
+    hidden = replace(tiny.lists, positive=np.array([1, 1, -1, -1]))
+    read = {}
+    for method in ("none", "logits", "uniform"):
+        done = distilled(method, steps=3, lists=hidden, learning_rate=1e-12)
+        read[method] = done.rows[-3:]
+        assert np.isfinite([row["loss"] for row in done.curve]).all()
+    assert read["none"] == [2, 2, 2] and read["logits"] == read["uniform"] == [3, 3, 3]
+    first = [distilled(method, steps=1, lists=hidden).curve[0]["labels"] for method in ("none", "logits", "uniform")]
+    assert first == pytest.approx([first[0]] * 3)
 
 
 def test_an_interrupted_distillation_goes_on(tiny, tmp_path, distilled):
-    """Student, maps, weights of Eq. 9 and what it has added up since the last update."""
+    """Student, maps and weights of Eq. 9."""
     teacher = distilled("none", steps=1, weights=()).teacher
     small = {"steps": 14, "eval_every": 4, "checkpoint_every": 4, "learning_rate": 3e-3}
-    params, weighting = given({"distill": small}).distill, Weighting(WEIGHTS, None, 0.5, 5, None)
+    params, weighting = given({"distill": small}).distill, Weighting(PAIRS, WEIGHTS, [1.0] * 4, 0.5, 5, None)
 
     def run(folder, until=None):
         student, left = tiny.scorer(), until

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fisher_ld.evaluation.efficiency import Queries, latency_interval, ratios, throughput_interval
+from fisher_ld.evaluation.efficiency import Queries, batch_seconds, latency_interval, ratios, throughput_interval
 from fisher_ld.evaluation.meters import NOT_AVAILABLE
 
 
@@ -41,6 +41,13 @@ def test_intervals_of_models_that_differ_by_a_factor():
 
 def test_no_interval_from_a_few_batches():
     assert throughput_interval(np.ones(32), np.ones(3), 0) is None
+
+
+def test_batches_are_timed_after_an_untimed_one():
+    asked = []
+    seconds = batch_seconds(lambda numbers: asked.append(list(numbers)), range(3, 10), 3)
+    assert asked == [[3, 4, 5], [3, 4, 5], [6, 7, 8], [9]]
+    assert len(seconds) == 3 and (seconds >= 0).all()
 
 
 def test_the_longest_queries_set_the_peak():

@@ -6,11 +6,15 @@ from fisher_ld.config.paths import BASE
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import write_json
 from fisher_ld.evaluation.gate import gate
-from tests.evaluation.world import CHANGES, DATA, USERS, write_processed, write_skilled
+from tests.evaluation.world import CHANGES, DATA, RIVALS, USERS, write_processed, write_skilled
 from tests.given import given
 
-SKILL = {"teacher": 3.0, "truncated-2": 0.5, "rivals/popularity": 0.2, "rivals/item-knn": 0.5}
-SHAPE = given(CHANGES | {"students": {"small": {"layers": 2, "vocabulary": "full"}}, "run": {"depths": [2]}}).students
+SKILL = {"teacher": 3.0, "truncated-2": 0.5, **dict.fromkeys(RIVALS, 0.2), "rivals/item-knn": 0.5}
+NAMES = {
+    "teacher": "teacher", "truncated": "truncated-2", "knn": "rivals/item-knn", "informed": "rivals/item-knn-all",
+    "text": "rivals/tf-idf",
+}  # fmt: skip
+PARAMS = given(CHANGES | {"students": {"small": {**CHANGES["students"]["small"], "layers": 2}}, "run": {"depths": [2]}})
 
 
 @pytest.fixture
@@ -23,46 +27,57 @@ def judged(tmp_path, monkeypatch):
     lists = read_lists(DATA.processed, "val")
 
     def judge(override=False, **skill):
-        named = {"teacher": "teacher", "truncated": "truncated-2", "knn": "rivals/item-knn"}
-        skills = SKILL | {named[name]: value for name, value in skill.items()}
+        skills = SKILL | {NAMES[name]: value for name, value in skill.items()}
         for number, (model, value) in enumerate(skills.items()):
             write_skilled(DATA.validation(model, 3 if model == "teacher" else 0), lists, value, number)
-        return gate(DATA, SHAPE["small"], 3, override, 0)
+        return gate(DATA, PARAMS.students["small"], PARAMS.rivals, 3, override, 0)
 
     return judge
 
 
 def test_a_teacher_above_its_truncation_and_the_rivals_passes(judged, capsys):
     found = judged()
-    assert (found["passed"], found["overridden"], found["reasons"]) == (True, False, [])
+    assert (found["passed"], found["tie"], found["overridden"], found["reasons"]) == (True, False, False, [])
     assert (found["lists"], found["metric"], found["truncated"]["depth"]) == (USERS, "ndcg_10", 2)
-    assert set(found["rivals"]) == {"rivals/popularity", "rivals/item-knn"}
+    assert {name: row["labels"] for name, row in found["rivals"].items()} == RIVALS
+    assert found["best_rival"] == "rivals/item-knn"
     assert found["teacher"] == pytest.approx(found["truncated"]["mean_a"])
-    assert found["rivals"]["rivals/popularity"]["low"] > 0
-    assert found["truncated"]["low"] > 0
-    assert "gate passed: teacher NDCG@10" in capsys.readouterr().out
+    assert (found["truncated"]["verdict"], found["truncated"]["df"]) == ("shown above", USERS - 1)
+    assert found["rivals"]["rivals/popularity"]["verdict"] == "shown above"
+    said = capsys.readouterr().out
+    assert "gate passed: teacher NDCG@10" in said and "cost" not in said
 
 
 def test_a_teacher_not_shown_above_its_truncation_stops_the_pipeline(judged):
     message = (
         r"on 60 validation lists the teacher \(NDCG@10 0\.\d+\) is not shown above its own first 2 layers, adapted "
-        r"alone \(0\.\d+, difference -?0\.\d+, 95% interval -?0\.\d+ to -?0\.\d+\): it is not worth distilling.*"
-        r"teacher\.adapt\.steps.*learning_rate.*item_text.*gate\.override: true"
+        r"alone on the same labels \(0\.\d+, difference -?0\.\d+, 95% interval -?0\.\d+ to -?0\.\d+\), so that there "
+        r"is nothing to distil\. Give .*data\.labelled_windows.*teacher\.adapt\.steps.*learning_rate.*item_text"
+        r".*gate\.override: true"
     )
     with pytest.raises(UserError, match=message):
         judged(truncated=3.0)
 
 
-def test_a_teacher_shown_below_the_best_rival_stops_the_pipeline(judged):
-    with pytest.raises(UserError, match=r"is shown below rivals/item-knn \(1\.000, difference -0\.\d+") as error:
-        judged(teacher=2.0, knn=6.0)
-    assert "truncated" not in str(error.value) and "first 2 layers" not in str(error.value)
+@pytest.mark.parametrize("better", ["knn", "text"])
+def test_a_teacher_shown_below_the_best_rival_stops_the_pipeline(judged, better):
+    with pytest.raises(UserError, match=rf"is shown below {NAMES[better]} \(1\.000, difference -0\.\d+") as error:
+        judged(teacher=2.0, **{better: 6.0})
+    assert "first 2 layers" not in str(error.value)
 
 
-def test_a_tie_with_the_best_rival_goes_on(judged):
-    found = judged(knn=3.0)
-    assert found["passed"]
-    assert found["rivals"]["rivals/item-knn"]["low"] < 0 < found["rivals"]["rivals/item-knn"]["high"]
+def test_a_rival_with_all_labels_is_written_and_stops_nothing(judged):
+    found = judged(teacher=2.0, informed=6.0)
+    assert (found["passed"], found["tie"], found["best_rival"]) == (True, False, "rivals/item-knn")
+    assert found["rivals"]["rivals/item-knn-all"]["verdict"] == "shown below"
+    assert found["rivals"]["rivals/item-knn-all"]["labels"] == "all"
+
+
+def test_a_tie_with_the_best_rival_goes_on_and_is_told(judged, capsys):
+    found = judged(text=3.0)
+    assert (found["passed"], found["tie"], found["best_rival"]) == (True, True, "rivals/tf-idf")
+    assert found["rivals"]["rivals/tf-idf"]["low"] < 0 < found["rivals"]["rivals/tf-idf"]["high"]
+    assert "not shown to be worth its cost beside rivals/tf-idf" in capsys.readouterr().out
 
 
 def test_both_faults_are_told_together(judged):
@@ -82,7 +97,7 @@ def test_a_truncation_of_the_students_size_is_asked_for(judged):
     judged()
     DATA.validation("truncated-2").unlink()
     with pytest.raises(UserError, match=r"truncated-2/0\.parquet: no such file.*add 2 to run\.depths"):
-        gate(DATA, SHAPE["small"], 3, True, 0)
+        gate(DATA, PARAMS.students["small"], PARAMS.rivals, 3, True, 0)
 
 
 def test_the_gate_judges_users_not_lists(judged):

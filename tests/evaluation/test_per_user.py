@@ -7,6 +7,7 @@ from fisher_ld.evaluation.metrics.catalogue import METRICS, Metric
 from fisher_ld.evaluation.per_user import chance_metrics, scored_models, user_metrics
 from fisher_ld.evaluation.scores import Scores
 from tests.evaluation.test_comparisons import CATEGORIES, make_lists
+from tests.evaluation.world import RIVALS
 from tests.given import given
 
 
@@ -50,9 +51,9 @@ def test_single_candidate_lists_have_no_auc():
     scores = Scores(np.arange(2), [np.zeros(1)] * 2)
     frame = user_metrics(lists, scores, CATEGORIES)
     assert frame["auc"].null_count() == frame["diversity_10"].null_count() == 2
-    cells = quality({"m": [frame]}, given().evaluate, 0)["m"]
+    cells = quality({"m": [frame]})["m"]
     assert set(cells) == set(METRICS) - {"auc", "diversity_10"}
-    assert cells["mrr"] == {"mean": 1, "low": 1, "high": 1, "n": 2}
+    assert cells["mrr"] == {"mean": 1, "low": 1, "high": 1, "n": 2, "seeds": 1}
 
 
 def test_chance_values_that_are_known():
@@ -63,23 +64,22 @@ def test_chance_values_that_are_known():
 
 
 def test_every_cell_of_a_run_is_on_the_shelf_once():
-    run = given({
+    params = given({
         "students": {"tiny": {"init": "first", "layers": 1, "vocabulary": "pruned"}},
         "run": {"students": ["small", "tiny"], "methods": ["none", "fisher-ld"], "seeds": [3, 1], "depths": [2, 5],
                 "teacher_seeds": [4, 0]},
-    }).run  # fmt: skip
+    })  # fmt: skip
     students = [
         (f"{student}/{model}", seed)
         for student in ("small", "tiny")
         for model, seeds in (("start", [0]), ("none", [3, 1]), ("fisher-ld", [3, 1]))
         for seed in seeds
     ]
-    assert list(scored_models(run)) == [
+    assert list(scored_models(params.run, params.rivals)) == [
         ("teacher", 4),
         ("teacher", 0),
         ("zero-shot", 0),
-        ("rivals/popularity", 0),
-        ("rivals/item-knn", 0),
+        *((name, 0) for name in RIVALS),
         ("truncated-2", 0),
         ("truncated-5", 0),
         *students,
@@ -91,4 +91,4 @@ def test_a_metric_is_a_row(monkeypatch):
     lists = make_lists([0, 1], size=4)
     frame = user_metrics(lists, Scores(np.arange(2), [np.zeros(4), np.arange(4.0)]), CATEGORIES)
     assert frame["first"].to_list() == [0.25, float(lists.positive[1] == 3)]
-    assert quality({"m": [frame]}, given().evaluate, 0)["m"]["first"]["mean"] == frame["first"].mean()
+    assert quality({"m": [frame]})["m"]["first"]["mean"] == frame["first"].mean()

@@ -3,91 +3,228 @@ import pytest
 from scipy import stats
 
 from fisher_ld.evaluation.significance import (
+    LEVEL,
     Comparison,
     bootstrap_means,
     compare,
+    estimate,
     holm,
     interval,
     randomisation_test,
+    share_of,
     verdict,
 )
 
-
-def test_randomisation_test_on_a_tiny_exact_case():
-    # of the 8 sign patterns of (1, 2, 3) only +++ and --- have a mean as far out: p = 2 / 8
-    assert randomisation_test(np.array([1.0, 2, 3]), 1000, 0) == pytest.approx(0.25)
-    # (1, 2, -1): sums 4 2 2 2 0 0 ... ; |sum| >= 2 in 6 of 8
-    assert randomisation_test(np.array([1.0, 2, -1]), 1000, 0) == pytest.approx(0.75)
-    assert randomisation_test(np.zeros(5), 1000, 0) == 1
+MARGIN, DRAWS = 0.02, (400, 1000, 0)
 
 
-def test_randomisation_test_is_never_zero_and_is_seeded():
-    sure = np.full(30, 1.0) + np.linspace(0, 0.1, 30)
-    assert randomisation_test(sure, 999, 0) == pytest.approx(2 / 1000)
-    unsure = np.random.default_rng(0).normal(0.1, 1, 50)
-    assert randomisation_test(unsure, 500, 3) == randomisation_test(unsure, 500, 3)
-    assert randomisation_test(unsure, 5000, 3) == pytest.approx(stats.ttest_1samp(unsure, 0).pvalue, abs=0.03)
+def compared(a, b, **options):
+    return compare(a, b, MARGIN, *DRAWS, **options)
+
+
+def table(seeds=3, n=40, users=0.3, of_seed=0.05, residual=0.2, seed=0):
+    rng = np.random.default_rng(seed)
+    return users * rng.normal(size=n) + of_seed * rng.normal(size=(seeds, 1)) + residual * rng.normal(size=(seeds, n))
+
+
+def slowly(values):
+    """Mean squares of seeds, users and the residual, one cell after the other."""
+    seeds, n = values.shape
+    mean = values.mean()
+    of_seeds = sum(n * (values[s].mean() - mean) ** 2 for s in range(seeds)) / (seeds - 1)
+    of_users = sum(seeds * (values[:, u].mean() - mean) ** 2 for u in range(n)) / (n - 1)
+    residual = sum(
+        (values[s, u] - values[s].mean() - values[:, u].mean() + mean) ** 2 for s in range(seeds) for u in range(n)
+    )
+    return of_seeds, of_users, residual / ((seeds - 1) * (n - 1))
+
+
+def test_variance_of_the_mean_from_mean_squares():
+    values = table()
+    of_seeds, of_users, residual = slowly(values)
+    found = estimate(values)
+    assert residual < of_users
+    assert found.mean == pytest.approx(values.mean())
+    assert found.se**2 == pytest.approx((of_seeds + of_users - residual) / values.size)
+    share = of_seeds / (of_seeds + of_users - residual)
+    assert (found.seeds, found.df) == pytest.approx((share, 2 / share))
+
+
+def test_users_never_take_variance_away():
+    values = np.array([[0.0, 1.0, 0.0, 1.0], [1.2, 0.0, 1.2, 0.0]])  # alike on average, unlike in each seed
+    of_seeds, of_users, residual = slowly(values)
+    assert of_users < residual
+    found = estimate(values)
+    assert found.se**2 == pytest.approx(of_seeds / 8)
+    assert (found.seeds, found.df) == pytest.approx((1, 1))
+
+
+def test_seeds_that_do_not_differ_leave_the_users_alone():
+    users = np.random.default_rng(0).normal(size=30)
+    found = estimate(np.stack([users] * 3))
+    assert (found.se, found.df) == pytest.approx((users.std(ddof=1) / 30**0.5, 29))
+
+
+def test_tables_side_by_side_are_those_alone():
+    tables = np.stack([table(seed=seed) for seed in range(4)])
+    together = estimate(tables)
+    for number, values in enumerate(tables):
+        alone = estimate(values)
+        assert together.p()[number] == pytest.approx(float(alone.p()))
+        assert together.half_width()[number] == pytest.approx(float(alone.half_width()))
+
+
+def test_one_run_each_is_the_paired_t_test():
+    a, b = table(1, 50), table(1, 50, seed=1)
+    found, theirs = compared(a, b), stats.ttest_rel(a[0], b[0])
+    assert (found.p, found.df, found.seeds) == pytest.approx((theirs.pvalue, 49, 1))
+    span = theirs.confidence_interval()
+    assert (found.low, found.high) == pytest.approx((span.low, span.high))
 
 
 def test_compare_by_hand():
     a, b = np.array([0.5, 0.7, 0.9, 0.4]), np.array([0.4, 0.5, 0.6, 0.4])  # differences .1 .2 .3 0
-    found = compare(a, b, samples=4000, permutations=100, seed=0)
+    found = compared(a, b)
     assert (found.n, found.mean_a, found.mean_b) == (4, pytest.approx(0.625), pytest.approx(0.475))
     spread = np.sqrt(0.05 / 3)  # squares .05^2 + .05^2 + .15^2 + .15^2
     assert found.difference == pytest.approx(0.15)
     assert found.d == pytest.approx(0.15 / spread)
-    assert found.p_t == pytest.approx(2 * stats.t.sf(0.15 / spread * 2, 3))
-    assert found.p_perm == pytest.approx(4 / 16)  # the zero's sign is free
-    assert 0 < found.low < 0.15 < found.high < 0.3
+    assert found.high - found.difference == pytest.approx(spread / 2 * stats.t.ppf(0.975, 3))
+    assert 0 < found.bootstrap_low < 0.15 < found.bootstrap_high < 0.3
+
+
+def test_a_single_run_stands_beside_each_seed_of_the_other():
+    many, one = table(3, 20), table(1, 20, seed=1)
+    found, repeated = compared(many, one[0]), compared(many, np.repeat(one, 3, 0))
+    assert (found.difference, found.low, found.high, found.p) == (
+        repeated.difference, repeated.low, repeated.high, repeated.p,
+    )  # fmt: skip
+    assert found.by_seed == pytest.approx((many - one).mean(1))
+    assert (found.seeds, found.n) == (3, 20)
 
 
 def test_swapped_sides_mirror_the_comparison():
-    rng = np.random.default_rng(2)
-    a, b = rng.random(40), rng.random(40)
-    ab, ba = compare(a, b, 500, 500, 1), compare(b, a, 500, 500, 1)
+    a, b = table(6), table(6, seed=1)
+    ab, ba = compared(a, b), compared(b, a)
     assert (ba.difference, ba.low, ba.high, ba.d) == pytest.approx((-ab.difference, -ab.high, -ab.low, -ab.d))
-    assert (ba.p_t, ba.p_perm) == pytest.approx((ab.p_t, ab.p_perm))
+    assert (ba.p, ba.p_perm, ba.detectable) == pytest.approx((ab.p, ab.p_perm, ab.detectable))
 
 
 def test_differences_without_spread():
     same = np.array([0.25, 0.5, 0.75])
-    assert compare(same, same, 100, 100, 0) == Comparison(3, 0.5, 0.5, 0, 0, 0, p_t=1, p_perm=1, d=None, by_seed=[0])
-    above = compare(np.full(3, 0.75), np.full(3, 0.25), 100, 100, 0)
-    assert (above.difference, above.low, above.high, above.d, above.p_t) == (0.5, 0.5, 0.5, None, 0)
+    none = compared(same, same)
+    assert (none.difference, none.low, none.high, none.p, none.p_perm, none.d) == (0, 0, 0, 1, 1, None)
+    assert none.equal and none.detectable == 0
+    above = compared(np.full(3, 0.75), np.full(3, 0.25))
+    assert (above.difference, above.low, above.high, above.d, above.p) == (0.5, 0.5, 0.5, None, 0)
 
 
 @pytest.mark.parametrize(
     ("a", "b"),
-    [(np.ones(3), np.ones(4)), (np.ones(1), np.zeros(1)), (np.array([1, np.nan]), np.ones(2))],
+    [
+        (np.ones(3), np.ones(4)),
+        (np.ones(1), np.zeros(1)),
+        (np.array([1, np.nan]), np.ones(2)),
+        (np.ones((2, 5)), np.ones((3, 5))),
+    ],
 )
 def test_bad_pairs_are_refused(a, b):
     with pytest.raises(ValueError, match="expected"):
-        compare(a, b, 10, 10, 0)
+        compared(a, b)
 
 
-def test_bootstrap_interval_covers_the_mean_as_often_as_it_says():
+def test_the_interval_holds_what_another_training_run_would_change():
     rng = np.random.default_rng(0)
-    hits = 0
-    for seed in range(300):
-        low, high = interval(bootstrap_means(rng.normal(1, 2, 80), 400, seed))
-        hits += low < 1 < high
-    assert 0.91 <= hits / 300 <= 0.98
+    users = rng.random(500)
+    steady = users + 0.05 + 0.01 * rng.normal(size=(3, 500))
+    lucky = users + np.array([[0.15], [0.0], [0.0]]) + 0.01 * rng.normal(size=(3, 500))
+    alike, apart = compared(steady, users), compared(lucky, users)
+    assert apart.difference == pytest.approx(alike.difference, abs=0.002)
+    assert verdict(alike, alike.p) == "shown above"
+    assert verdict(apart, apart.p) == "not shown"
+    assert apart.high - apart.low == pytest.approx(2 * 4.303 * 0.05, rel=0.01)  # t with 2 degrees, error 0.15 / 3
 
 
-def test_bootstrap_agrees_with_scipy_and_is_paired():
-    values = np.random.default_rng(0).random((60, 2))
-    draws = bootstrap_means(values, 20000, 5)
-    theirs = stats.bootstrap((values[:, 0],), np.mean, n_resamples=20000, method="percentile", rng=1)
-    assert interval(draws[:, 0]) == pytest.approx(tuple(theirs.confidence_interval), abs=2e-3)
-    np.testing.assert_allclose(bootstrap_means(values[:, 1], 20000, 5), draws[:, 1], atol=1e-12)
+def test_randomisation_test_on_a_case_that_can_be_counted():
+    # of the 8 sign patterns of (1, 2, 3) only +++ and --- have a mean as far out
+    assert randomisation_test(np.array([[1.0, 2, 3]]), 20_000, 0) == pytest.approx(2 / 8, abs=0.01)
+    # (1, 2, -1): sums 4 2 2 2 0 0 ... ; |sum| >= 2 in 6 of 8
+    assert randomisation_test(np.array([[1.0, 2, -1]]), 20_000, 0) == pytest.approx(6 / 8, abs=0.01)
 
 
-def test_bootstrap_in_several_blocks(monkeypatch):
-    values = np.arange(2_000_000.0) % 7  # two resamples a block
-    means = bootstrap_means(values, 3, 0)
-    assert means.shape == (3,)
-    assert len(set(means)) == 3
-    assert means == pytest.approx(values.mean(), abs=0.01)
+def test_randomisation_of_seeds_alone_has_no_p_below_that_of_all_signs_alike():
+    seeds = np.repeat(np.array([[1.0], [1.1], [0.9], [1.2], [0.8], [1.0]]), 5, 1)  # users add nothing
+    assert randomisation_test(seeds, 20_000, 0) == pytest.approx(2**-5, rel=0.1)
+    assert randomisation_test(seeds[:3], 20_000, 0) == pytest.approx(2**-2, rel=0.05)
+
+
+def test_randomisation_of_users_who_differ_alike_in_all_seeds_is_that_of_users():
+    users = np.random.default_rng(0).normal(0.05, 1, 50)
+    expected = stats.ttest_1samp(users, 0).pvalue
+    assert 0.1 < expected < 0.9
+    assert randomisation_test(np.stack([users] * 6), 5000, 3) == pytest.approx(expected, abs=0.03)
+    assert randomisation_test(users[None], 5000, 3) == pytest.approx(expected, abs=0.03)
+
+
+def test_randomisation_test_is_never_zero_seeded_and_in_blocks(monkeypatch):
+    sure = np.full((1, 30), 1.0) + np.linspace(0, 0.1, 30)
+    assert randomisation_test(sure, 999, 0) == pytest.approx(1 / 1000)
+    unsure = np.random.default_rng(0).normal(0.1, 1, (1, 50))
+    whole = randomisation_test(unsure, 5000, 3)
+    assert whole == randomisation_test(unsure, 5000, 3)
+    monkeypatch.setattr("fisher_ld.evaluation.significance.BLOCK", 5000)
+    assert randomisation_test(unsure, 5000, 3) == pytest.approx(whole, abs=0.03)
+
+
+@pytest.mark.parametrize(("seeds", "printed"), [(1, True), (2, False), (5, False), (6, True)])
+def test_randomisation_is_printed_for_one_run_and_from_six_seeds_on(seeds, printed):
+    assert (compared(table(seeds), table(seeds, seed=1)).p_perm is not None) == printed
+
+
+def test_the_detectable_difference_is_that_of_the_noncentral_t():
+    found = estimate(table())
+    shift, critical = float(found.detectable() / found.se), stats.t.ppf(0.975, found.df)
+    assert stats.nct.sf(critical, found.df, shift) == pytest.approx(0.8, abs=1e-3)
+    many = compared(table(1, 2000), table(1, 2000, seed=1))
+    assert many.detectable == pytest.approx((1.960 + 0.842) * (many.high - many.low) / 2 / 1.960, rel=0.01)
+
+
+def test_the_detectable_difference_of_one_in_a_family_is_larger():
+    a, b = table(1, 2000), table(1, 2000, seed=1)
+    alone, among = compared(a, b), compared(a, b, family=10)
+    assert alone.detectable_holm == alone.detectable == among.detectable
+    assert among.detectable_holm / among.detectable == pytest.approx((2.807 + 0.842) / (1.960 + 0.842), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("shift", "equal"), [(0.0, True), (0.007, True), (-0.007, True), (0.015, False), (0.03, False)]
+)
+def test_equal_is_shown_by_the_90_percent_interval_within_the_margin(shift, equal):
+    noise = np.random.default_rng(0).normal(size=400)
+    noise = 0.1 * (noise - noise.mean()) / noise.std(ddof=1)  # error 0.005; 1.649 times that is 0.0082
+    found = compared(noise + shift, np.zeros(400))
+    assert found.equal == equal == (abs(shift) + 0.00824 < MARGIN)
+
+
+def test_bootstrap_agrees_with_scipy_and_is_in_blocks(monkeypatch):
+    values = np.random.default_rng(0).random(60)
+    theirs = stats.bootstrap((values,), np.mean, n_resamples=20000, method="percentile", rng=1)
+    assert interval(bootstrap_means(values, 20000, 5)) == pytest.approx(tuple(theirs.confidence_interval), abs=2e-3)
+    monkeypatch.setattr("fisher_ld.evaluation.significance.BLOCK", 120)  # two resamples a block
+    few = bootstrap_means(values, 3, 0)
+    assert few.shape == (3,) and len(set(few)) == 3
+
+
+def test_a_share_is_read_against_the_same_users():
+    whole = np.random.default_rng(0).random((1, 50))
+    exact = share_of(0.9 * whole, whole)  # the pairing leaves no spread
+    assert (exact["share"], exact["low"], exact["high"]) == pytest.approx((0.9, 0.9, 0.9))
+    rng = np.random.default_rng(1)
+    part = 0.9 * whole + 0.1 * rng.normal(size=(1, 50))
+    found = share_of(part, whole)
+    rest = part[0] - found["share"] * whole[0]
+    half = stats.t.ppf(0.975, 49) * rest.std(ddof=1) / 50**0.5 / whole.mean()
+    assert (found["high"] - found["share"], found["share"] - found["low"]) == pytest.approx((half, half))
 
 
 def test_holm_by_hand():
@@ -98,43 +235,19 @@ def test_holm_by_hand():
     assert len(holm([])) == 0
 
 
-def comparison(low, high):
-    return Comparison(100, 0.5, 0.5, (low + high) / 2, low, high, 0.001, 0.001, 0.1, [0.1])
-
-
 @pytest.mark.parametrize(
-    ("low", "high", "p", "expected"),
+    ("difference", "p", "equal", "expected"),
     [
-        (0.1, 0.3, 0.01, "shown above"),
-        (-0.3, -0.1, 0.01, "shown below"),  # a small p alone is no gain
-        (-0.1, 0.3, 0.01, "not shown"),
-        (0.1, 0.3, 0.05, "not shown"),
-        (0.1, 0.3, 0.96, "not shown"),  # nor is a large one
-        (0.0, 0.3, 0.01, "not shown"),
+        (0.2, 0.01, False, "shown above"),
+        (-0.2, 0.01, False, "shown below"),  # a small p alone is no gain
+        (0.005, 0.01, True, "shown above"),  # though it is small
+        (0.2, LEVEL, False, "not shown"),
+        (-0.001, 0.6, True, "equal"),
+        (0.2, 0.96, False, "not shown"),
     ],
 )
-def test_verdict(low, high, p, expected):
-    assert verdict(comparison(low, high), p) == expected
-
-
-def test_the_interval_holds_what_another_training_run_would_change():
-    rng = np.random.default_rng(0)
-    users = rng.random(500)
-    steady = users + 0.05 + 0.01 * rng.normal(size=(3, 500))
-    lucky = users + np.array([[0.15], [0.0], [0.0]]) + 0.01 * rng.normal(size=(3, 500))
-    alike, apart = (compare(runs, users, 2000, 500, 0) for runs in (steady, lucky))
-    assert apart.difference == pytest.approx(alike.difference, abs=0.002)
-    assert apart.by_seed == pytest.approx([0.15, 0, 0], abs=0.002)
-    assert verdict(alike, alike.p_perm) == "shown above"
-    assert apart.low < 0.002 and apart.high > 0.09  # seed 0 is drawn never, or at least twice
-    one = compare(steady[0], users, 2000, 500, 0)
-    assert (one.low, one.high) == pytest.approx(interval(bootstrap_means(steady[0] - users, 2000, 0)))
-
-
-def test_verdict_follows_the_better_side():
-    rng = np.random.default_rng(0)
-    weak = rng.random(200)
-    strong = weak + 0.05 + 0.1 * rng.random(200)
-    up, down = compare(strong, weak, 500, 500, 0), compare(weak, strong, 500, 500, 0)
-    assert verdict(up, up.p_perm) == "shown above"
-    assert verdict(down, down.p_perm) == "shown below"
+def test_verdict(difference, p, equal, expected):
+    found = Comparison(
+        100, 3, 0.5, 0.5, difference, -1, 1, 9, 0.001, None, 0.1, 0.02, 0.03, equal, -1, 1, [difference] * 3
+    )
+    assert verdict(found, p) == expected

@@ -1,8 +1,10 @@
-"""The stages that fit and score rivals, score models, judge, evaluate and time, on a small project folder."""
+"""The stages that score models, judge, evaluate and time, on a small project folder."""
 
 import importlib
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -10,17 +12,18 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from fisher_ld.batches.lists import FAMILIES, read_lists
+from fisher_ld.batches.lists import read_lists, read_tests
 from fisher_ld.config.paths import BASE
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json
-from fisher_ld.evaluation.comparisons import evaluate
+from fisher_ld.evaluation.comparisons import Known, evaluate
 from fisher_ld.evaluation.scores import read_scores
 from fisher_ld.models.scorer import Scorer
 from tests.evaluation.world import (
     CHANGES,
     DATA,
     ITEMS,
+    RIVALS,
     SEEDS,
     SKILL,
     one_by_one,
@@ -33,6 +36,7 @@ from tests.evaluation.world import METHODS as TRAINED
 from tests.given import ROOT, given
 
 LIGHT = ("evaluate", "gate", "rivals", "score_rivals")
+FAMILIES = {"matched": 60, "popularity": 40}  # whose lists were written, and of how many users
 
 
 def run_stage(name, run, *names):
@@ -60,80 +64,61 @@ def evaluated(tmp_path_factory, new_run):
 def test_all_models_are_measured_on_the_same_lists(evaluated):
     found, _, run, _ = evaluated
     everyone = {"chance", *SKILL}
-    counts = {f: {m: row["ndcg_10"]["n"] for m, row in found["quality"][f].items()} for f in FAMILIES}
-    assert counts["popularity"] == {m: 20 if m == "zero-shot" else 60 for m in everyone}
-    assert counts["uniform"] == {m: 14 if m == "zero-shot" else 40 for m in everyone}  # 0, 3, .. 39
-    assert run.metrics["popularity/teacher/hit_5"] == found["quality"]["popularity"]["teacher"]["hit_5"]["mean"]
-    assert run.metrics["uniform/small/none/retained"] == found["retained"]["uniform"]["small/none"]["share"]
+    assert list(found["quality"]) == list(FAMILIES)
+    for family, users in FAMILIES.items():
+        counts = {m: row["ndcg_10"]["n"] for m, row in found["quality"][family].items()}
+        assert counts == {m: (users + 2) // 3 if m == "zero-shot" else users for m in everyone}  # 0, 3, ..
+    assert run.metrics["matched/teacher/hit_5"] == found["quality"]["matched"]["teacher"]["hit_5"]["mean"]
+    assert run.metrics["popularity/small/none/retained"] == found["retained"]["popularity"]["small/none"]["share"]
 
 
 def test_evaluate_says_who_is_better(evaluated):
     found = evaluated[0]
-    rows = {(row["student"], row["group"], row["a"], row["b"]): row for row in found["comparisons"]["popularity"]}
+    rows = {(row["student"], row["group"], row["a"], row["b"]): row for row in found["comparisons"]["matched"]}
     assert rows[None, "main", "teacher", "zero-shot"]["verdict"] == "shown above"
-    assert rows[None, "main", "teacher", "truncated-1"]["verdict"] == "shown above"
-    assert rows["small", "main", "small/fisher-ld", "teacher"]["verdict"] == "shown below"
-    reversal = rows["small", "strategies", "small/fisher-ld", "small/fisher-reversed"]
-    assert (reversal["verdict"], reversal["metric"], len(reversal["by_seed"])) == ("shown above", "ndcg_10", SEEDS)
-    assert {(a, b) for _, group, a, b in rows if group == "strategies"} == {
-        ("small/fisher", "small/uniform"),
-        ("small/fisher-reversed", "small/uniform"),
-        ("small/fisher-ld", "small/uniform"),
-        ("small/fisher-ld", "small/fisher-reversed"),
-        ("small/fisher-ld", "small/fisher"),
+    assert rows["small", "main", "teacher", "truncated-1"]["verdict"] == "shown above"
+    assert rows["small", "main", "small/fisher-ld", "teacher"]["verdict"] in ("shown below", "not shown")
+    reversal = rows["small", "main", "small/fisher-ld", "small/fisher-reversed"]
+    assert (reversal["question"], reversal["metric"]) == ("fisher_over_reversed", "ndcg_10")
+    assert reversal["difference"] > 0 and len(reversal["by_seed"]) == reversal["seeds"] == SEEDS
+    assert {b for student, group, a, b in rows if (student, a) == (None, "teacher")} == {*RIVALS, "zero-shot"}
+    assert {a for _, group, a, b in rows if group == "strategies"} == {
+        f"small/{method}" for method in ("fisher", "fisher-reversed", "fisher-ld")
     }
-    assert set(found["claims"]["uniform"]["small"]) == {"ndcg_5", "mrr"}
-    assert found["claims"]["uniform"]["small"]["mrr"]["metric"] == "mrr"
-    assert set(found["retained"]["popularity"]) == {f"small/{method}" for method in TRAINED}
-    share = found["retained"]["popularity"]["small/fisher-ld"]
-    assert share["low"] < share["share"] < share["high"] < 1
-    assert {m: len(means) for m, means in found["seeds"]["popularity"].items() if len(means) > 1} == {
+    assert set(found["claims"]["popularity"]["small"]) == {"ndcg_5", "mrr"}
+    assert set(found["retained"]["matched"]) == {f"small/{method}" for method in TRAINED}
+    share = found["retained"]["matched"]["small/fisher-ld"]
+    assert share["low"] < share["share"] < share["high"]
+    assert {m: len(means) for m, means in found["seeds"]["matched"].items() if len(means) > 1} == {
         f"small/{method}": SEEDS for method in TRAINED
     }
 
 
 def test_the_per_user_table_alone_gives_every_comparison(evaluated):
     found, table, _, root = evaluated
-    alone = root / "alone.parquet"
-    table.write_parquet(alone)
-    params = given(CHANGES)
-    assert evaluate(pl.read_parquet(alone), params.evaluate, params.seed) == found
+    params, home = given(CHANGES), Path.cwd()
+    os.chdir(root)
+    known = Known.read(DATA, params.run)
+    os.chdir(home)
+    assert evaluate(table, known, params.evaluate, params.seed) == found
     assert table.columns[:4] == ["model", "family", "seed", "user"]
     trained = len(TRAINED)
     assert table.group_by("model", "family", "seed").len().height == 2 * (1 + len(SKILL) - trained + SEEDS * trained)
-    rows = table.filter((pl.col("model") == "small/uniform") & (pl.col("family") == "uniform"))
+    rows = table.filter((pl.col("model") == "small/uniform") & (pl.col("family") == "popularity"))
     assert rows["seed"].unique().sort().to_list() == [0, 1]
-    assert rows["mrr"].mean() == pytest.approx(found["quality"]["uniform"]["small/uniform"]["mrr"]["mean"])
+    assert rows["mrr"].mean() == pytest.approx(found["quality"]["popularity"]["small/uniform"]["mrr"]["mean"])
 
 
 def test_a_model_that_was_not_scored_stops_evaluate(project, run):
     write_shelf()
-    (DATA.test("small/none", 1) / "uniform.parquet").unlink()
-    with pytest.raises(UserError, match=r"small/none/1/uniform\.parquet: no such file; run the stage that scores"):
+    (DATA.test("small/none", 1) / "popularity.parquet").unlink()
+    with pytest.raises(UserError, match=r"small/none/1/popularity\.parquet: no such file; run the stage that scores"):
         run_stage("evaluate", run)
-    lists = read_lists(DATA.processed, "test_uniform")
-    write_skilled(DATA.test("small/none", 1) / "uniform.parquet", lists, 1.0, 0, every=2)
-    with pytest.raises(UserError, match=r"small/none/1/uniform\.parquet.*expected all 40 lists, got 20"):
+    lists = read_lists(DATA.processed, "test_popularity")
+    write_skilled(DATA.test("small/none", 1) / "popularity.parquet", lists, 1.0, 0, every=2)
+    with pytest.raises(UserError, match=r"small/none/1/popularity\.parquet.*expected all 40 lists, got 20"):
         run_stage("evaluate", run)
     assert not DATA.evaluate.exists() and not DATA.per_user.exists()
-
-
-def test_rivals_are_fitted_once_and_score_every_list(project, run):
-    run_stage("rivals", run)
-    users = pl.read_parquet(DATA.processed / "users.parquet")
-    users.with_columns(train_positives=0).write_parquet(DATA.processed / "users.parquet")  # nothing to learn from
-    run_stage("score_rivals", run)
-    liked = pl.read_parquet(DATA.processed / "sequences.parquet")["items"].to_list()
-    count = np.bincount(np.concatenate([items[:-2] for items in liked]), minlength=ITEMS)
-    for name in ("val", "test_popularity", "test_uniform"):
-        lists, family = read_lists(DATA.processed, name), name.removeprefix("test_")
-        for rival in ("rivals/popularity", "rivals/item-knn"):
-            file = DATA.validation(rival) if name == "val" else DATA.test(rival) / f"{family}.parquet"
-            scores = read_scores(file, lists)
-            if rival == "rivals/popularity":
-                np.testing.assert_array_equal(scores.values[7], count[lists.candidates[7]])
-            else:
-                assert 0 < np.concatenate(scores.values).max() <= 3
 
 
 @pytest.mark.parametrize(
@@ -145,12 +130,13 @@ def test_rivals_are_fitted_once_and_score_every_list(project, run):
         ("score_student", ("small", "fisher-ld", 2), "small/fisher-ld", 2),
     ],
 )
-def test_a_saved_model_is_scored_on_every_list_of_both_families(project, run, stage, names, model, seed):
+def test_a_saved_model_is_scored_on_every_list_of_every_family(project, run, stage, names, model, seed):
     write_model(DATA.model(model, seed), 2)
     run_stage(stage, run, *names)
     scorer = Scorer.load(DATA.model(model, seed))
-    for family in FAMILIES:
-        lists = read_lists(DATA.processed, f"test_{family}")
+    tests = read_tests(DATA)
+    assert list(tests) == list(FAMILIES)
+    for family, lists in tests.items():
         scores = read_scores(DATA.test(model, seed) / f"{family}.parquet", lists)
         for number in (0, 31):
             np.testing.assert_allclose(scores.values[number], one_by_one(scorer, lists, number), atol=1e-5)
@@ -168,7 +154,7 @@ def test_the_teacher_before_adaptation_is_scored_on_a_few_users(project, run):
     LlamaForCausalLM(config).save_pretrained(BASE)
     run_stage("score_zero_shot", run)
     scorer = Scorer.from_causal_lm(BASE, 0, 1)
-    for family, users in (("popularity", 60), ("uniform", 40)):
+    for family, users in FAMILIES.items():
         lists = read_lists(DATA.processed, f"test_{family}")
         scores = read_scores(DATA.test("zero-shot") / f"{family}.parquet", lists, whole=False)
         assert lists.user[scores.numbers].tolist() == list(range(0, users, 3))
@@ -178,13 +164,13 @@ def test_the_teacher_before_adaptation_is_scored_on_a_few_users(project, run):
 def test_the_gate_stage_writes_what_it_found(project, run):
     write_model(BASE, 4)
     lists = read_lists(DATA.processed, "val")
-    for number, (model, skill) in enumerate((("teacher", 3.0), ("truncated-1", 0.5), ("rivals/popularity", 0.2))):
+    skills = {"teacher": 3.0, "truncated-1": 0.5, **dict.fromkeys(RIVALS, 0.2)}
+    for number, (model, skill) in enumerate(skills.items()):
         write_skilled(DATA.validation(model), lists, skill, number)
-    write_skilled(DATA.validation("rivals/item-knn"), lists, 0.3, 4)
     run_stage("gate", run, "small", 0)
     found = read_json(DATA.gate("small"))
     assert (found["passed"], found["overridden"], found["truncated"]["depth"]) == (True, False, 1)
-    write_skilled(DATA.validation("truncated-1"), lists, 3.0, 5)
+    write_skilled(DATA.validation("truncated-1"), lists, 3.0, 50)
     DATA.gate("small").unlink()
     with pytest.raises(UserError, match="not shown above its own first 1 layers"):
         run_stage("gate", run, "small", 0)
@@ -199,7 +185,7 @@ def test_efficiency_of_teacher_student_and_truncation(project, run):
     found = read_json(DATA.efficiency("small"))
     assert list(found["models"]) == ["teacher", "small", "truncated-1"]
     assert set(found["ratios"]) == set(found["intervals"]) == {"small", "truncated-1"}
-    assert (found["queries"], found["throughput_queries"], found["candidates"]) == (6, 6, 12)
+    assert (found["queries"], found["candidates"]) == (6, 12)
     assert (found["reference"], found["device"], found["precision"]) == ("teacher", "cpu", "fp32")
     student, teacher = found["models"]["small"], found["models"]["teacher"]
     assert student["parameters"]["embedding"] == 44 * 16

@@ -10,23 +10,29 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from fisher_ld.batches.lists import FAMILIES, Lists, read_lists
+from fisher_ld.batches.lists import Lists, read_tests
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.files import write_json
+from fisher_ld.evaluation.baselines.catalogue import rivals_of
 from fisher_ld.evaluation.scores import Scores, write_scores
 from fisher_ld.models.scorer import Scorer
+from tests.given import given
 
 USERS, ITEMS, CANDIDATES, SEEDS = 60, 40, 12, 2
 DATA = DataPaths("movielens-100k")
 PROMPT = {"prefix": "liked\n", "history": "{text}\n", "candidate": "{text}?"}
 METHODS = ("none", "logits", "uniform", "fisher", "fisher-reversed", "fisher-ld")
+RIVALS = {f"rivals/{name}": row.labels for name, row in rivals_of(given().rivals).items()}  # -> their labels
 SKILL = {
     "teacher": 3.0, "zero-shot": 0.0, "truncated-1": 1.0, "small/start": 0.6, "small/none": 0.8, "small/logits": 1.2,
     "small/uniform": 1.5, "small/fisher": 1.5, "small/fisher-reversed": 0.0, "small/fisher-ld": 1.6,
-    "rivals/popularity": 0.2, "rivals/item-knn": 0.5,
+    **dict.fromkeys(RIVALS, 0.3), "rivals/item-knn": 0.5,
 }  # fmt: skip
 CHANGES = {
-    "students": {"small": {"layers": 1, "vocabulary": "full"}},
+    "students": {
+        "small": {"init": "first", "layers": 1, "vocabulary": "full"}
+        | dict.fromkeys(("hidden_size", "intermediate_size", "heads", "kv_heads"))
+    },
     "run": {"methods": list(METHODS), "seeds": list(range(SEEDS)), "depths": [1]},
     "evaluate": {"bootstrap_samples": 200, "permutations": 1000},
     "efficiency": {"queries": 6},
@@ -38,7 +44,8 @@ CHANGES = {
 
 
 def write_processed(folder: Path) -> None:
-    """One list a user in each file, of the uniform family for the first 40; user u likes 5 to 9 items."""
+    """One list a user in each file, of the popularity family for the first 40; others were not written. User u likes
+    5 to 9 items."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     sequences = [rng.permutation(ITEMS)[: rng.integers(5, 10)] for _ in range(USERS)]
@@ -48,7 +55,7 @@ def write_processed(folder: Path) -> None:
     user = {"user": range(USERS), "train_positives": [len(s) - 2 for s in sequences]}
     pl.DataFrame(user | {"zero_shot": [u % 3 == 0 for u in range(USERS)]}).write_parquet(folder / "users.parquet")
     pl.DataFrame({"user": range(USERS), "items": sequences}).write_parquet(folder / "sequences.parquet")
-    for name, users, back in (("val", USERS, 2), ("test_popularity", USERS, 1), ("test_uniform", 40, 1)):
+    for name, users, back in (("val", USERS, 2), ("test_matched", USERS, 1), ("test_popularity", 40, 1)):
         rows = []
         for u, items in enumerate(sequences[:users]):
             place = len(items) - back
@@ -93,14 +100,26 @@ def write_skilled(path: Path, lists: Lists, skill: float, seed: int, every: int 
 
 
 def write_shelf() -> None:
-    """Test scores of every model of SKILL, below the working directory."""
-    for family in FAMILIES:
-        lists = read_lists(DATA.processed, f"test_{family}")
+    """Test scores of every model of SKILL, below the working directory, and what was known before."""
+    for family, lists in read_tests(DATA).items():
         for number, (model, skill) in enumerate(SKILL.items()):
-            trained = model.startswith("small/") and model != "small/start"
-            for seed in range(SEEDS if trained else 1):
+            for seed in range(SEEDS if trained(model) else 1):
                 path = DATA.test(model, seed) / f"{family}.parquet"
                 write_skilled(path, lists, skill, SEEDS * number + seed, 3 if model == "zero-shot" else 1)
+    write_json(DATA.gate("small"), {"truncated": {"depth": 1}, "best_rival": "rivals/item-knn"})
+    for model in filter(trained, SKILL):
+        for seed in range(SEEDS):
+            write_json(DATA.training(model, seed) / "fit.json", fit(SKILL[model]))
+
+
+def trained(model: str) -> bool:
+    return model.startswith("small/") and model != "small/start"
+
+
+def fit(quality: float, **changes: float) -> dict[str, float | None]:
+    """fit.json of a student that learned."""
+    learned = {"moved": 0.3, "same_order": 0.05, "layer_loss": None, "validation_ndcg_10": quality}
+    return {**learned, **changes}
 
 
 def one_by_one(scorer: Scorer, lists: Lists, number: int) -> list[float]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from fisher_ld.config.params import Columns, DataSource
-from fisher_ld.core.errors import UserError
+from fisher_ld.core.errors import Unavailable, UserError
 from fisher_ld.datasets.catalogue import SOURCES
 from fisher_ld.datasets.kind import Part
 from fisher_ld.fetch.data import fetch_data
@@ -61,6 +61,20 @@ def test_tables_keep_their_format_and_are_copied(data, tmp_path):
     assert data(source) == {"interactions.csv": b"likes", "items.jsonl.gz": b"things"}
     (tmp_path / "raw" / "interactions.csv").write_text("changed")
     assert (tmp_path / "My likes.CSV").read_text() == "likes"
+
+
+def test_what_to_do_instead_follows_an_address_that_gives_nothing(data, tmp_path):
+    part = Part("https://nowhere.invalid/a.csv", "a.csv", instead="Or give a folder.")
+    with pytest.raises(
+        Unavailable, match=r"a\.csv: unknown host nowhere\.invalid.* run it again\. Or give a folder\.$"
+    ):
+        data(DataSource(kind="movielens-1m"), lambda source: [part])
+    with pytest.raises(Unavailable, match=r"run it again\.$"):
+        data(DataSource(kind="movielens-1m"), lambda source: [replace(part, instead="")])
+    assert not (tmp_path / "raw").exists()
+    with pytest.raises(UserError) as error:
+        data(DataSource(kind="movielens-1m"), lambda source: [replace(part, address=str(tmp_path / "none"))])
+    assert not isinstance(error.value, Unavailable)
 
 
 def test_failure_leaves_what_was_there(data, tmp_path):

@@ -2,6 +2,7 @@ import gzip
 import hashlib
 import os
 import shutil
+import time
 import urllib.request
 import zipfile
 from collections import namedtuple
@@ -9,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from fisher_ld.core.errors import UserError
+from fisher_ld.core.errors import Unavailable, UserError
 from fisher_ld.core.files import read_json
 from fisher_ld.fetch.source import Network, Source, fetch
 
@@ -238,7 +239,7 @@ def test_temporary_failures_are_tried_again_within_bounds(host, get):
     host.faults = [503, 429]
     assert get(host.address()).read_bytes() == BODY
     host.faults = [503] * 9
-    with pytest.raises(UserError, match=r"HTTP 503 .*3 tries"):
+    with pytest.raises(Unavailable, match=r"HTTP 503 .*3 tries"):
         get(host.address("other"))
     assert len(host.ranges) == 6
 
@@ -246,7 +247,7 @@ def test_temporary_failures_are_tried_again_within_bounds(host, get):
 @pytest.mark.parametrize("status, text", [(404, "no such file"), (403, "HTTP 403")])
 def test_refusals_are_not_tried_again(host, get, tmp_path, status, text):
     host.faults = [status] * 3
-    with pytest.raises(UserError, match=text):
+    with pytest.raises(Unavailable, match=text):
         get(host.address())
     assert len(host.ranges) == 1
     assert leftovers(tmp_path) == []
@@ -271,12 +272,13 @@ def test_refused_connection(host, get):
     address = host.address()
     host.shutdown()
     host.server_close()
-    with pytest.raises(UserError, match=r"no answer from 127.0.0.1:\d+ .*Connection refused"):
+    with pytest.raises(Unavailable, match=r"no answer from 127.0.0.1:\d+ .*Connection refused"):
         get(address)
 
 
-def test_unknown_host(get):
-    with pytest.raises(UserError, match=r"unknown host nowhere.invalid"):
+def test_an_unknown_host_is_asked_once(get, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("tried again"))
+    with pytest.raises(Unavailable, match=r"unknown host nowhere.invalid\. Check the address and the network"):
         get("https://nowhere.invalid/data.bin")
 
 

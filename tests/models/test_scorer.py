@@ -29,8 +29,8 @@ SHAPE = {
 def test_bf16_is_near_float32_and_leaves_stream_and_head_alone(tiny):
     scorer = tiny.scorer()
     batch = pack(tiny.lists, tiny.lists.windows(), tiny.prompts, scorer.context())
-    exact, states = scorer(batch, with_states=True)
-    near, near_states = scorer.on(Compute(torch.device("cpu"), bf16=True))(batch, with_states=True)
+    exact, states, _ = scorer(batch, with_states=True)
+    near, near_states, _ = scorer.on(Compute(torch.device("cpu"), bf16=True))(batch, with_states=True)
     assert near.dtype == near_states.dtype == torch.float32
     assert {p.dtype for p in scorer.parameters()} == {torch.float32}
     assert not torch.equal(states, near_states)
@@ -48,7 +48,7 @@ def test_only_the_rows_of_the_prompts_are_trained(tiny):
     tokens = tiny.prompts.tokens()
     assert tokens == [0, 1, 2, 3, *range(5, 13)]
     with scorer.only_rows(tiny.prompts):
-        z, _ = scorer(batch)
+        z = scorer(batch).logits
         assert torch.equal(z, plain)
         z.sum().backward()
         assert embedding.weight.grad.shape == (len(tokens), 32)
@@ -66,10 +66,10 @@ def test_weights_cast_once_score_as_those_cast_at_every_pass(tiny):
     batch = pack(tiny.lists, tiny.lists.windows(), tiny.prompts, scorer.context())
     before = {name: p.detach().clone() for name, p in scorer.named_parameters()}
     with torch.inference_mode():
-        every_pass, _ = scorer(batch)
+        every_pass = scorer(batch).logits
     with scorer.inference():
         assert scorer.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
-        once, _ = scorer(batch)
+        once = scorer(batch).logits
     assert torch.equal(once, every_pass)
     for name, p in scorer.named_parameters():
         assert torch.equal(p, before[name]) and p.dtype == torch.float32

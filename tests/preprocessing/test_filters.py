@@ -70,26 +70,77 @@ def test_without_ratings_all_are_positive_and_items_without_text_go():
     assert steps[1]["interactions"] == 2
 
 
+def touched(positives):
+    """(user, item) -> how many of the user's positives came before."""
+    users, items = np.divmod(positives.touched.keys, len(positives.item_names))
+    pairs = zip(positives.user_names[users], positives.item_names[items], strict=True)
+    return dict(zip(pairs, positives.touched.since.tolist(), strict=True))
+
+
 def test_touched_holds_what_was_not_liked():
     rows = [("u", "a", 5, 1), ("u", "b", 1, 2), ("v", "b", 5, 3), ("v", "c", 1, 4), ("w", "b", 1, 5)]
     positives, _ = kept(rows)  # c has no positive and w neither: both leave
-    users, items = np.divmod(positives.touched, len(positives.item_names))
-    pairs = zip(positives.user_names[users], positives.item_names[items], strict=True)
-    assert set(pairs) == {("u", "a"), ("u", "b"), ("v", "b")}
+    assert set(touched(positives)) == {("u", "a"), ("u", "b"), ("v", "b")}
 
 
-def test_max_users_samples_before_items_are_numbered():
+def test_touched_knows_since_when():
+    rows = [
+        ("u", "c", 1, 0),  # before the first positive
+        ("u", "a", 5, 1),
+        ("u", "b", 1, 2),  # the first time, liked only later
+        ("u", "d", 5, 3),
+        ("u", "b", 5, 4),
+        ("u", "e", 1, 5),
+        ("u", "a", 1, 6),  # again: the first counts
+        *(("v", item, 5, 9) for item in "ecda"),
+    ]
+    positives, _ = kept(rows, titles=list("abcde"))
+    assert names(positives)["u"] == ["a", "d", "b"]
+    since = {"c": 0, "a": 0, "b": 1, "d": 1, "e": 3}
+    assert {item: n for (user, item), n in touched(positives).items() if user == "u"} == since
+
+
+def test_positives_of_some_items_keep_users_and_count_places_anew():
+    rows = [("u", item, 5, k) for k, item in enumerate("abcd")] + [("u", "e", 1, 9), ("v", "b", 5, 0), ("w", "e", 5, 0)]
+    positives, _ = kept(rows, titles=list("abcde"))
+    keep = np.isin(positives.item_names, ["a", "c", "e"])
+    some = positives.only(keep)
+    assert names(some) == {"u": ["a", "c"], "v": [], "w": ["e"]}
+    assert {item: n for (user, item), n in touched(some).items() if user == "u"} == {
+        "a": 0,
+        "b": 1,
+        "c": 1,
+        "d": 2,
+        "e": 2,
+    }
+    u = np.full(5, list(positives.user_names).index("u"))
+    assert positives.before(keep, u, np.arange(5)).tolist() == [0, 1, 1, 2, 2]
+
+
+def test_max_users_are_drawn_before_the_core():
+    """Of the users with enough positives; the core is that of the sample, in which items are rarer."""
     rows = [(f"u{i}", item, 5, i) for i in range(30) for item in ("a", f"own{i}")]
+    rows += [(f"short{i}", "a", 5, i) for i in range(100)]
     titles = ["a", *(f"own{i}" for i in range(30))]
-    positives, steps = kept(rows, titles=titles, max_users=4)
+    positives, steps = kept(rows, titles=titles, max_users=4, user_core=2)
     assert len(positives.user_names) == 4
     assert set(positives.item_names) == {"a", *(f"own{user[1:]}" for user in positives.user_names)}
-    assert steps[-1] == {"step": "max_users", "users": 4, "items": 5, "interactions": 8}
-    again, _ = kept(rows, titles=titles, max_users=4)
-    other, _ = kept(rows, seed=1, titles=titles, max_users=4)
+    assert [step["step"] for step in steps[-3:]] == ["first of repeats", "max_users", "k-core"]
+    assert steps[-2] == {"step": "max_users", "users": 4, "items": 5, "interactions": 8}
+    again, _ = kept(rows, titles=titles, max_users=4, user_core=2)
+    other, _ = kept(rows, seed=1, titles=titles, max_users=4, user_core=2)
     assert names(again) == names(positives) != names(other)
-    everyone, _ = kept(rows, titles=titles, max_users=100)
+    everyone, _ = kept(rows, titles=titles, max_users=100, user_core=2)
     assert len(everyone.user_names) == 30
+
+
+def test_every_item_of_a_sample_has_enough_positives_in_it():
+    rng = np.random.default_rng(0)
+    rows = [(f"u{u}", f"i{i}", 5, k) for u in range(60) for k, i in enumerate(rng.choice(30, 12, replace=False))]
+    titles = [f"i{i}" for i in range(30)]
+    positives, steps = kept(rows, titles=titles, max_users=10, user_core=3, item_core=4)
+    assert np.bincount(positives.items).min() >= 4 and positives.lengths.min() >= 3
+    assert steps[-1]["items"] < steps[-2]["items"] == 30  # the core of all 60 would have kept all 30
 
 
 def test_ids_are_shuffled_by_the_seed():

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fisher_ld.batches.lists import read_lists, read_sequences
+from fisher_ld.batches.lists import read_labelled, read_lists, read_sequences
 from fisher_ld.batches.prompts import read_template
 from fisher_ld.config.params import Columns, DataSource
 from fisher_ld.core.errors import UserError
@@ -22,34 +22,45 @@ TABLE = DataSource(
     items="anywhere",
     columns=Columns(**COLUMNS, rating="rating", timestamp="time", categories="kinds"),
 )
-FILES = ("items", "users", "sequences", "train", "val", "test_popularity", "test_uniform", "rejected")
-EVAL = ("val", "test_popularity", "test_uniform")
+EVAL = ("val", "test_matched", "test_popularity", "test_uniform")
+FILES = ("items", "users", "sequences", "train", "transfer", "rejected", *EVAL)
 
 
 def data_set(source=TABLE, **changes):
     return given({"data_sets": {"mine": {"source": source.model_dump(), **changes}}}).data_sets["mine"]
 
 
-DATA = data_set(history_length=4, history_block=2, train_positives=3, train_negatives=2, eval_negatives=5)
+DATA = data_set(
+    history_length=4,
+    history_block=3,
+    labelled_windows=20,
+    transfer_windows=30,
+    train_negatives=2,
+    transfer_negatives=4,
+    eval_negatives=5,
+)
 
 
-@pytest.fixture(scope="module")
-def raw_dir(tmp_path_factory):
-    """60 users with 5 to 30 interactions out of 40 items, popular ones more often, a quarter of them not positive."""
-    folder = tmp_path_factory.mktemp("raw")
+def write_raw(folder, n_items=40):
+    """60 users with 5 to 30 interactions out of `n_items`, popular ones more often, a quarter of them not positive."""
     rng = np.random.default_rng(0)
-    chances = 1 / np.arange(2, 42)
+    chances = 1 / np.arange(2, n_items + 2)
     rows = []
     for user in range(60):
-        items = rng.choice(40, rng.integers(5, 31), replace=False, p=chances / chances.sum())
+        items = rng.choice(n_items, rng.integers(5, 31), replace=False, p=chances / chances.sum())
         times = 1_499_990_400 + rng.integers(0, 20, len(items)) * 86_400  # midnights in UTC, with ties
         ratings = np.where(rng.random(len(items)) < 0.25, 2, 5)
         rows += [(f"user{user}", f"item{i}", r, t) for i, r, t in zip(items, ratings, times, strict=True)]
     table = pl.DataFrame(rows, schema=["user_id", "item_id", "rating", "time"], orient="row")
     table.sample(fraction=1, shuffle=True, seed=1).write_csv(folder / "interactions.csv")
-    items = {"item_id": [f"item{i}" for i in range(40)], "title": [f"Title {i}" for i in range(40)]}
-    pl.DataFrame(items | {"kinds": ["a|b" if i % 2 else "c" for i in range(40)]}).write_csv(folder / "items.csv")
+    items = {"item_id": [f"item{i}" for i in range(n_items)], "title": [f"Title {i}" for i in range(n_items)]}
+    pl.DataFrame(items | {"kinds": ["a|b" if i % 2 else "c" for i in range(n_items)]}).write_csv(folder / "items.csv")
     return folder
+
+
+@pytest.fixture(scope="module")
+def raw_dir(tmp_path_factory):
+    return write_raw(tmp_path_factory.mktemp("raw"))
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +81,10 @@ def test_columns_and_types(processed):
         "start": pl.Int32,
         "position": pl.Int32,
         "candidates": pl.List(pl.Int32),
-        "positive": pl.Int16,
+        "positive": pl.Int32,
     }
-    expected = {name: lists for name in ("train", *EVAL)} | {
+    expected = {name: lists for name in ("transfer", *EVAL)} | {
+        "train": lists | {"labelled": pl.Boolean},
         "items": {
             "item": pl.Int32,
             "item_id": pl.String,
@@ -80,6 +92,8 @@ def test_columns_and_types(processed):
             "categories": pl.List(pl.Enum(["a", "b", "c"])),
             "text": pl.String,
             "count": pl.Int32,
+            "total": pl.Int32,
+            "cold": pl.Boolean,
         },
         "users": {
             "user": pl.Int32,
@@ -88,6 +102,7 @@ def test_columns_and_types(processed):
             "train_positives": pl.Int32,
             "fold": pl.Int8,
             "zero_shot": pl.Boolean,
+            "test": pl.Boolean,
         },
         "sequences": {"user": pl.Int32, "items": pl.List(pl.Int32), "timestamps": pl.List(pl.Int64)},
         "rejected": {"file": pl.String, "row": pl.Int64, "reason": pl.String, "raw": pl.String},
@@ -113,35 +128,96 @@ def test_sequences_are_the_positives_in_order(raw_dir, processed):
     assert min(np.bincount(np.concatenate(read_sequences(processed)))) >= 5
 
 
-def test_items_have_text_categories_and_train_counts(processed):
+def test_items_have_text_categories_and_counts(processed):
     items, sequences = table(processed, "items"), read_sequences(processed)
     train = np.concatenate([sequence[:-2] for sequence in sequences])
     assert items["count"].to_list() == np.bincount(train, minlength=len(items)).tolist()
+    assert items["total"].to_list() == np.bincount(np.concatenate(sequences)).tolist()
+    assert not items["cold"].any()
     for name, title, text, kinds in items.select("item_id", "title", "text", "categories").iter_rows():
         number = int(name.removeprefix("item"))
         assert text == title == f"Title {number}"
         assert kinds == (["a", "b"] if number % 2 else ["c"])
 
 
-def test_lists_hold_the_positive_and_untouched_negatives(raw_dir, processed):
+def test_evaluated_lists_hold_the_positive_and_untouched_negatives(raw_dir, processed):
     raw, sequences = pl.read_csv(raw_dir / "interactions.csv"), read_sequences(processed)
     user_ids, item_ids = table(processed, "users")["user_id"], table(processed, "items")["item_id"]
     touched = set(raw.select("user_id", "item_id").iter_rows())
-    for name in ("train", *EVAL):
+    for name in EVAL:
         lists = read_lists(processed, name)
         for user, position, place, candidates in zip(
             lists.user, lists.position, lists.positive, lists.candidates, strict=True
         ):
-            assert len(set(candidates)) == len(candidates) == (3 if name == "train" else 6)
+            assert len(set(candidates)) == len(candidates) == 6
             assert candidates[place] == sequences[user][position]
             for other in np.delete(candidates, place):
                 assert (user_ids[int(user)], item_ids[int(other)]) not in touched
 
 
+def touched_before(raw_dir, folder):
+    """For each user, item -> how many positives of the sequence came before the first touch, liked or not."""
+    raw = pl.read_csv(raw_dir / "interactions.csv").with_row_index("row").sort("user_id", "time", "row")
+    users, items = table(folder, "users"), table(folder, "items")
+    user_of, item_of = (dict(zip(t[f"{n}_id"], t[n], strict=True)) for t, n in ((users, "user"), (items, "item")))
+    sequences, found = read_sequences(folder), [{} for _ in range(len(users))]
+    before = [0] * len(users)
+    for name, item_id in raw.select("user_id", "item_id").iter_rows():
+        if name not in user_of or item_id not in item_of:
+            continue
+        user, item = user_of[name], item_of[item_id]
+        found[user].setdefault(item, before[user])
+        before[user] += int(before[user] < len(sequences[user]) and sequences[user][before[user]] == item)
+    assert before == [len(sequence) for sequence in sequences]
+    return found
+
+
+def check_learned(raw_dir, folder, pool=None):
+    """No negative of a training or transfer window was touched before its last position; returns how many came later,
+    and were liked later."""
+    since, sequences = touched_before(raw_dir, folder), read_sequences(folder)
+    later = liked = 0
+    for name in ("train", "transfer"):
+        lists = read_lists(folder, name)
+        for window in lists.windows():
+            last = lists.position[window].max()
+            for number in window:
+                user, position = lists.user[number], lists.position[number]
+                candidates = lists.candidates[number].tolist()
+                true = int(sequences[user][position])
+                assert len(set(candidates)) == len(candidates) == (3 if name == "train" else 5)
+                assert candidates.count(true) == 1
+                assert lists.positive[number] == (candidates.index(true) if name == "train" else -1)
+                for other in set(candidates) - {true}:
+                    assert since[user].get(other, np.inf) > last
+                    later += other in since[user]
+                    liked += other in sequences[user]
+                assert pool is None or set(candidates) <= pool
+    return later, liked
+
+
+def test_learned_lists_do_not_tell_what_comes_later(raw_dir, processed):
+    later, liked = check_learned(raw_dir, processed)
+    assert later > liked > 20  # among some thousands
+
+
+def test_the_window_s_own_positives_are_no_negatives_and_validation_and_test_items_may_be(processed):
+    sequences, train = read_sequences(processed), read_lists(processed, "train")
+    evaluated = 0
+    for window in train.windows():
+        user = train.user[window[0]]
+        own = set(sequences[user][train.position[window]])
+        for number in window:
+            others = set(np.delete(train.candidates[number], train.positive[number]))
+            assert not others & own
+            evaluated += len(others & set(sequences[user][-2:]))
+    assert evaluated > 5
+
+
 def test_positions_and_starts(processed):
     sequences = read_sequences(processed)
     lengths = np.array([len(sequence) for sequence in sequences])
-    for name, from_end in (("val", 2), ("test_popularity", 1), ("test_uniform", 1)):
+    for name, from_end in (("val", 2), ("test_matched", 1), ("test_popularity", 1), ("test_uniform", 1)):
         lists = read_lists(processed, name)
         assert lists.user.tolist() == list(range(len(sequences)))
         assert lists.position.tolist() == (lengths - from_end).tolist()
@@ -150,61 +226,229 @@ def test_positions_and_starts(processed):
     for user, length in enumerate(lengths):
         of_user = train.user == user
         positions = train.position[of_user]
-        assert positions.tolist() == list(range(max(1, length - 5), length - 2))
-        latest = length - 3  # shares its start with the one before it; the third from the end is a block's latest too
-        assert train.start[of_user].tolist() == [max(0, (p if latest - p == 2 else latest) - 4) for p in positions]
+        assert positions.tolist() == list(range(1, length - 2))
+        last = [length - 3 - (length - 3 - p) // 3 * 3 for p in positions]  # of the block of three
+        assert train.start[of_user].tolist() == [max(0, p - 5) for p in last]  # 3, 4 and 5 likes: 4 in the mean
+
+
+def test_labelled_and_transfer_windows_are_disjoint_and_as_many_as_asked(raw_dir, processed, tmp_path):
+    train, transfer = table(processed, "train"), table(processed, "transfer")
+    window = ("user", "start")
+    assert train.group_by(window).agg(pl.col("labelled").n_unique())["labelled"].unique().to_list() == [1]
+    labelled = set(train.filter("labelled").select(window).iter_rows())
+    others = set(transfer.select(window).iter_rows())
+    assert (len(labelled), len(others), len(labelled & others)) == (20, 30, 0)
+    places = ["user", "start", "position"]
+    expected = train.join(transfer, on=window, how="semi").sort("list")
+    assert transfer.select(places).equals(expected.select(places))
+    assert len(read_labelled(processed)) == train["labelled"].sum() > 20
+
+    for changes, counts in (
+        ({"labelled_windows": None}, (len(train), 0)),
+        ({"transfer_windows": None}, (len(read_labelled(processed)), len(train) - len(read_labelled(processed)))),
+    ):
+        preprocess(raw_dir, tmp_path / "out", DATA.model_copy(update=changes), 0)
+        again = table(tmp_path / "out", "train")
+        assert again.drop("labelled").equals(train.drop("labelled"))
+        assert (again["labelled"].sum(), len(table(tmp_path / "out", "transfer"))) == counts
+        assert table(tmp_path / "out", "transfer").schema == transfer.schema
+
+
+def test_transfer_candidates_do_not_show_the_true_item_by_their_order(raw_dir, tmp_path):
+    preprocess(raw_dir, tmp_path / "out", DATA.model_copy(update={"transfer_windows": None}), 0)
+    lists = read_lists(tmp_path / "out", "transfer")
+    places = [
+        list(candidates).index(lists.sequences[user][position])
+        for user, position, candidates in zip(lists.user, lists.position, lists.candidates, strict=True)
+    ]
+    assert chi_squared(np.bincount(places, minlength=5)) < 18.5  # the 0.1% point of 4 degrees of freedom
+    assert np.isnan(lists.labels()).all()
+
+
+def chi_squared(places):
+    even = places.sum() / len(places)
+    return ((places - even) ** 2 / even).sum()
 
 
 def test_the_positive_stands_anywhere(processed):
-    """Chi-squared against even places; 20.5 is the 0.1% point of 5 degrees of freedom, 13.8 of 2."""
+    """Against even places; 20.5 is the 0.1% point of 5 degrees of freedom, 13.8 of 2."""
     for names, limit in ((EVAL, 20.5), (("train",), 13.8)):
         lists = [read_lists(processed, name) for name in names]
         places = np.bincount(np.concatenate([x.positive for x in lists]), minlength=len(lists[0].candidates[0]))
-        even = places.sum() / len(places)
-        assert ((places - even) ** 2 / even).sum() < limit
+        assert chi_squared(places) < limit
 
 
-def test_negatives_follow_popularity_or_not(raw_dir, tmp_path):
-    counts = {}
-    for power in (0, 1, 3):
-        out = tmp_path / str(power)
-        preprocess(raw_dir, out, DATA.model_copy(update={"negative_power": float(power)}), 0)
-        for name in ("test_popularity", "test_uniform"):
-            lists = read_lists(out, name)
-            negatives = np.concatenate([np.delete(c, p) for c, p in zip(lists.candidates, lists.positive, strict=True)])
-            counts[power, name] = table(out, "items")["count"].to_numpy()[negatives].mean()
-    assert counts[3, "test_popularity"] > counts[1, "test_popularity"] > counts[0, "test_popularity"]
-    assert counts[0, "test_uniform"] == counts[1, "test_uniform"] == counts[3, "test_uniform"]
+def test_each_family_draws_by_its_own_popularity(processed):
+    """Mean training positives of the negatives, against the positive's."""
+    count = table(processed, "items")["count"].to_numpy()
+    negatives, positives = {}, {}
+    for name in ("test_matched", "test_popularity", "test_uniform"):
+        lists = read_lists(processed, name)
+        pairs = list(zip(lists.candidates, lists.positive, strict=True))
+        negatives[name] = count[np.concatenate([np.delete(c, p) for c, p in pairs])].mean()
+        positives[name] = count[[c[p] for c, p in pairs]].mean()
+    assert negatives["test_popularity"] > 1.2 * negatives["test_uniform"]
+    matched = abs(negatives["test_matched"] - positives["test_matched"])
+    assert matched < 0.5 * min(abs(negatives[name] - positives[name]) for name in ("test_popularity", "test_uniform"))
+
+
+@pytest.mark.parametrize("families", [["matched"], ["matched", "full", "two-stage"]])
+def test_only_the_families_that_are_asked_for_are_written(raw_dir, processed, tmp_path, families):
+    report = preprocess(raw_dir, tmp_path / "out", DATA.model_copy(update={"families": families}), 0)
+    written = {path.stem for path in (tmp_path / "out").glob("test_*.parquet")}
+    assert written == {f"test_{family}" for family in families if family != "two-stage"}
+    assert set(report["lists"]) == written | {"train", "transfer", "val"}
+    assert table(tmp_path / "out", "test_matched").equals(table(processed, "test_matched"))
+
+
+def test_full_lists_hold_the_positive_and_all_that_the_user_never_touched(raw_dir, tmp_path):
+    data = DATA.model_copy(update={"families": ["matched", "full"], "test_users": 20})
+    preprocess(raw_dir, tmp_path / "out", data, 0)
+    lists, matched = read_lists(tmp_path / "out", "test_full"), read_lists(tmp_path / "out", "test_matched")
+    for column in ("user", "start", "position"):
+        assert (getattr(lists, column) == getattr(matched, column)).all()
+    since, n_items = touched_before(raw_dir, tmp_path / "out"), len(table(tmp_path / "out", "items"))
+    for user, position, place, candidates in zip(
+        lists.user, lists.position, lists.positive, lists.candidates, strict=True
+    ):
+        true = lists.sequences[user][position]
+        assert candidates[place] == true
+        assert sorted(candidates) == sorted({*range(n_items)} - set(since[user]) | {int(true)})
+    assert len(set(lists.positive)) > 5
+
+
+def test_ties_in_time_are_counted(tmp_path):
+    rows = [(f"u{u}", f"i{(u + k) % 12}", min(k, 5 if u < 3 else 9)) for u in range(12) for k in range(7)]
+    pl.DataFrame(rows, schema=["user_id", "item_id", "time"], orient="row").with_columns(
+        pl.col("time") + 1_000_000_000
+    ).write_csv(tmp_path / "interactions.csv")
+    items = {"item_id": [f"i{k}" for k in range(12)], "title": [f"Item {k}" for k in range(12)]}
+    pl.DataFrame(items).write_csv(tmp_path / "items.csv")
+    columns = Columns(**COLUMNS, timestamp="time")
+    source = DataSource(kind="table", interactions="anywhere", items="anywhere", columns=columns)
+    data = data_set(source, train_negatives=2, transfer_negatives=2, eval_negatives=2)
+    assert preprocess(tmp_path, tmp_path / "out", data, 0)["val_and_test_share_a_time"] == 0.25  # 3 of 12
+    by_order = data_set(source.model_copy(update={"columns": Columns(**COLUMNS, order="time")}))
+    by_order = by_order.model_copy(update={"train_negatives": 2, "transfer_negatives": 2, "eval_negatives": 2})
+    assert preprocess(tmp_path, tmp_path / "out", by_order, 0)["val_and_test_share_a_time"] is None
 
 
 def test_the_template_of_the_prompt_is_written(processed):
     assert read_template(processed) == DATA.prompt
 
 
-def test_chosen_users_keep_the_lists_that_they_would_have_among_all(raw_dir, processed, tmp_path):
-    """The draws are those of commit a6430cb, which chose when it scored."""
-    few = DATA.model_copy(update={"uniform_users": 20, "zero_shot_users": 7})
-    preprocess(raw_dir, tmp_path / "out", few, 3)
-    preprocess(raw_dir, tmp_path / "all", DATA.model_copy(update={"uniform_users": None}), 3)
-    everyone, kept = table(tmp_path / "all", "test_uniform"), table(tmp_path / "out", "test_uniform")
-    chosen = np.sort(np.random.default_rng(3).permutation(len(everyone))[:20])
-    assert kept["list"].to_list() == list(range(20))
-    assert kept.drop("list").equals(everyone[chosen.tolist()].drop("list"))
-    assert kept["candidates"].dtype == everyone["candidates"].dtype
-    zero_shot = chosen[np.sort(np.random.default_rng(3).permutation(20)[:7])]
+def test_all_families_are_of_the_chosen_users(raw_dir, processed, tmp_path):
+    preprocess(raw_dir, tmp_path / "out", DATA.model_copy(update={"test_users": 20, "zero_shot_users": 7}), 3)
     users = table(tmp_path / "out", "users")
-    assert users.filter("zero_shot")["user"].to_list() == everyone["user"][zero_shot.tolist()].to_list()
-    for name in ("train", "val", "test_popularity", "items", "sequences"):
-        assert table(tmp_path / "out", name).equals(table(tmp_path / "all", name), null_equal=True)
+    everyone = np.arange(len(users))
+    chosen = np.sort(np.random.default_rng(3).permutation(everyone)[:20]).tolist()
+    assert users.filter("test")["user"].to_list() == chosen
+    for name in ("test_matched", "test_popularity", "test_uniform"):
+        assert table(tmp_path / "out", name)["user"].to_list() == chosen
+    assert len(table(tmp_path / "out", "val")) == len(everyone)
+    assert users["zero_shot"].sum() == 7 and users.filter("zero_shot")["test"].all()
+    assert table(processed, "users")["test"].all()  # of 500 there are not as many
 
 
 def test_chosen_users_of_a_fold_are_among_its_test_users(raw_dir, tmp_path):
-    preprocess(raw_dir, tmp_path, DATA.model_copy(update={"fold": 2, "uniform_users": 5, "zero_shot_users": 2}), 0)
+    preprocess(raw_dir, tmp_path, DATA.model_copy(update={"fold": 2, "test_users": 5, "zero_shot_users": 2}), 0)
     users = table(tmp_path, "users")
-    chosen = set(table(tmp_path, "test_uniform")["user"])
-    zero_shot = set(users.filter("zero_shot")["user"])
+    chosen, zero_shot = (set(users.filter(column)["user"]) for column in ("test", "zero_shot"))
     assert len(zero_shot) == 2 < len(chosen) == 5
     assert zero_shot < chosen < set(users.filter(fold=2)["user"])
+    assert set(table(tmp_path, "test_uniform")["user"]) == chosen
+
+
+COLD = DATA.model_copy(update={"split": "cold_items", "families": ["matched", "uniform", "full"], "item_core": 2})
+
+
+@pytest.fixture(scope="module")
+def many_items(tmp_path_factory):
+    return write_raw(tmp_path_factory.mktemp("raw"), 150)
+
+
+@pytest.fixture(scope="module")
+def cold(many_items, tmp_path_factory):
+    out = tmp_path_factory.mktemp("cold") / "processed"
+    preprocess(many_items, out, COLD, 0)
+    return out
+
+
+def test_cold_items_occur_in_no_training_list(many_items, cold):
+    items, train, transfer = table(cold, "items"), read_lists(cold, "train"), read_lists(cold, "transfer")
+    warm = set(items.filter(~pl.col("cold"))["item"])
+    assert items["cold"].sum() == len(items) // 5
+    check_learned(many_items, cold, pool=warm)
+    for lists in (train, transfer, *(read_lists(cold, name) for name in ("val", "test_matched"))):
+        assert all(set(lists.history(number)) <= warm for number in range(len(lists)))
+    assert items.filter("cold")["count"].sum() == 0 < items.filter("cold")["total"].min()
+    assert {int(i) for sequence in read_sequences(cold) for i in sequence} <= warm
+
+
+def test_validation_and_test_lists_have_a_half_of_the_cold_items_each(cold):
+    items = table(cold, "items")
+    occur = {
+        part: {int(i) for name in names for c in read_lists(cold, name).candidates for i in c}
+        for part, names in (("val", ["val"]), ("test", ["test_matched", "test_uniform", "test_full"]))
+    }
+    halves = items["cold"].sum() // 2
+    assert not occur["val"] & occur["test"]
+    assert occur["val"] | occur["test"] <= set(items.filter("cold")["item"])
+    assert halves - 1 <= len(occur["val"]) <= len(occur["test"]) <= halves + 1
+
+
+def test_cold_positives_are_a_user_s_last_and_training_ends_before_the_first(many_items, cold):
+    """Against the raw table, user by user."""
+    raw = pl.read_csv(many_items / "interactions.csv").with_row_index("row").filter(pl.col("rating") >= 4)
+    items, users = table(cold, "items"), table(cold, "users")
+    number, is_cold = dict(zip(items["item_id"], items["item"], strict=True)), items["cold"].to_list()
+    part = {name: read_lists(cold, name) for name in ("val", "test_matched", "train")}
+    role = {int(i): name for name in ("val", "test_matched") for c in part[name].candidates for i in c}
+    evaluated = 0
+    for user, name in users.select("user", "user_id").iter_rows():
+        own = [number[i] for i in raw.filter(user_id=name).sort("time", "row")["item_id"] if i in number]
+        ends = [len(own)]
+        for kind in ("val", "test_matched"):
+            lists = part[kind]
+            expected = [k for k, i in enumerate(own) if role.get(i) == kind and not all(is_cold[j] for j in own[:k])]
+            found = np.flatnonzero(lists.user == user)
+            assert len(found) == bool(expected)
+            if not expected:
+                continue
+            evaluated += 1
+            ends.append(expected[-1])
+            (at,) = found
+            assert lists.candidates[at][lists.positive[at]] == own[expected[-1]]
+            warm_before = [i for i in own[: expected[-1]] if not is_cold[i]]
+            assert lists.history(at).tolist() == warm_before[-4:]
+        warm = [i for i in own[: min(ends)] if not is_cold[i]]
+        assert users["train_positives"][user] == len(warm)
+        positions = part["train"].position[part["train"].user == user]
+        assert positions.tolist() == list(range(1, len(warm)))
+    assert evaluated > 50
+
+
+def test_users_of_cold_items_alone_have_an_empty_sequence(tmp_path):
+    rows = [f"u{u},i{(u + k) % 30},{k}" for u in range(60) for k in range(8)]
+    rows += [f"one{k},i{k},0" for k in range(30)]  # a fifth of whom like a cold item and nothing else
+    source = written(tmp_path, rows, [f"i{k},Item {k}" for k in range(30)])
+    data = data_set(source, split="cold_items", user_core=1, train_negatives=1, eval_negatives=1, families=["matched"])
+    preprocess(tmp_path, tmp_path / "out", data, 0)
+    users, sequences = table(tmp_path / "out", "users"), read_sequences(tmp_path / "out")
+    empty = [user for user, sequence in enumerate(sequences) if not len(sequence)]
+    assert len(sequences) == len(users) == 90
+    assert len(empty) == 6 and users["user_id"][empty].str.starts_with("one").all()
+    assert set(users["train_positives"][empty]) == {0}
+    assert not set(empty) & {
+        *read_lists(tmp_path / "out", "val").user,
+        *read_lists(tmp_path / "out", "test_matched").user,
+    }
+
+
+def test_popularity_drawn_negatives_are_refused_where_test_items_are_cold(many_items, tmp_path):
+    data = COLD.model_copy(update={"families": ["matched", "popularity"]})
+    with pytest.raises(UserError, match=r"families: popularity draws negatives by their training positives, and cold"):
+        preprocess(many_items, tmp_path / "out", data, 0)
 
 
 def test_a_fold_holds_out_its_users(raw_dir, processed, tmp_path):
@@ -214,7 +458,11 @@ def test_a_fold_holds_out_its_users(raw_dir, processed, tmp_path):
         out = tmp_path / str(k)
         preprocess(raw_dir, out, DATA.model_copy(update={"fold": k}), 0)
         held_out = np.flatnonzero(folds == k)
-        users, all_train, differ = table(out, "users"), table(processed, "users"), ("train_positives", "zero_shot")
+        users, all_train, differ = (
+            table(out, "users"),
+            table(processed, "users"),
+            ("train_positives", "zero_shot", "test"),
+        )
         assert users.drop(differ).equals(all_train.drop(differ))
         expected = np.where(folds == k, 0, all_train["train_positives"])
         assert users["train_positives"].to_list() == expected.tolist()
@@ -244,7 +492,7 @@ def test_global_time(raw_dir, tmp_path, elsewhere):
     preprocess(raw_dir, tmp_path / "out", data, 0)
     times = table(tmp_path / "out", "sequences")["timestamps"].to_list()
     cut = 1_500_854_400  # 2017-07-24 in UTC
-    lists = read_lists(tmp_path / "out", "test_popularity")
+    lists = read_lists(tmp_path / "out", "test_matched")
     assert 0 < len(lists) <= len(times)
     for user, position in zip(lists.user, lists.position, strict=True):
         assert times[user][position - 1] < cut <= times[user][position]
@@ -258,7 +506,7 @@ def test_global_time(raw_dir, tmp_path, elsewhere):
 
 
 def test_blocks_as_long_as_the_history(raw_dir, tmp_path):
-    preprocess(raw_dir, tmp_path / "out", DATA.model_copy(update={"history_block": 4, "train_positives": None}), 0)
+    preprocess(raw_dir, tmp_path / "out", DATA.model_copy(update={"history_block": 4}), 0)
     train = read_lists(tmp_path / "out", "train")
     assert (train.position > train.start).all()
     sequences = read_sequences(tmp_path / "out")
@@ -398,9 +646,9 @@ GIFT_CARDS = {"Gift_Cards_5.json.gz": "reviews.jsonl.gz", "meta_Gift_Cards.json.
     ],
 )
 def test_real_tables_if_at_hand(tmp_path, name, source, files, expected):
-    folder = Path(os.environ.get("FISHER_LD_REALDATA", "")) / name
-    if not os.environ.get("FISHER_LD_REALDATA") or not folder.is_dir():
-        pytest.skip(f"set FISHER_LD_REALDATA to a folder that holds {name}")
+    folder = Path(os.environ.get("FISHER_LD_DATA", "")) / name
+    if not os.environ.get("FISHER_LD_DATA") or not folder.is_dir():
+        pytest.skip(f"set FISHER_LD_DATA to a folder that holds {name}")
     raw = tmp_path / "raw"
     raw.mkdir()
     for file in folder.iterdir():

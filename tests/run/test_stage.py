@@ -109,7 +109,7 @@ def test_a_stage_reads_what_it_declares(project, call):
         assert params.seed == 0 and params.fisher.samples == 128
         assert params.teacher.answers is params.teacher.answers and params.teacher.answers.yes == " yes"
         assert params.cluster.device == "cpu" and params.tracking.experiment == "fisher-ld"
-        assert params.fisher.model_dump() == {"kind": "true", "samples": 128}
+        assert params.fisher.model_dump() == {"kind": "model", "samples": 128}
         assert set(params.model_dump()) == {"seed", "fisher", "teacher"}  # not where it runs: a checkpoint's key
 
     call("estimate_fisher", main)
@@ -117,7 +117,7 @@ def test_a_stage_reads_what_it_declares(project, call):
     assert (run.cell, run.folder) == ("estimate_fisher", Path("metrics/cells/estimate_fisher/run"))
     assert run.error is None and not run.opened
     assert run.declared == {
-        "seed": 0, "fisher.kind": "true", "fisher.samples": 128, "teacher.answers.yes": " yes",
+        "seed": 0, "fisher.kind": "model", "fisher.samples": 128, "teacher.answers.yes": " yes",
         "teacher.answers.no": " no",
     }  # fmt: skip
 
@@ -127,7 +127,7 @@ def test_a_cell_has_the_names_of_the_command_line_but_for_the_teacher(project, c
 
     def main(params, run, data, student, method, seed, teacher):
         seen.append((data, student, method, seed, teacher))
-        assert params.students[student].layers == 2
+        assert params.students[student].layers == 4
         assert set(params.model_dump()) == {"distill", "students"}
 
     call("distill", main, "movielens-100k", "small", "fisher-ld", "2", "7")
@@ -191,7 +191,7 @@ def test_an_undeclared_key_is_named(project, failure, read, key):
 def test_a_prefix_of_a_name_declares_nothing():
     view = restrict(given({"students": {"small-2": {"init": "first", "layers": 3, "vocabulary": "full"}}}), "s",
                     ("teacher.source", "students.small", "seed"))  # fmt: skip
-    assert view.teacher.source.kind == "package" and view.students["small"].layers == 2
+    assert view.teacher.source.kind == "package" and view.students["small"].layers == 4
     with pytest.raises(UserError, match=r"teacher\.answers"):
         _ = view.teacher.answers
     with pytest.raises(UserError, match=r"students\.small-2"):

@@ -1,8 +1,12 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
-from fisher_ld.core.files import read_json
+from fisher_ld.core.files import read_json, write_json
 from stages import download, download_teacher
-from tests.given import given
+from tests.given import ROOT, given
 
 
 @pytest.fixture
@@ -19,6 +23,34 @@ def test_the_data_of_a_name_are_laid_down(project, run):
     download.main(given({"data_sets": {"mine": {"source": source}}}), run, "mine")
     assert (project / "data/mine/raw/interactions.csv").read_text() == "12345"
     assert not run.metrics
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("", "unknown host mcauleylab.nowhere.invalid"),
+        ("wrong", "got no interactions.csv and no items.jsonl in "),
+    ],
+)
+def test_data_that_are_not_to_be_had_end_the_stage_with_2_and_a_sentence(project, named, said):
+    changes = {"data_sets": {"mine": {"source": {"kind": "beauty-2014"}}}}
+    write_json(project / "params.yaml", given(changes).model_dump(mode="json"))
+    (project / "dvc.yaml").write_text("stages: {download: {params: [data_sets.mine.source]}}")
+    code = (
+        "import runpy; from fisher_ld.datasets import amazon_2014 as kind; "
+        "kind.ADDRESS = 'https://mcauleylab.nowhere.invalid'; runpy.run_module('stages.download', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "mine"],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "FISHER_LD_DATA": named, "no_proxy": "*"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("download@mine: ") and said in line and "amazon-beauty-2014/" in line
+    assert not (project / "data/mine/raw").exists()
 
 
 def test_the_teacher_is_laid_down(project, run):

@@ -19,7 +19,7 @@ def adapted(scorer, tiny, folder, **changes):
     before = {name: p.detach().clone() for name, p in scorer.named_parameters()}
     scores = iter([0.1, 0.2, 0.3])
     training = Training("teacher", 0, lambda: next(scores), Checkpoint("adapt", changes, folder), lambda v, step: None)
-    result = adapt(scorer, tiny.lists, tiny.prompts, settings(**changes), training)
+    result = adapt(scorer, tiny.lists, tiny.prompts, settings(**changes), changes.get("steps", 20), training)
     after = dict(scorer.named_parameters())
     assert after.keys() == before.keys()
     return result, {name for name, p in after.items() if not torch.equal(p, before[name])}
@@ -84,7 +84,7 @@ def test_an_interrupted_adaptation_goes_on(tiny, tmp_path, method):
 
         log = lambda values, step: logged.append((step, *values.items()))  # noqa: E731
         training = Training("teacher", 0, validate, Checkpoint("adapt", {}, folder), log)
-        return scorer, adapt(scorer, tiny.lists, tiny.prompts, params, training)
+        return scorer, adapt(scorer, tiny.lists, tiny.prompts, params, 9, training)
 
     all_at_once, begun, again = [], [], []
     whole, expected = run(tmp_path / "whole", all_at_once)

@@ -1,1 +1,1 @@
-"""Rivals that read no text: a file and a row of the catalogue for each."""
+"""Rivals, a file and a row of the catalogue for each: some learn from likes, others compare texts and learn nothing."""

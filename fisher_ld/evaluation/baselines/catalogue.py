@@ -1,66 +1,76 @@
-"""The rivals: a row each. From here come their names in files and their labels."""
+"""The rivals: a row each. From here come their names in files, their labels, and what each has learned from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any
 
-import numpy as np
-import scipy.sparse as sp
-
-from fisher_ld.batches.lists import Lists
 from fisher_ld.config.params import Rivals
-from fisher_ld.core.errors import UserError
-from fisher_ld.core.files import atomic_path
-from fisher_ld.evaluation.baselines.interactions import read_interactions
+from fisher_ld.config.paths import DataPaths
+from fisher_ld.core.files import read_json
+from fisher_ld.evaluation.baselines.ease import Ease
+from fisher_ld.evaluation.baselines.follow_counts import FollowCounts
+from fisher_ld.evaluation.baselines.interactions import Labels, read_interactions
+from fisher_ld.evaluation.baselines.inverse_popularity import InversePopularity
 from fisher_ld.evaluation.baselines.item_knn import ItemKNN
+from fisher_ld.evaluation.baselines.mean_states import MeanStates, read_states
 from fisher_ld.evaluation.baselines.popularity import Popularity
-
-
-class Fitted(Protocol):
-    """What a rival is asked for."""
-
-    @classmethod
-    def fit(cls, matrix: sp.csr_array, rivals: Rivals) -> Self: ...
-
-    def score(self, lists: Lists) -> list[np.ndarray]:
-        """One score a candidate of every list, higher is better."""
-        ...
-
-    def save(self, folder: Path) -> None: ...
-
-    @classmethod
-    def load(cls, folder: Path) -> Self: ...
+from fisher_ld.evaluation.baselines.tf_idf import TfIdf, read_texts
+from fisher_ld.evaluation.baselines.tuning import Fitted
 
 
 @dataclass(frozen=True)
 class Rival:
     label: str  # in tables and pictures
     kind: type[Fitted]
+    labels: Labels  # it learns from: those that models have; those of all training positives; none
+    read: Callable[[DataPaths], Any]  # what it is fitted on
+
+    @property
+    def learned(self) -> bool:
+        return self.labels != "none"
+
+    @property
+    def text(self) -> bool:
+        """It reads what items are called. No rival does both."""
+        return not self.learned
+
+
+def _likes(labels: Labels, data: DataPaths) -> Any:
+    return read_interactions(data.processed, labels)
+
+
+def _learned(name: str, label: str, kind: type[Fitted]) -> dict[str, Rival]:
+    return {
+        name: Rival(label, kind, "same", partial(_likes, "same")),
+        f"{name}-all": Rival(f"{label}, all labels", kind, "all", partial(_likes, "all")),
+    }
 
 
 RIVALS: Mapping[str, Rival] = {
-    "popularity": Rival("popularity", Popularity),
-    "item-knn": Rival("item-kNN", ItemKNN),
+    **_learned("popularity", "popularity", Popularity),
+    **_learned("inverse-popularity", "inverse popularity", InversePopularity),
+    **_learned("item-knn", "item-kNN", ItemKNN),
+    **_learned("follow-counts", "follow counts", FollowCounts),
+    **_learned("ease", "EASE", Ease),
+    "tf-idf": Rival("TF-IDF of the text", TfIdf, "none", lambda data: read_texts(data.processed)),
+    "mean-states": Rival("teacher's mean states, not adapted", MeanStates, "none", read_states),
 }
 
 
-def fit_rivals(processed: Path, rivals: Rivals, folder: Path) -> dict[str, Fitted]:
-    """Fits all of them on the training positives of all users, and writes `folder`/NAME each."""
-    matrix = read_interactions(processed)
-    fitted = {name: rival.kind.fit(matrix, rivals) for name, rival in RIVALS.items()}
-    for name, rival in fitted.items():
-        with atomic_path(folder / name) as temporary:
-            temporary.mkdir()
-            rival.save(temporary)
-    return fitted
+def rivals_of(settings: Rivals) -> dict[str, Rival]:
+    """Those that a run has."""
+    return dict(RIVALS)
 
 
-def load_rivals(folder: Path) -> dict[str, Fitted]:
-    """What `fit_rivals` wrote. Raises UserError where one is missing."""
-    for name in RIVALS:
-        if not (folder / name).is_dir():
-            raise UserError(f"{folder / name}: no such rival; run the stage rivals (dvc repro)")
-    return {name: rival.kind.load(folder / name) for name, rival in RIVALS.items()}
+def settings_file(data: DataPaths, name: str) -> Path:
+    """What was chosen for a rival. Fitted again with that on the same likes or texts, it gives the same scores."""
+    return data.rivals / f"{name}.json"
+
+
+def fit_chosen(data: DataPaths, name: str) -> Fitted:
+    """A rival with the settings that the stage `rivals` chose. Raises UserError where it has not run."""
+    return RIVALS[name].kind.fit(RIVALS[name].read(data), **read_json(settings_file(data, name)))

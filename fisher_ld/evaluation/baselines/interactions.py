@@ -1,31 +1,80 @@
-"""What rivals learn from: who liked what, up to each user's end of training."""
+"""What learned rivals are fitted on: likes in their order, as far as their labels may be known."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
 import scipy.sparse as sp
 
-from fisher_ld.batches.lists import read_sequences
+from fisher_ld.batches.lists import Lists, read_labelled, read_sequences
+
+# Of the labelled windows, which is what models learn from; of all training positives; of nobody
+Labels = Literal["same", "all", "none"]
 
 
-def interactions(sequences: list[np.ndarray], train_positives: np.ndarray, n_items: int) -> sp.csr_array:
-    """Binary users x items matrix of the first `train_positives[u]` positives of each user u."""
-    if len(sequences) != len(train_positives):
-        raise ValueError(f"expected one cut-off a user, got {len(train_positives)} for {len(sequences)} users")
-    kept = [items[:count] for items, count in zip(sequences, train_positives, strict=True)]
-    users = np.repeat(np.arange(len(kept)), [len(items) for items in kept])
-    items = np.concatenate(kept).astype(np.int64) if kept else np.empty(0, np.int64)
-    matrix = sp.csr_array((np.ones(len(users), np.float32), (users, items)), shape=(len(kept), n_items))
-    matrix.sum_duplicates()
-    matrix.data[:] = 1
-    return matrix
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """Runs of likes without a gap, oldest first. A user may have several, or none."""
+
+    users: np.ndarray  # (runs,) int, the user of each run
+    runs: list[np.ndarray]  # item numbers
+    shape: tuple[int, int]  # users, items
+
+    @cached_property
+    def flat(self) -> np.ndarray:
+        """The items of all runs, one run after the other: (likes,)."""
+        return np.concatenate([np.empty(0, np.int64), *self.runs]).astype(np.int64)
+
+    def repeat(self, values: np.ndarray) -> np.ndarray:
+        """A value a run -> a value a like: (likes,)."""
+        return np.repeat(values, [len(run) for run in self.runs])
+
+    @cached_property
+    def matrix(self) -> sp.csr_array:
+        """Users x items, 1 where the user likes the item."""
+        ones = np.ones(len(self.flat), np.float32)
+        matrix = sp.csr_array((ones, (self.repeat(self.users), self.flat)), shape=self.shape)
+        matrix.sum_duplicates()
+        matrix.data[:] = 1
+        return matrix
+
+    @cached_property
+    def count(self) -> np.ndarray:
+        """How many users like each item: (items,)."""
+        return np.asarray(self.matrix.sum(axis=0)).ravel()
 
 
-def read_interactions(processed: Path) -> sp.csr_array:
-    """Every training positive of every user."""
-    users = pl.read_parquet(processed / "users.parquet").sort("user")
+def first_likes(sequences: list[np.ndarray], counts: Iterable[int], n_items: int) -> Interactions:
+    """The first `counts[u]` likes of each user u. Raises ValueError where there is not one count a user."""
+    runs = [items[:count] for items, count in zip(sequences, counts, strict=True)]
+    return Interactions(np.arange(len(runs)), runs, (len(sequences), n_items))
+
+
+def likes_of(lists: Lists, n_items: int) -> Interactions:
+    """The histories and positives of these lists, each like once however many lists hold it."""
+    known = [np.zeros(len(items), bool) for items in lists.sequences]
+    for user, start, position in zip(lists.user, lists.start, lists.position, strict=True):
+        known[user][start : position + 1] = True
+    users: list[int] = []
+    runs: list[np.ndarray] = []
+    for user in np.unique(lists.user):
+        places = np.flatnonzero(known[user])
+        parts = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+        users += [user] * len(parts)
+        runs += [lists.sequences[user][part] for part in parts]
+    return Interactions(np.array(users, np.int64), runs, (len(lists.sequences), n_items))
+
+
+def read_interactions(processed: Path, labels: Labels) -> Interactions:
+    """`same`: the likes that the labelled windows tell; `all`: every training positive of every user."""
     n_items = pl.read_parquet(processed / "items.parquet", columns=["item"]).height
-    return interactions(read_sequences(processed), users["train_positives"].to_numpy(), n_items)
+    if labels == "same":
+        return likes_of(read_labelled(processed), n_items)
+    counts = pl.read_parquet(processed / "users.parquet").sort("user")["train_positives"]
+    return first_likes(read_sequences(processed), counts, n_items)

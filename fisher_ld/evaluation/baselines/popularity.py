@@ -1,33 +1,25 @@
-"""Popularity: a candidate's score is the number of training users who liked it."""
+"""Popularity: a candidate's score is the number of users who like it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
-import scipy.sparse as sp
-from safetensors.numpy import load_file, save_file
 
 from fisher_ld.batches.lists import Lists
-from fisher_ld.config.params import Rivals
+from fisher_ld.evaluation.baselines.interactions import Interactions
+from fisher_ld.evaluation.baselines.tuning import Grid
 
 
 @dataclass(frozen=True)
 class Popularity:
+    GRID: ClassVar[Grid] = {}
     count: np.ndarray  # (items,)
 
     @classmethod
-    def fit(cls, matrix: sp.csr_array, rivals: Rivals) -> Popularity:
-        """`matrix`: users x items, binary."""
-        return cls(np.asarray(matrix.sum(axis=0)).ravel())
+    def fit(cls, likes: Interactions) -> Popularity:
+        return cls(likes.count)
 
     def score(self, lists: Lists) -> list[np.ndarray]:
         return [self.count[candidates] for candidates in lists.candidates]
-
-    def save(self, folder: Path) -> None:
-        save_file({"count": self.count}, folder / "popularity.safetensors")
-
-    @classmethod
-    def load(cls, folder: Path) -> Popularity:
-        return cls(**load_file(folder / "popularity.safetensors"))

@@ -1,0 +1,47 @@
+"""Mean states of texts in a pretrained language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from fisher_ld.core.compute import Compute
+from fisher_ld.core.progress import progress
+from fisher_ld.evaluation.baselines.mean_states import DEPTHS
+
+TOKENS = 2048  # of a batch, padding among them
+LONGEST = 64  # tokens of a text that are read
+
+
+def embed(base: Path, texts: Sequence[str], compute: Compute) -> dict[str, np.ndarray]:
+    """For each of DEPTHS the states of each text after that share of the layers, averaged over its tokens: (texts, d)
+    float16. The last are those after the final norm."""
+    model = AutoModel.from_pretrained(base, dtype=torch.float32).eval().to(compute.device)
+    tokens = [ids[:LONGEST] for ids in AutoTokenizer.from_pretrained(base)(list(texts)).input_ids]
+    layers = {name: round(share * model.config.num_hidden_layers) for name, share in DEPTHS.items()}
+    means = {name: np.zeros((len(texts), model.config.hidden_size), np.float16) for name in DEPTHS}
+    with torch.inference_mode(), torch.autocast(compute.device.type, torch.bfloat16, enabled=compute.bf16):
+        for numbers in progress(_batches(tokens), "embedding items", unit="batch"):
+            longest = max(len(tokens[i]) for i in numbers)
+            ids = torch.tensor([tokens[i] + [0] * (longest - len(tokens[i])) for i in numbers])  # (B, T)
+            read = torch.tensor([[t < len(tokens[i]) for t in range(longest)] for i in numbers])  # (B, T)
+            ids, read = ids.to(compute.device), read.to(compute.device)
+            states = model(ids, attention_mask=read.long(), output_hidden_states=True, use_cache=False).hidden_states
+            for name, layer in layers.items():
+                total = (states[layer].float() * read[..., None]).sum(1)  # (B, d)
+                means[name][numbers] = (total / read.sum(1, keepdim=True)).cpu().numpy()
+    return means
+
+
+def _batches(tokens: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Numbers of texts of like length, TOKENS together at most where one text is not longer than that."""
+    batches: list[list[int]] = []
+    for number in sorted(range(len(tokens)), key=lambda i: -len(tokens[i])):
+        if not batches or (len(batches[-1]) + 1) * len(tokens[batches[-1][0]]) > TOKENS:
+            batches.append([])
+        batches[-1].append(number)
+    return batches

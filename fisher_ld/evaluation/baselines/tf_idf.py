@@ -1,0 +1,47 @@
+"""TF-IDF: a candidate's score is the cosine of its text to the sum of the liked items' texts, older ones less. Nothing
+is learned from likes: a word's idf counts the items that have it (Spärck Jones 1972)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import polars as pl
+import scipy.sparse as sp
+
+from fisher_ld.batches.lists import Lists
+from fisher_ld.evaluation.baselines.histories import score_by_history
+from fisher_ld.evaluation.baselines.tuning import Grid
+
+
+@dataclass(frozen=True)
+class TfIdf:
+    GRID: ClassVar[Grid] = {"longest": (1, 2), "decay": (0.9, 0.8, 0.7, 1.0)}
+    vectors: sp.csr_array  # (items, terms), each row of length 1
+    decay: float
+
+    @classmethod
+    def fit(cls, texts: Sequence[str], longest: int, decay: float) -> TfIdf:
+        """`texts`: of each item. `longest`: words of the longest term."""
+        return cls(term_vectors(tuple(texts), longest), decay)
+
+    def score(self, lists: Lists) -> list[np.ndarray]:
+        return score_by_history(lists, self.decay, self.vectors, self.vectors.T)
+
+
+@lru_cache(maxsize=1)
+def term_vectors(texts: tuple[str, ...], longest: int) -> sp.csr_array:
+    """(1 + log tf) idf, normalised: (items, terms)."""
+    from sklearn.feature_extraction.text import TfidfVectorizer  # takes a second
+
+    vectorizer = TfidfVectorizer(token_pattern=r"\w+", ngram_range=(1, longest), sublinear_tf=True, smooth_idf=False)
+    return sp.csr_array(vectorizer.fit_transform(texts))
+
+
+def read_texts(processed: Path) -> list[str]:
+    """The texts of all items, by item number."""
+    return pl.read_parquet(processed / "items.parquet", columns=["item", "text"]).sort("item")["text"].to_list()

@@ -1,0 +1,42 @@
+"""What a student's cost is read against beside the teacher's: the smallest model that is as good."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fisher_ld.experiments.results import Part
+
+# Verdict on the student against a model -> how good that model is, where it is good enough.
+AS_GOOD = {"equal": "equal", "not shown": "no difference shown", "shown below": "shown above the student"}
+OPPOSITE = {"shown above": "shown below", "shown below": "shown above"}
+
+
+@dataclass(frozen=True)
+class Peer:
+    model: str
+    quality: str  # of AS_GOOD
+    times: dict[str, float]  # ratio -> how many times better than it the student is
+
+
+def smallest_equal(part: Part, model: str) -> Peer | None:
+    """Of the models that were timed beside a student (`model`: its full name) the smallest that is not shown below it;
+    None where there is none, or none was compared with it."""
+    student = model.split("/")[0]
+    found = part.efficiency[student]
+    smallest_first = sorted(found["models"], key=lambda name: found["models"][name]["parameters"]["total"])
+    for other in smallest_first:
+        verdict = _verdict(part, model, other)
+        if other != student and verdict in AS_GOOD:
+            own, its = found["ratios"][student], found["ratios"].get(other, {})
+            reference = other == found["reference"]
+            times = {name: value / its.get(name, 1) for name, value in own.items() if reference or name in its}
+            return Peer(other, AS_GOOD[verdict], times)
+    return None
+
+
+def _verdict(part: Part, a: str, b: str) -> str | None:
+    """On a against b, whichever way they were compared."""
+    if row := part.comparison(a, b):
+        return row["verdict"]
+    row = part.comparison(b, a)
+    return OPPOSITE.get(row["verdict"], row["verdict"]) if row else None

@@ -1,0 +1,120 @@
+"""What was trained on what, and whether anything happened in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from fisher_ld.config.params import Params
+from fisher_ld.distillation.methods import METHODS
+from fisher_ld.experiments.results import Part
+from fisher_ld.report.blocks import Block, Heading, Table, Text
+from fisher_ld.report.names import label, ordered, short
+
+BUDGET = (
+    "Such a budget of labels holds where a teacher is too dear to train on more, where few users' labels are known, or "
+    "where items are new. The histories of transfer windows are likes too, which elsewhere would be labels."
+)
+
+
+def recipe(part: Part, params: Params) -> list[Block]:
+    scored = (
+        f"This run scored the test lists {part.scored:,} times, a model's run and a family each. "
+        "Settings were chosen on validation lists."
+    )
+    header = ["what was read", "windows", "lists", "candidates of a list", "by whom"]
+    return [
+        Heading("Recipe: what was trained on what"),
+        Table(header, _read(part), words=(0, 4)),
+        Table(["model", "steps", "runs", "a step", "learns from"], _trained(part, params), words=(0, 3, 4)),
+        Text(f"{BUDGET} {scored}"),
+    ]
+
+
+def _read(part: Part) -> list[list[str]]:
+    found, lists = part.data, part.data["lists"]
+
+    def row(what: str, windows: int | None, count: int, examples: int, whom: str) -> list[str]:
+        shown = "" if windows is None else f"{windows:,}"
+        return [what, shown, f"{count:,}", f"{examples / count:.0f}" if count else "", whom]
+
+    windows, labels, read = found["windows"], found["labels"], found["read"]
+    size = found["examples"]["train"] / lists["train"]
+    return [
+        row(
+            "labels", windows["labelled"], labels["train"], round(labels["train"] * size),
+            "teacher, truncations, students, rivals with the same labels",
+        ),
+        row(
+            "transfer: the teacher's answers alone", windows["transfer"], lists["transfer"],
+            found["examples"]["transfer"], "students with a teacher",
+        ),
+        row("all labels", windows["all"], lists["train"], found["examples"]["train"], "rivals with all labels"),
+        row("validation labels", None, labels["val"], found["examples"]["val"], "gate, settings, choice of a step"),
+        ["read by teacher and student", f"{read['both']:,} of the student's {read['student']:,}", "", "", ""],
+    ]  # fmt: skip
+
+
+def _trained(part: Part, params: Params) -> list[list[str]]:
+    """A row a model; students that learn alike share one."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for model in ordered(part.fits, part.run):
+        shape = model.split("/")[0] if "/" in model else ""
+        alike.setdefault((shape, *_steps(part.fits[model]), *_lessons(model, params)), []).append(model)
+    names = {m: label(m, part.run) if len(group) == 1 else short(m) for group in alike.values() for m in group}
+    shapes = {True: "student", False: "student {}"}[len(part.run.students) == 1]
+    return [
+        [(f"{shapes.format(key[0])}: " if len(group) > 1 else "") + "; ".join(names[m] for m in group), *key[1:]]
+        for key, group in alike.items()
+    ]
+
+
+def _lessons(model: str, params: Params) -> tuple[str, str]:
+    """What a step reads, and what is learned from it."""
+    method, distill = METHODS.get(model.rpartition("/")[2]), params.distill
+    if method is None:
+        return _count(params.teacher.adapt.batch_users, "labelled"), "labels"
+    labelled = _count(distill.batch_users, "labelled")
+    if not method.signals:
+        return labelled, "labels"
+    taught = "labels, teacher's answers" + (" and states" if method.layers else "")
+    return f"{labelled}, {_count(distill.transfer_users, 'transfer')}", taught
+
+
+def _count(windows: int, kind: str) -> str:
+    return f"{windows} {kind} window{'s' * (windows > 1)}"
+
+
+def _steps(fits: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """The number of steps, or which step the weights are of where it is not the last; and the number of runs."""
+    steps = {
+        f"{fit['steps']:,}" if fit["best_step"] == fit["steps"] else f"{fit['best_step']:,} of {fit['steps']:,}"
+        for fit in fits
+    }
+    return ", ".join(sorted(steps)), str(len(fits))
+
+
+def outcome(part: Part) -> list[Block]:
+    """Did anything happen? Of every student, means over its seeds."""
+    rows = []
+    for model in ordered((m for m in part.fits if "/" in m), part.run):
+        fits = part.fits[model]
+        moved, order, start, end, gain = (
+            mean(fit[key] for fit in fits)
+            for key in ("moved", "same_order", "validation_start", "validation_ndcg_10", "gain_last")
+        )
+        loss = "" if fits[0]["layer_loss"] is None else f"{mean(fit['layer_loss'] for fit in fits):.3f}"
+        shares = f"{moved:.1%}", f"{order:.1%}", loss
+        rows.append([label(model, part.run), *shares, f"{start:.3f}", f"{end:.3f}", f"{gain:+.3f}"])
+    header = [
+        "student", "weights moved", "lists with the start's order", "layer loss", "validation at the start", "at the end",
+        "gain of the last validation",
+    ]  # fmt: skip
+    text = (
+        "Weights moved: their distance from the start, as a share of its norm. The layer loss is a share of the "
+        "constant predictor's: at 1 a student knows the mean and no more. A student that did not move, or whose layer "
+        "loss stays above 1, is no test: its comparisons read “not tested”. A gain that is left at the end says that "
+        "more steps would help."
+    )
+    return [Heading("Did anything happen?"), Table(header, rows), Text(text)]

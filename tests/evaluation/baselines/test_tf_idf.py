@@ -1,0 +1,32 @@
+from math import log
+
+import numpy as np
+import pytest
+
+from fisher_ld.evaluation.baselines.tf_idf import TfIdf, term_vectors
+from tests.evaluation.baselines.likes import lists_of
+
+TEXTS = ["Toy Story", "toy toy soldiers", "Heat", "Se 7"]
+
+
+def test_a_text_is_a_vector_of_length_1_over_its_words_by_how_rare_they_are():
+    vectors = term_vectors(tuple(TEXTS), 1).toarray()
+    common, rare = log(4 / 2) + 1, log(4) + 1
+    expected = (1 + log(2)) * common * common / np.hypot(common, rare) / np.hypot((1 + log(2)) * common, rare)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1)
+    assert vectors[0] @ vectors[1] == pytest.approx(expected)
+    assert np.count_nonzero(vectors[3]) == 2  # a word of one character is one
+
+
+def test_a_candidate_is_like_the_history_by_its_words():
+    lists = lists_of([0], [2], [[1, 2, 0, 3]], sequences=[np.array([0, 2])])
+    found = TfIdf.fit(TEXTS, longest=1, decay=0.5).score(lists)[0]
+    similar = term_vectors(tuple(TEXTS), 1)[[0]] @ term_vectors(tuple(TEXTS), 1)[[1]].T
+    assert found == pytest.approx([0.5 * similar.toarray()[0, 0], 1, 0.5, 0])
+
+
+def test_pairs_of_words_are_terms_where_asked():
+    texts = ("a b c", "c b a")
+    one, two = (term_vectors(texts, longest).toarray() for longest in (1, 2))
+    assert one[0] @ one[1] == pytest.approx(1)
+    assert two[0] @ two[1] < 0.9
