@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup repro test test-slow lint ui
+.PHONY: setup sasrec repro test test-slow lint ui
 
 setup: .venv/ready
 
@@ -15,6 +15,16 @@ setup: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m compileall -qq -j 0 .venv || true
+	touch $@
+
+# For `rivals.sasrec: true`: RecBole with what it runs on, which does not go with ours.
+sasrec: .venv-recbole/ready
+
+.venv-recbole/ready: Makefile
+	@echo "installing RecBole into .venv-recbole, a minute or more"
+	$(PYTHON) -m venv --clear .venv-recbole
+	.venv-recbole/bin/pip install --quiet recbole==1.2.1 torch==2.13.0 ray==2.6.3 numpy==1.26.4 pandas==2.3.3 \
+	  pyarrow==25.0.1 scipy==1.17.1 scikit-learn==1.9.1
 	touch $@
 
 repro: setup

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from fisher_ld.batches.lists import Lists, read_taught, take
-from fisher_ld.batches.prompts import Prompts, build_prompts, read_template, read_texts, saved_prompts
+from fisher_ld.batches.lists import Lists, read_taught, read_texts, take
+from fisher_ld.batches.prompts import Prompts, build_prompts, read_template, saved_prompts
 from fisher_ld.config.params import load_params
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.compute import setup

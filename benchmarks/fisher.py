@@ -13,7 +13,8 @@ One process, all contestants in turn on the same batches. `step` is a plain forw
 the layers' parameters trainable; `floor` the same with only the input embeddings' gradient; `naive` one forward and
 backward per example, without padding. These take torch's attention and products, as a model of transformers does;
 ours brings its own attention and takes oneDNN's products, and `floor, our products` tells what the two are worth. The
-real prompts are drawn as `estimate_fisher` draws them and batched by length.
+real prompts are drawn as `estimate_fisher` draws labelled ones and batched by length. `ours, a list` also takes the
+norm that `fisher.kind: list` needs, of all rows of a batch together.
 
 time/step: medians, as a multiple of `step`; a peer's time holds the wrapping of the model that it needs each time.
 extra MiB: by how much resident memory rises at most above the loaded model's. error, of a trace: the largest relative
@@ -43,14 +44,14 @@ import torch
 from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTrainedModel
 
 from benchmarks import peers
-from fisher_ld.batches.lists import read_lists
+from fisher_ld.batches.lists import read_labelled
 from fisher_ld.batches.prompts import saved_prompts
 from fisher_ld.config.params import load_params
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.compute import keep_freed_memory
 from fisher_ld.fisher.coverage import cover
-from fisher_ld.fisher.estimate import draw_examples
 from fisher_ld.fisher.gradient_norms import PromptBatch, gradient_norms, logits_of, pad_prompts
+from fisher_ld.fisher.sample import draw_examples
 from fisher_ld.kernels.attention import by_strips
 from fisher_ld.kernels.linear import by_onednn
 from fisher_ld.models.layers import transformer_layers
@@ -87,7 +88,7 @@ def random_batch(model: PreTrainedModel, examples: int, tokens: int) -> PromptBa
 
 def real_batches(teacher: Path, processed: Path) -> list[PromptBatch]:
     prompts = saved_prompts(teacher, processed)
-    lists = read_lists(processed, "train")
+    lists = read_labelled(processed)
     drawn = draw_examples(len(lists.labels()), REAL_PROMPTS, SEED).tolist()
     by_length = sorted((prompts.example(lists, example) for example in drawn), key=len)
     return [pad_prompts(by_length[i : i + REAL_BATCH]) for i in range(0, len(by_length), REAL_BATCH)]
@@ -143,6 +144,9 @@ OWN: dict[str, Contestant] = {
     "ours": lambda model, batch: gradient_norms(Scorer(model), batch, covered=covered(model)).layers,
     "ours, checkpointing": lambda model, batch: (
         gradient_norms(Scorer(model), batch, checkpointing=True, covered=covered(model)).layers
+    ),
+    "ours, a list": lambda model, batch: (
+        gradient_norms(Scorer(model), batch, covered=covered(model), candidates=len(batch.decision)).layers
     ),
 }
 PEERS: dict[str, Contestant] = {

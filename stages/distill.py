@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from fisher_ld.batches.lists import Lists, read_labelled, read_taught
+from fisher_ld.batches.lists import Lists, read_taught
 from fisher_ld.batches.prompts import read_template, saved_prompts
 from fisher_ld.config import paths as names
 from fisher_ld.config.params import Params
@@ -26,7 +26,6 @@ from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.student import initialised_anew, save
 from fisher_ld.run.stage import stage
 from fisher_ld.run.tracking import StageRun
-from fisher_ld.training.head import fit_head, shuffled_windows
 from fisher_ld.training.loop import Training
 
 
@@ -66,8 +65,6 @@ def main(params: Params, run: StageRun, data: str, student: str, method: str, se
     scorer = Scorer.load(start).on(compute)
     if params.students[student].init == "random" and seed != params.seed:  # a seed is another start too
         scorer = initialised_anew(scorer, seed).on(compute)
-        labelled = read_labelled(processed)
-        fit_head(scorer, labelled, shuffled_windows(labelled, params.seed), prompts)
     weights = weighting(params, paths, student, method, cache, lists, compute, teacher)
 
     inputs = fingerprint([processed, start, folder, paths.cache, paths.weights(method)])

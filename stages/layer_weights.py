@@ -10,26 +10,28 @@ from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import write_json
 from fisher_ld.distillation.methods import METHODS
-from fisher_ld.distillation.weights import STRATEGIES
+from fisher_ld.distillation.weights import OF_FISHER, STRATEGIES, depth_bias
 from fisher_ld.fisher.profile import layer_traces
 from fisher_ld.run.stage import stage
 from fisher_ld.run.tracking import StageRun
 
 
 def main(params: Params, run: StageRun, data: str, method: str) -> None:
-    paths, layers = DataPaths(data), METHODS[method].layers
+    paths, layers, fisher = DataPaths(data), METHODS[method].layers, params.fisher
     if not paths.traces.is_file():
         raise UserError(f"{paths.traces}: no such file; run the stage estimate_fisher (dvc repro)")
-    traces = layer_traces(pl.read_parquet(paths.traces).filter(pl.col("state") == "adapted"), params.fisher.kind)
+    traces = layer_traces(pl.read_parquet(paths.traces).filter(pl.col("state") == "adapted"), fisher.kind)
     mass = traces.share.tolist() if params.distill.layer_map == "fisher" else None
-    result = {"strategy": None, "order": None, "kind": None, "weights": []}
+    result = {"strategy": None, "order": None, "kind": None, "weights": [], "depth_bias": []}
     if layers:
-        weights = STRATEGIES[layers.strategy](traces.trace, params.fisher.beta, params.fisher.delta)
+        of_fisher = layers.strategy in OF_FISHER
+        bias = depth_bias(len(traces.trace), fisher.beta if of_fisher else 0, fisher.delta)
         result = {
             "strategy": layers.strategy,
             "order": layers.order,
-            "kind": params.fisher.kind if layers.strategy == "fisher" else None,
-            "weights": weights.tolist(),
+            "kind": fisher.kind if of_fisher else None,
+            "weights": STRATEGIES[layers.strategy](traces, fisher.beta, fisher.delta).tolist(),
+            "depth_bias": bias.tolist(),
         }
     write_json(paths.weights(method), result | {"mass": mass})
 

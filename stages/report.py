@@ -18,7 +18,7 @@ from fisher_ld.run.tracking import StageRun
 
 def main(params: Params, run: StageRun) -> None:
     results = Results(params.run)
-    blocks = document(results, params.distill.list_weight)
+    blocks = document(results, params)
     write_page(METRICS / "report.md", markdown(TITLE, blocks))
     write_page(METRICS / "report.html", html(TITLE, blocks))
     for name, frame in plots(results).items():

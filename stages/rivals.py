@@ -9,8 +9,15 @@ from fisher_ld.config.paths import DataPaths, cell, rival
 from fisher_ld.core.files import write_json
 from fisher_ld.evaluation.baselines.catalogue import fit_chosen, rivals_of, settings_file
 from fisher_ld.evaluation.baselines.tuning import tune
-from fisher_ld.evaluation.baselines.two_stage import choose_first_stage, pools, read_cold, two_stage, write_lists
 from fisher_ld.evaluation.scores import write_scores
+from fisher_ld.evaluation.two_stage import (
+    choose_first_stage,
+    pools,
+    read_cold,
+    read_touched,
+    two_stage,
+    write_lists,
+)
 from fisher_ld.run.stage import stage
 from fisher_ld.run.tracking import StageRun
 
@@ -32,7 +39,7 @@ def _write_two_stage(paths: DataPaths, quality: dict[str, float], seed: int) -> 
     tests, cold = read_tests(paths), read_cold(paths.processed)
     main = next(iter(tests.values()))
     name = choose_first_stage(quality, bool(cold.any()))
-    made = two_stage(fit_chosen(paths, name), main, pools(tests, cold), seed)
+    made = two_stage(fit_chosen(paths, name), main, pools(tests, cold, read_touched(paths.processed)), seed)
     write_lists(paths.test_lists("two-stage"), made.lists)
     missing = {"lists": len(main), "missing": int(made.missing.sum()), "share_missing": float(made.missing.mean())}
     write_json(cell("rivals", paths.name) / "two_stage.json", {"first_stage": name, **missing})

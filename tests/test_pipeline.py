@@ -10,7 +10,7 @@ from dvc.repo import Repo
 
 from fisher_ld.config import paths
 from fisher_ld.config.paths import DataPaths, cell
-from fisher_ld.evaluation.baselines.catalogue import RIVALS
+from fisher_ld.evaluation.baselines.catalogue import rivals_of
 from fisher_ld.run.dependencies import imports, rewritten
 from tests.given import ROOT, given
 
@@ -87,20 +87,23 @@ def test_every_cell_has_its_folder_of_metrics(cells):
             assert cell(stage, *filter(None, [names])) in outs, stage
 
 
+NAMES = rivals_of(given().rivals)
+
+
 def files_of_a_run():
     """Every path below data/ that a run of params.yaml has, but those below its folders."""
     yield paths.BASE
     for data in map(DataPaths, RUN.data):
-        yield from (data.raw, data.processed, data.rivals, data.cache, data.traces, data.per_user)
+        yield from (data.raw, data.processed, data.item_states, data.rivals, data.cache, data.traces, data.per_user)
         yield from map(data.weights, RUN.methods)
         scored = [("teacher", seed) for seed in RUN.teacher_seeds]
         scored += [(paths.truncated(depth), 0) for depth in RUN.depths]
-        yield from (data.validation(*model) for model in (*scored, *((paths.rival(name), 0) for name in RIVALS)))
+        yield from (data.validation(*model) for model in (*scored, *((paths.rival(name), 0) for name in NAMES)))
         scored += [(paths.start(student), 0) for student in RUN.students]
         each = product(RUN.students, RUN.methods, RUN.seeds)
         scored += [(paths.student(student, method), seed) for student, method, seed in each]
         yield from (data.model(*model) for model in scored)
-        scored += [("zero-shot", 0), *((paths.rival(name), 0) for name in RIVALS)]
+        scored += [("zero-shot", 0), *((paths.rival(name), 0) for name in NAMES)]
         yield from (data.test(*model) for model in scored)
 
 

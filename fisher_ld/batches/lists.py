@@ -113,3 +113,8 @@ def concat(a: Lists, b: Lists) -> Lists:
 def read_sequences(processed: Path) -> list[np.ndarray]:
     """The positives of every user, oldest first; index = user number."""
     return [np.asarray(s) for s in _table(processed / "sequences.parquet").sort("user")["items"]]
+
+
+def read_texts(processed: Path) -> list[str]:
+    """The texts of all items, by item number."""
+    return _table(processed / "items.parquet").sort("item")["text"].to_list()

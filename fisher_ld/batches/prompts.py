@@ -8,10 +8,9 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from fisher_ld.batches.lists import Lists
+from fisher_ld.batches.lists import Lists, read_texts
 from fisher_ld.config.params import Answers, Prompt
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json
@@ -71,11 +70,6 @@ def _single_token(tokenizer: PreTrainedTokenizerBase, word: str, key: str) -> in
             f"{pieces}. Choose another word (a leading space often makes the difference)."
         )
     return ids[0]
-
-
-def read_texts(processed: Path) -> list[str]:
-    """The texts of all items, by item number."""
-    return pl.read_parquet(processed / "items.parquet").sort("item")["text"].to_list()
 
 
 def read_template(folder: Path) -> Prompt:

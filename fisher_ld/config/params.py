@@ -172,7 +172,8 @@ class DataSettings(Section):
     transfer_negatives: Positive
     eval_negatives: Positive
     families: Annotated[list[Family], AfterValidator(_distinct)]
-    test_users: Several | None  # of one user no interval can be told
+    val_users: Several | None  # of one user no interval can be told
+    test_users: Several | None
     zero_shot_users: Several
     fold: Literal["none", 0, 1, 2, 3, 4]
     max_rejected: Fraction

@@ -69,6 +69,11 @@ class DataPaths:
         return self.folder / "rivals"
 
     @property
+    def item_states(self) -> Path:
+        """Of the items' texts in the teacher before adaptation."""
+        return self.folder / "item_states.safetensors"
+
+    @property
     def cache(self) -> Path:
         return self.folder / "cache"
 

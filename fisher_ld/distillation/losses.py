@@ -34,16 +34,17 @@ def layer_losses(targets: torch.Tensor, adapted: torch.Tensor) -> torch.Tensor:
 
 
 def ridge_maps(
-    states: torch.Tensor, student_layers: Sequence[int], targets: torch.Tensor, ridge: float = 0.01
+    states: torch.Tensor, student_layers: Sequence[int], targets: torch.Tensor, ridge: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What Adapt starts as: the ridge regression of targets (N, P, d_T) on the states (N, L_S, d_S) of the student
     layer (from 0) that each is matched with, as maps (P, d_T, d_S) and offsets (P, d_T). `ridge` is relative to the
-    mean variance of a state's channel."""
+    mean square of a state's channel, not to its variance: the states of a random start hardly differ, and maps that
+    read their small differences would turn the student's first steps into large errors."""
     mean = states.double().mean(0)  # (L_S, d_S)
     centred = (states.double() - mean).transpose(0, 1)  # (L_S, N, d_S)
     moments = centred.mT @ centred  # (L_S, d_S, d_S)
     diagonal = moments.diagonal(dim1=1, dim2=2)
-    diagonal += ridge * diagonal.mean(1, keepdim=True) + 1e-9
+    diagonal += ridge * states.double().square().sum(0).mean(1, keepdim=True)
     found = targets.double().transpose(0, 1)  # (P, N, d_T)
     mean_target = found.mean(1)  # (P, d_T)
     layers = list(student_layers)

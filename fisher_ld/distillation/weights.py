@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fisher_ld.core.errors import UserError
+
+if TYPE_CHECKING:
+    from fisher_ld.fisher.profile import LayerTraces
 
 
 def fisher_weights(trace: np.ndarray, beta: float, delta: float) -> np.ndarray:
@@ -22,13 +26,23 @@ def depth_bias(layers: int, beta: float, delta: float) -> np.ndarray:
     return (1 + beta * _depth(layers)) ** delta
 
 
-# name -> the weights (L,), with sum 1, from tr(F_l) (L,), beta and delta; all but fisher look at L alone
-STRATEGIES: Mapping[str, Callable[[np.ndarray, float, float], np.ndarray]] = {
-    "uniform": lambda trace, beta, delta: _normalised(np.ones(len(trace))),
-    "linear": lambda trace, beta, delta: _normalised(_depth(len(trace))),
-    "exponential": lambda trace, beta, delta: _normalised(np.exp(_depth(len(trace)))),
-    "fisher": fisher_weights,
+Strategy = Callable[["LayerTraces", float, float], np.ndarray]  # traces, beta, delta -> weights (L,), with sum 1
+
+# Of depth alone: they look at L and nothing else.
+OF_DEPTH: Mapping[str, Strategy] = {
+    "uniform": lambda traces, beta, delta: _normalised(np.ones(len(traces.trace))),
+    "linear": lambda traces, beta, delta: _normalised(_depth(len(traces.trace))),
+    # steeper than linear, as exp(l / L) is not
+    "exponential": lambda traces, beta, delta: _normalised(np.exp(5 * _depth(len(traces.trace)))),
 }
+# By Eq. 5 and 6 from a measure of the layers.
+OF_FISHER: Mapping[str, Strategy] = {
+    "fisher": lambda traces, beta, delta: fisher_weights(traces.trace, beta, delta),
+    "per-parameter": lambda traces, beta, delta: fisher_weights(traces.per_parameter, beta, delta),
+    "relative": lambda traces, beta, delta: fisher_weights(traces.state_fisher.value, beta, delta),
+    "without-last": lambda traces, beta, delta: fisher_weights(np.append(traces.trace[:-1], 0), beta, delta),
+}
+STRATEGIES: Mapping[str, Strategy] = {**OF_DEPTH, **OF_FISHER}
 
 
 def ordered(weights: np.ndarray, order: str, seed: int) -> np.ndarray:

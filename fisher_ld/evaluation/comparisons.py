@@ -131,15 +131,15 @@ def pairs(frames: Frames, known: Known) -> Iterator[tuple[str | None, str, list[
     trained = students(frames)
     rivals, truncations = ([m for m in frames if m.startswith(part)] for part in ("rivals/", "truncated-"))
     sizes = {known.truncation(student) for student in trained}
-    best = {known.pair("teacher_over_rival", student) for student in trained}
-    alone = [Pair("teacher", model) for model in (*rivals, "zero-shot", *truncations) if model not in sizes]
-    yield None, "main", present([next((q for q in best if q.b == pair.b), pair) for pair in alone])
+    best = {pair.b: pair for pair in (known.pair("teacher_over_rival", student) for student in trained)}
+    others = [model for model in (*rivals, "zero-shot", *truncations) if model not in sizes]
+    yield None, "main", present([best.get(model, Pair("teacher", model)) for model in others])
     for student, methods in trained.items():
         named = {method: paths.student(student, method) for method in METHODS}
         top = max((named[method] for method in methods), key=known.quality)
         asked = [known.pair(key, student) for key in QUESTIONS if key != "teacher_over_rival"]
-        others = known.rival(student), paths.start(student)
-        competing = [Pair(named[method], other) for method in COMPETING for other in others]
+        beside = known.rival(student), paths.start(student)
+        competing = [Pair(named[method], other) for method in COMPETING for other in beside]
         yield student, "main", present([*asked, Pair(top, "teacher"), *competing])
         models, sides = dict.fromkeys((top, named[OURS])), ("teacher", *truncations)
         peers = [Pair(model, side) for model in models for side in sides if (model, side) != (top, "teacher")]

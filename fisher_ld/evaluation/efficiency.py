@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fisher_ld.batches.lists import MAIN, read_lists
-from fisher_ld.batches.prompts import read_texts
+from fisher_ld.batches.lists import MAIN, read_lists, read_texts
 from fisher_ld.core.compute import Compute
 from fisher_ld.core.progress import progress
 from fisher_ld.evaluation.meters import (

@@ -13,18 +13,30 @@ from datetime import UTC, datetime
 from functools import reduce
 from itertools import product
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
-from fisher_ld.config.paths import PARAMS, SUMMARY, DataPaths, cell
+from fisher_ld.config.params import Run
+from fisher_ld.config.paths import PARAMS, SUMMARY, cell
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json, read_yaml, write_json
 from fisher_ld.evaluation.metrics.catalogue import PRIMARY
+from fisher_ld.experiments.results import Part
 
 RESULTS = Path("docs") / "results"
 INTERVAL = ("mean", "low", "high", "n")
-KEYS = ("teacher.source", "teacher.adapt", "cache.windows", "fisher", "students", "distill", "gate")  # of params
+KEYS = (  # of params
+    "teacher.source", "teacher.adapt", "teacher.truncated_steps", "rivals", "gate", "fisher", "students", "distill",
+    "evaluate.margin",
+)  # fmt: skip
 FLAGS = ("avx512_bf16", "amx_bf16")  # of processors: how fast bf16 is depends on them
-COMPARED = ("student", "group", "metric", "a", "b", "difference", "low", "high", "p_holm", "verdict")
+COMPARED = (
+    "student", "group", "question", "a", "b", "n", "seeds", "difference", "low", "high", "p_holm", "detectable",
+    "detectable_holm", "one_teacher", "verdict", "why",
+)  # fmt: skip
+READ = ("windows", "lists", "read", "labels")  # of the data report
+DONE = ("moved", "same_order", "layer_loss", "validation_start", "validation_ndcg_10", "gain_last")  # of fit.json
+GATE = ("passed", "overridden", "tie", "lists", "teacher", "best_rival", "reasons")
 TIMED = ("ratios", "queries", "threads", "precision", "device")  # of efficiency
 
 
@@ -58,19 +70,32 @@ def collect(params: Mapping[str, Any], stages: Mapping[str, Any]) -> dict[str, A
     """What metrics/ says of the cells of `params` (the content of params.yaml), in the working directory. Raises
     UserError where a file is missing."""
     run = params["run"]
-    found = {data: read_json(DataPaths(data).evaluate) for data in run["data"]}
-    shapes = {f"{data}/{student}": (DataPaths(data), student) for data in run["data"] for student in run["students"]}
-    efficiency = {name: read_json(paths.efficiency(student)) for name, (paths, student) in shapes.items()}
+    parts = {name: Part(name, Run.model_construct(**run)) for name in run["data"]}
+    cells = {f"{name}/{student}": (part, student) for name, part in parts.items() for student in run["students"]}
+    efficiency = {name: part.efficiency[student] for name, (part, student) in cells.items()}
     return {
         "params": {"run": run} | {key: _value(params, key) for key in KEYS},
         "summary": read_json(SUMMARY),
-        "quality": {data: _each(content["quality"], _primary) for data, content in found.items()},
-        "comparisons": {data: _each(content["comparisons"], _compared) for data, content in found.items()},
-        "retained": {data: content["retained"] for data, content in found.items()},
-        "gate": {name: read_json(paths.gate(student)) for name, (paths, student) in shapes.items()},
+        "read": {name: {key: part.data[key] for key in READ} for name, part in parts.items()},
+        "scored": {name: part.scored for name, part in parts.items()},
+        "quality": {name: _each(part.evaluate["quality"], _primary) for name, part in parts.items()},
+        "comparisons": {name: _each(part.evaluate["comparisons"], _compared) for name, part in parts.items()},
+        "retained": {name: part.evaluate["retained"] for name, part in parts.items()},
+        "outcome": {name: outcomes(part) for name, part in parts.items()},
+        "gate": {name: {key: part.gates[s][key] for key in GATE} for name, (part, s) in cells.items()},
         "efficiency": {name: {key: content[key] for key in TIMED} for name, content in efficiency.items()},
         "seconds": seconds(stages, run),
     }
+
+
+def outcomes(part: Part) -> dict[str, dict[str, float | None]]:
+    """Student -> means of DONE over its seeds: did anything happen? None where a method has no such number."""
+    found = {}
+    for model, fits in part.fits.items():
+        if "/" in model:
+            values = {key: [fit[key] for fit in fits if fit[key] is not None] for key in DONE}
+            found[model] = {key: mean(numbers) if numbers else None for key, numbers in values.items()}
+    return found
 
 
 def _each(families: Mapping[str, Any], chosen: Callable[[Any], Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import polars as pl
 from fisher_ld.batches.lists import MAIN
 from fisher_ld.config import paths
 from fisher_ld.config.params import Run
-from fisher_ld.config.paths import METRICS, TABLES, DataPaths
+from fisher_ld.config.paths import METRICS, TABLES, DataPaths, cell
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json
 from fisher_ld.evaluation.metrics.catalogue import PRIMARY
@@ -70,6 +70,11 @@ class Part:
     @cached_property
     def data(self) -> dict[str, Any]:
         return _json(self.paths.data_report)
+
+    @cached_property
+    def two_stage(self) -> dict[str, Any] | None:
+        """Whose best the two-stage lists are, and how often it left out the true item; None without such lists."""
+        return _json(cell("rivals", self.name) / "two_stage.json") if "two-stage" in self.families else None
 
     @cached_property
     def fisher(self) -> dict[str, Any]:

@@ -38,9 +38,9 @@ def locate(results: Results, spec: Mapping[str, Any]) -> tuple[Part, str, str]:
     if model == "teacher" or model.startswith(("truncated-", "rivals/")):
         return results.parts[data], student, model
     if model not in METHODS:
-        raise Empty(f"method {model} is not in the table of methods yet")
+        raise Empty("no such method here yet")
     if model not in run.methods:
-        raise Empty(f"run.methods does not name {model}")
+        raise Empty("not among run.methods")
     return results.parts[data], student, paths.student(student, model)
 
 

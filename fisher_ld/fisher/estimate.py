@@ -1,14 +1,15 @@
 """Algorithm 1, which the paper leaves out: the gradient norms of each example become rows of a table, from which every
 later number comes.
 
-The table is the model's part alone: logits and squared norms. Which Fisher is meant, and what weights follow, is decided
-where the table is read (`profile`, `weights`).
+The table is the model's part alone: logits and squared norms. Which Fisher is meant, and what weights follow, is
+decided where the table is read (`profile`, `weights`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -150,7 +151,7 @@ def _rows(
     if distributed.is_initialized():
         by_length = by_length[distributed.get_rank() :: distributed.get_world_size()]
     each = max(1, batch_size // (candidates or 1))
-    batches = [sum(by_length[i : i + each], []) for i in range(0, len(by_length), each)]
+    batches = [list(chain(*by_length[i : i + each])) for i in range(0, len(by_length), each)]
     rows: list[Row] = []
     for batch in progress(batches, label, unit="batch"):
         padded = pad_prompts([prompts[example] for example in batch]).to(scorer.model.device)

@@ -126,9 +126,11 @@ def gradient_norms(
     size = len(rows)
     if candidates and size % candidates:
         raise ValueError(f"expected lists of {candidates} rows each, got {size} rows")
-    sizes = [size, size // candidates] if candidates else [size]
     zeros = partial(torch.zeros, dtype=torch.float64, device=rows.device)
-    sums = [Sums(zeros(2, n, count + 2)) for n in sizes]
+    sums = [Sums(zeros(2, size, count + 2))]
+    if candidates:
+        of_lists = zeros(2, size // candidates, count + 2)
+        sums.append(Sums(of_lists, length=batch.input_ids.shape[1], alike=_alike(batch, candidates)))
     reader, sensitivity = GradientReader(size, sums), zeros(size, count)
 
     decision = torch.stack([rows, batch.decision], 1)
@@ -157,13 +159,21 @@ def gradient_norms(
             f"the gradient norm of example {row} in layer {column} (0 embedding, {count + 1} head) is not finite: "
             "look at the model's weights and at the attention mask"
         )
-    of_examples, *of_lists = [Squares(s[:, wanted], n[:, wanted], s[:, 0], s[:, -1]) for s, n in (x.squares for x in sums)]
+    columns = [part.squares for part in sums]
+    of_examples, *lists = [Squares(s[:, wanted], n[:, wanted], s[:, 0], s[:, -1]) for s, n in columns]
     return GradientNorms(
         **vars(of_examples),
         logits=z.detach().double(),
         sensitivity=sensitivity[:, [layer - 1 for layer in wanted]],
-        lists=of_lists[0] if of_lists else None,
+        lists=lists[0] if lists else None,
     )
+
+
+def _alike(batch: PromptBatch, candidates: int) -> int:
+    """Tokens with which all prompts of each list begin."""
+    tokens = torch.stack([batch.input_ids, batch.attention_mask], -1).unflatten(0, (-1, candidates))  # (M, C, T, 2)
+    same = (tokens == tokens[:, :1]).all(-1).all(1).all(0)  # (T,)
+    return int(same.cumprod(0).sum())
 
 
 @contextmanager

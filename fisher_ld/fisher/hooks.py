@@ -20,21 +20,34 @@ from fisher_ld.kernels.linear import replaced
 
 @dataclass
 class Sums:
-    """n sums of the gradients of N rows, whose squared norms are taken: of each row alone, or of the N / n rows of a
-    list, each times its weight. A gradient is linear in that of the output, so that one backward pass gives both."""
+    """n sums of the gradients of N rows, whose squared norms are taken: of each row alone, or of the C = N / n rows of
+    a list, each times its weight. A gradient is linear in that of the output, so that one backward pass gives both.
+
+    The prompts of a list begin alike. In a causal model what a layer reads of these tokens is then the same in all of a
+    list's rows, so that they count once, with the sum of their output gradients."""
 
     squares: torch.Tensor  # (2, n, L + 2) float64: all parameters, normalisation parameters
     weights: torch.Tensor | None = None  # (N,); None: 1
+    length: int = 0  # T of the batch
+    alike: int = 0  # tokens with which all rows of each list begin
 
     def joined(self, x: torch.Tensor) -> torch.Tensor:
-        """The tokens of a sum's rows, one after the other: (N, T, d) -> (n, N / n * T, d)."""
-        return x.reshape(self.squares.shape[1], -1, x.shape[-1])
+        """What a layer reads, a sum's tokens after each other: (N, T, d) -> (n, alike + C (T - alike), d)."""
+        first, rest = self._split(x)
+        return torch.cat([first[:, 0], rest], 1) if first.shape[2] else rest
 
     def weighted(self, gradient: torch.Tensor) -> torch.Tensor:
-        """`joined`, each row times its weight: (N, T, d) -> (n, N / n * T, d)."""
+        """Its output gradients times their rows' weights, laid out as by `joined`."""
         if self.weights is not None:
-            gradient = gradient * self.weights.to(gradient.dtype)[:, None, None]
-        return self.joined(gradient)
+            gradient = gradient * self.weights.type_as(gradient)[:, None, None]
+        first, rest = self._split(gradient)
+        return torch.cat([first.sum(1), rest], 1) if first.shape[2] else rest
+
+    def _split(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(n, C, alike, d), and the rest (n, C (T - alike), d). At the decision tokens alone, none counts as alike."""
+        by_list = x.unflatten(0, (self.squares.shape[1], -1))  # (n, C, T, d)
+        alike = self.alike if x.shape[1] == self.length else 0
+        return by_list[:, :, :alike], by_list[:, :, alike:].flatten(1, 2)
 
 
 class _SharedInput:
@@ -60,7 +73,8 @@ class _SharedInput:
         self.source = None
         for sums in self.sums:
             inputs = sums.joined(self.inputs)
-            cheaper = gram_is_cheaper(*inputs.shape[1:], self.outputs)
+            _, length, features = inputs.shape
+            cheaper = gram_is_cheaper(length, features, self.outputs)
             self.strips.append(count_mirrored(gram(inputs)) if cheaper else None)
         if all(self.strips):
             self.inputs = self.inputs.new_empty(0)
@@ -150,8 +164,9 @@ class GradientReader:
             if part.kind != "swiglu" and part.name not in self.features:
                 raise _unknown(part, f"got no gradient in {self.calls.get(part.name, 0)} calls")
             if part.name in self.of_normalisations:
+                gradient = self.of_normalisations[part.name][:, None]  # (N, 1, parameters)
                 for sums in self.sums:
-                    sums.squares[:, :, part.column] += _squares(sums.weighted(self.of_normalisations[part.name][:, None]))
+                    sums.squares[:, :, part.column] += _squares(sums.weighted(gradient))
 
     def _linear(self, part: Covered, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor):
         if not torch.is_grad_enabled():  # the first, unrecorded pass of a checkpointed layer

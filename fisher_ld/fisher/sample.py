@@ -23,12 +23,13 @@ class Sample:
 
 
 def draw_samples(labelled: Lists, transfer: Lists, samples: int, seed: int) -> list[Sample]:
-    """Some `samples` examples without labels, in whole lists, from transfer windows; and as many with labels, each drawn
-    alone. Where there are no transfer windows, lists with labels stand for both. Raises UserError where nothing is
-    labelled."""
+    """Some `samples` examples without labels, in whole lists, from transfer windows; and as many with labels, each
+    drawn alone. Where there are no transfer windows, lists with labels stand for both. Raises UserError where nothing
+    is labelled."""
     if not len(labelled):
         raise UserError("no examples for Fisher traces: the train lists are empty; look at metrics/preprocess.json")
     if not len(transfer):
+        print("no transfer windows: the Fishers of the kinds model and list are of windows that the teacher has read")
         return [Sample("labelled", labelled, draw_lists(labelled, samples, seed))]
     return [
         Sample("transfer", transfer, draw_lists(transfer, samples, seed)),
@@ -42,8 +43,8 @@ def draw_examples(examples: int, samples: int, seed: int) -> np.ndarray:
 
 
 def draw_lists(lists: Lists, samples: int, seed: int) -> np.ndarray:
-    """Example ids (M, C) of different lists, at least `samples` where there are so many: of each list `LIST` candidates,
-    or as many as the shortest has."""
+    """Example ids (M, C) of different lists, at least `samples` where there are so many: of each list `LIST`
+    candidates, or as many as the shortest has."""
     rng = np.random.default_rng(seed)
     sizes = np.diff(lists.offsets)
     each = min(LIST, int(sizes.min()))

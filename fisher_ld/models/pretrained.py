@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from fisher_ld.batches.prompts import Prompts, answer_tokens, build_prompts, read_template, read_texts
+from fisher_ld.batches.lists import read_texts
+from fisher_ld.batches.prompts import Prompts, answer_tokens, build_prompts, read_template
 from fisher_ld.config.params import Answers
 from fisher_ld.models.scorer import Scorer
 

@@ -21,12 +21,14 @@ from fisher_ld.preprocessing.splits import (
     TRANSFER,
     WARM,
     block_starts,
+    choose,
     stream,
     train_positions,
     window_roles,
     windows,
 )
 
+FULL_USERS = 500  # whose lists of all items are kept: a thousand candidates a user are dear
 Negatives = np.ndarray | list[np.ndarray]  # of n lists: (n, negatives), or an array each
 
 
@@ -112,7 +114,8 @@ class ListWriter:
                 "out with split: cold_items"
             )
         for family in (name for name in draws if name in self.data.families):
-            lists = self._evaluated(f"test_{family}", users, position, item, COLD_TEST)
+            few = choose(np.arange(len(users)), FULL_USERS if family == "full" else None, self.seed)
+            lists = self._evaluated(f"test_{family}", users[few], position[few], item[few], COLD_TEST)
             self._write(lists, draws[family](lists))
 
     def _evaluated(self, name: str, users: np.ndarray, position: np.ndarray, item: np.ndarray, role: int) -> Wanted:

@@ -100,6 +100,7 @@ def _write_tables(folder: Path, items: pl.DataFrame, positives: Positives, data:
         "fold": pl.Series(fold, dtype=pl.Int8),
         "zero_shot": pl.Series(np.isin(everyone, choose(chosen, data.zero_shot_users, seed))),
         "test": pl.Series(np.isin(everyone, chosen)),
+        "touched": _touched(histories, chosen),
     }
     pl.DataFrame(columns).write_parquet(folder / "users.parquet")
     _sequence_table(histories).write_parquet(folder / "sequences.parquet")
@@ -107,12 +108,21 @@ def _write_tables(folder: Path, items: pl.DataFrame, positives: Positives, data:
     lists = ListWriter(folder, histories, catalogue, data, seed)
     lists.train(train_end, training)
     for write, users, places in (
-        (lists.val, np.flatnonzero(evaluated & (split.val >= 0)), split.val),
+        (lists.val, choose(np.flatnonzero(evaluated & (split.val >= 0)), data.val_users, seed), split.val),
         (lists.test, chosen, split.test),
     ):
         position = positives.before(role == WARM, users, places[users])
         write(users, position, positives.at(users, places[users]))
     return _tied(positives, split)
+
+
+def _touched(positives: Positives, users: np.ndarray) -> pl.Series:
+    """The items of all interactions of each of `users`, and of the others none."""
+    rows, items = positives.touched.by(users, None)
+    found = [np.empty(0, np.int32)] * len(positives.lengths)
+    for user, own in zip(users, np.split(items, np.searchsorted(rows, np.arange(1, len(users)))), strict=True):
+        found[user] = own.astype(np.int32)
+    return pl.Series(found, dtype=pl.List(pl.Int32))
 
 
 def _tied(positives: Positives, split: Split) -> float | None:

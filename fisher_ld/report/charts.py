@@ -13,8 +13,22 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from fisher_ld.experiments.results import MAIN, PROPOSED, Part
-from fisher_ld.report.names import BLUE, GREY, INK, METRIC_LABELS, ORANGE, PALE, colour, label, ordered, short
+from fisher_ld.batches.lists import MAIN
+from fisher_ld.experiments.claims import FISHER
+from fisher_ld.experiments.results import PROPOSED, Part
+from fisher_ld.report.names import (
+    BLUE,
+    GREY,
+    INK,
+    METRIC_LABELS,
+    ORANGE,
+    PALE,
+    colour,
+    label,
+    learned_from,
+    ordered,
+    short,
+)
 
 WIDTH = 10.5  # inches: the text column of the page
 STYLE: dict[Any, Any] = {
@@ -97,11 +111,18 @@ def _marker(model: str, part: Part) -> str:
     return "o" if model == "teacher" else "s"
 
 
+def _rival(model: str) -> bool:
+    return model.startswith("rivals/")
+
+
 def tradeoff(part: Part, method: str) -> Figure:
-    """NDCG@10 against throughput and parameters, both relative to the teacher; rivals as lines."""
+    """NDCG@10 against throughput and parameters, both relative to the teacher; the best rivals as lines: of those
+    without more labels and of those with all."""
     places = _places(part, method)
     shown = ordered(places, part.run)
-    rivals = [m for m in ordered(part.evaluate["quality"][MAIN], part.run) if m.startswith("rivals/")]
+    means = {m: found["ndcg_10"]["mean"] for m, found in part.evaluate["quality"][MAIN].items() if _rival(m)}
+    kinds = [[m for m in means if (learned_from(m) == "all") is informed] for informed in (False, True)]
+    rivals = [max(kind, key=means.__getitem__) for kind in kinds if kind]
     figure = Figure(figsize=(WIDTH, 4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, which, name in (
@@ -119,7 +140,7 @@ def tradeoff(part: Part, method: str) -> Figure:
                 label=label(model, part.run),
             )  # fmt: skip
         for rival in rivals:
-            value = part.evaluate["quality"][MAIN][rival]["ndcg_10"]["mean"]
+            value = means[rival]
             axes.axhline(value, color=GREY, linestyle=":", linewidth=1)
             axes.annotate(
                 label(rival, part.run), (0.99, value), xycoords=("axes fraction", "data"), color=GREY, ha="right",
@@ -135,34 +156,46 @@ def tradeoff(part: Part, method: str) -> Figure:
 
 
 def profile(part: Part) -> Figure:
-    """Each layer's share of the true Fisher of the teacher before and after adaptation, with its standard error, and
-    what the normalisation parameters hold of it. The quarters that are compared are shaded."""
-    rows = part.profile.filter(pl.col("kind") == "true")
-    figure = Figure(figsize=(WIDTH, 5.5), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    """Each layer's share of the teacher's Fisher (label of the model) before and after adaptation, with its standard
+    error, of two measures that do not depend on how a layer is parametrised, and what the normalisation parameters hold
+    of the trace. The quarters that are compared are shaded."""
+    rows = part.profile.filter(pl.col("kind") == FISHER)
+    figure = Figure(figsize=(WIDTH, 7.5), layout="constrained")
+    above, middle, below = figure.subplots(3, 1, sharex=True, height_ratios=[3, 2, 1])
     said = []
+    error = {"ecolor": INK, "elinewidth": 0.8}
     states = [("base", "before adaptation", PALE, -0.2), ("adapted", "after adaptation", BLUE, 0.2)]
     for state, name, tint, aside in states:
         layers = rows.filter(pl.col("state") == state).sort("layer")
-        error = {"ecolor": INK, "elinewidth": 0.8}
         at = layers["layer"] + aside
         above.bar(
             at, 100 * layers["share"], 0.4, color=tint, label=name, yerr=100 * layers["share_standard_error"],
             error_kw=error,
         )  # fmt: skip
         below.bar(at, 100 * layers["normalisation_share"], 0.4, color=tint)
-        found = part.fisher[state]["true"]
+        found = part.fisher[state][FISHER]
         without = found["upper_lower_quarter_without_last"]
         said.append(f"{found['upper_lower_quarter']:.2g} {name} ({without:.2g} without the last layer)")
+    layers = rows.filter(pl.col("state") == "adapted").sort("layer")
+    for column, name, tint, aside in (
+        ("relative", "relative to the weights", GREY, -0.2),
+        ("state_fisher", "of the state", ORANGE, 0.2),
+    ):
+        middle.bar(
+            layers["layer"] + aside, 100 * layers[f"{column}_share"], 0.4, color=tint, label=name,
+            yerr=100 * layers[f"{column}_share_standard_error"], error_kw=error,
+        )  # fmt: skip
     count = int(rows["layer"].to_numpy().max())
     quarter = max(1, count // 4)
     for start in (0, count - quarter):
         above.axvspan(start + 0.5, start + quarter + 0.5, color=GREY, alpha=0.12, linewidth=0, zorder=0)
-    above.set_title("True Fisher, upper quarter of the layers over the lower (shaded):\n" + ", ".join(said))
-    above.set_ylabel("share of the Fisher trace (%)")
-    above.legend()
-    below.set(xlabel="teacher layer", ylabel="of which nor-\nmalisation (%)", xlim=(0.3, count + 0.7))
-    for axes in (above, below):
+    above.set_title("Upper quarter of the layers over the lower (shaded):\n" + ", ".join(said))
+    above.set_ylabel("share of the trace (%)")
+    middle.set_ylabel("after adaptation (%)")
+    below.set(xlabel="teacher layer", ylabel="of the trace nor-\nmalisation (%)", xlim=(0.3, count + 0.7))
+    for axes in (above, middle):
+        axes.legend()
+    for axes in (above, middle, below):
         axes.grid(axis="x", visible=False)
     return figure
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scipy.stats import spearmanr
@@ -26,19 +26,27 @@ APART = ("chance", "zero-shot")  # no model that competes, and one of a part of 
 
 
 def families(part: Part) -> list[Block]:
-    """NDCG@10 of every model in each family, and whether they order the models alike."""
-    if len(part.families) == 1:
-        return []
+    """NDCG@10 of every model in each family, what a student keeps of the teacher, and whether the families order the
+    models alike."""
     names = ordered(part.evaluate["quality"][MAIN], part.run)
-    rows = [[label(m, part.run), *(_cell(part.quality(m, family=family)) for family in part.families)] for m in names]
+    rows = [
+        [
+            label(model, part.run), *(mean(part.quality(model, family=family)) for family in part.families),
+            spread(part.evaluate["seeds"][MAIN][model]), _kept(part, model),
+        ]
+        for model in names
+    ]  # fmt: skip
     text = (
         "Pairs that change sides are those that the comparisons show one way there and the other way on the "
         f"{MAIN} lists. A family in which inverse popularity beats item-kNN is flagged: there a low popularity gives "
         "the positive away."
     )
+    if part.two_stage:
+        first, missing = label(paths.rival(part.two_stage["first_stage"]), part.run), part.two_stage["share_missing"]
+        text += f" The first stage ({first}) left the true item out of {missing:.1%} of its lists, and it was put in."
     return [
-        Heading("Other families of test lists", 3),
-        Table(["NDCG@10 by family", *part.families], rows),
+        Heading("Families of test lists", 3),
+        Table(["NDCG@10 by family", *part.families, f"{MAIN}, over seeds", "kept of the teacher"], rows),
         Table(
             ["family", "negatives", "Spearman with the main order", "pairs that change sides", "flag"],
             [_agreement(part, family) for family in part.families], words=(0, 1, 3, 4),
@@ -47,8 +55,18 @@ def families(part: Part) -> list[Block]:
     ]  # fmt: skip
 
 
-def _cell(found: Mapping[str, float] | None) -> Cell:
+def mean(found: Mapping[str, float] | None) -> Cell:
     return (f"{found['mean']:.3f}", f"{found['low']:.3f} to {found['high']:.3f}") if found else "not measured"
+
+
+def spread(runs: Sequence[float], form: str = ".3f") -> str:
+    """Of several runs."""
+    return f"{min(runs):{form}} to {max(runs):{form}}" if len(runs) > 1 else ""
+
+
+def _kept(part: Part, model: str) -> Cell:
+    row = part.evaluate["retained"][MAIN].get(model)
+    return (f"{row['share']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}") if row else ""
 
 
 def _agreement(part: Part, family: str) -> list[Cell]:
@@ -63,8 +81,8 @@ def order(part: Part, family: str) -> float:
     """Spearman's correlation of the models' means with those on the main lists."""
     quality = part.evaluate["quality"]
     names = [m for m in quality[MAIN] if m in quality[family] and m not in APART]
-    means = [[quality[f][m][PRIMARY]["mean"] for m in names] for f in (MAIN, family)]
-    return float(spearmanr(*means).statistic)
+    main, other = ([quality[f][m][PRIMARY]["mean"] for m in names] for f in (MAIN, family))
+    return float(spearmanr(main, other)[0])  # pyright: ignore
 
 
 def turned(part: Part, family: str) -> list[tuple[str, str]]:
@@ -79,7 +97,8 @@ def turned(part: Part, family: str) -> list[tuple[str, str]]:
 def flagged(part: Part, family: str) -> bool:
     """Whether inverse popularity beats item-kNN there, given the same labels or all."""
     for suffix in ("", "-all"):
-        inverse, knn = (part.quality(paths.rival(name + suffix), family=family) for name in ("inverse-popularity", "item-knn"))
+        names = (paths.rival(name + suffix) for name in ("inverse-popularity", "item-knn"))
+        inverse, knn = (part.quality(name, family=family) for name in names)
         if inverse and knn and inverse["mean"] > knn["mean"]:
             return True
     return False

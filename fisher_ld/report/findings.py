@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from fisher_ld.report.names import label
 UNIT = METRICS[PRIMARY].label
 TEACHER = {
     "teacher_over_truncation": "What does the whole teacher add to its first layers, adapted alone?",
-    "teacher_over_rival": "What does it add to the best rival with the same labels?",
+    "teacher_over_rival": "What does it add to the best rival without more labels?",
 }
 STUDENT = {
     "distillation_over_labels": "What do the teacher's answers add to the labels?",
@@ -59,16 +59,17 @@ def answer(row: Mapping[str, Any], margin: float) -> str:
         case "equal":
             return f"adds nothing: equal within {margin:g} ({low:+.3f} to {high:+.3f})"
         case "not shown":
-            seen = f"one of {row['detectable']:.3f} or more would have been (power 80%)"
+            seen = f"one of {row['detectable_holm']:.3f} or more would have been (power 80%)"
             return f"no difference shown ({low:+.3f} to {high:+.3f}); {seen}"
         case verdict:
-            return f"{verdict}: {row['untested']}"
+            return f"{verdict}: {row['why']}"
 
 
 def basis(row: Mapping[str, Any], a: str, b: str) -> str:
-    """The pair, by these names, the size of the sample and its power."""
+    """The pair, by these names, the size of the sample, and what 80% power would have shown after Holm and alone."""
     seeds = "1 run" if row["seeds"] == 1 else f"{row['seeds']} seeds"
-    return f"{a} minus {b}; {row['n']:,} users, {seeds}, power 80% for {row['detectable']:.3f}"
+    power = f"80% power for {row['detectable_holm']:.3f}, alone {row['detectable']:.3f}"
+    return f"{a} minus {b}; {row['n']:,} users, {seeds}; {power}"
 
 
 def _finding(part: Part, question: str, row: Mapping[str, Any] | None, margin: float) -> Finding:
@@ -82,9 +83,13 @@ def findings(part: Part, student: str, method: str, margin: float) -> list[Findi
     """In the order of the report. `method`: the one that the report is about."""
     gate, model = part.gates[student], paths.student(student, method)
     lists = f"on {gate['lists']:,} validation lists, before any test list was scored"
+    beside = part.comparison(model, gate["best_rival"])
+
+    def compared(question: str, row: Mapping[str, Any] | None) -> Finding:
+        return _finding(part, question, row, margin)
 
     def asked(questions: Mapping[str, str]) -> list[Finding]:
-        return [_finding(part, text, part.asked(key, student), margin) for key, text in questions.items()]
+        return [compared(text, part.asked(key, student)) for key, text in questions.items()]
 
     return [
         Finding(
@@ -92,8 +97,9 @@ def findings(part: Part, student: str, method: str, margin: float) -> list[Findi
             "passed" if gate["passed"] else "not passed",
         ),
         *asked(TEACHER),
-        _finding(part, "What does it add to the best rival with all labels?", _best_informed(part), margin),
+        compared("What does it add to the best rival with all labels?", _best_informed(part)),
         _kept(part, model),
+        compared("What does the student add to the best rival without more labels?", beside),
         *asked(STUDENT),
         _cost(part, model),
     ]  # fmt: skip
@@ -119,7 +125,7 @@ def _cost(part: Part, model: str) -> Finding:
         alone = "no smaller one that was timed is as good" if peer else "none that was timed is as good"
         return Finding(question, times, f"{size}; {alone}", "")
     other = label(peer.model, part.run)
-    size = f"{size}, {1 / peer.times['parameters']:.1%} of those of that model"
+    size = f"{size}, {1 / peer.times['parameters']:.2f} times those of that model"
     answer = f"{times}; {peer.times['throughput']:.1f} times that of {other}, the smallest model as good"
     return Finding(question, answer, f"{size} ({peer.quality})", "")
 
@@ -127,31 +133,37 @@ def _cost(part: Part, model: str) -> Finding:
 def headline(part: Part, student: str) -> list[str]:
     """What must be said before any number: whether it is a test, what else would do, what it rests on."""
     gate = part.gates[student]
-    found = {key: part.asked(key, student) for key in QUESTIONS}
     lines = []
     if not gate["passed"]:
         over = ", and gate.override let the run go on" if gate["overridden"] else ""
         lines.append(f"This is not a test of distillation: the teacher did not pass the gate{over}.")
-    lines += _worth(part, found["teacher_over_truncation"], found["teacher_over_rival"])
-    lines += _better_choice(part)
-    if any(row and row["one_teacher"] for row in found.values()):
+    lines += [*_worth(part, student), *_better_choice(part)]
+    once = [any(row and row["one_teacher"] for row in _rows(part, student, asked)) for asked in (TEACHER, STUDENT)]
+    if once[0]:
         lines.append("Everything about the teacher rests on one run of it.")
+    elif once[1]:
+        lines.append("All students learned from one run of the teacher.")
     return lines
 
 
-def _worth(part: Part, over_truncation: Any, over_rival: Any) -> Iterator[str]:
+def _rows(part: Part, student: str, questions: Iterable[str]) -> list[dict[str, Any] | None]:
+    return [part.asked(key, student) for key in questions]
+
+
+def _worth(part: Part, student: str) -> Iterator[str]:
     """Whether the teacher is worth its cost."""
-    if over_truncation and over_truncation["verdict"] != "shown above":
-        yield f"The teacher is not shown above its own truncation ({label(over_truncation['b'], part.run)})."
-    if over_rival:
-        rival = label(over_rival["b"], part.run)
-        yield {
-            "shown above": f"The teacher is shown above the best rival with the same labels ({rival}).",
-            "shown below": f"The teacher is not worth its cost: {rival}, with the same labels, is shown above it.",
-        }.get(
-            over_rival["verdict"],
-            f"The teacher is not shown to be worth its cost: it is not shown above {rival}, with the same labels.",
-        )
+    truncated, rival = _rows(part, student, TEACHER)
+    if truncated and truncated["verdict"] != "shown above":
+        yield f"The teacher is not shown above its own truncation ({label(truncated['b'], part.run)})."
+    if rival is None:
+        return
+    name = f"{label(rival['b'], part.run)}, the best rival without more labels"
+    if rival["verdict"] == "shown above":
+        yield f"The teacher is shown above {name}."
+    elif rival["verdict"] == "shown below":
+        yield f"The teacher is not worth its cost: it is shown below {name}."
+    else:
+        yield f"The teacher is not shown to be worth its cost: it is not shown above {name}."
 
 
 def _best_informed(part: Part) -> dict[str, Any] | None:

@@ -8,10 +8,10 @@ from html import escape
 
 from fisher_ld.report.blocks import Block, Cell, Heading, Picture, Table, Text
 
-# answers and verdicts that are set as a badge
-GOOD = ("yes", "shown", "shown above", "reproduced")
-BAD = ("no", "opposite shown", "shown below", "not reproduced")
-OPEN = ("not shown", "not measured", "cannot be compared")
+# verdicts that are set as a badge
+GOOD = ("passed", "shown above", "reproduced")
+BAD = ("not passed", "shown below", "not reproduced")
+OPEN = ("equal", "not shown", "not tested", "not measured", "cannot be compared")
 
 STYLE = """
 :root { color-scheme: light; }
@@ -32,7 +32,8 @@ td { text-align: right; vertical-align: top; border-bottom: 1px solid #e6e9ed; p
 th.word, td.word { text-align: left; }
 th:first-child, td:first-child { padding-left: 0; }
 tr.strong td { background: #eef5fb; font-weight: 600; }
-td small { display: block; color: #666d76; font-weight: 400; font-size: .8rem; white-space: nowrap; }
+td small { display: block; color: #666d76; font-weight: 400; font-size: .8rem; }
+td:not(.word) small { white-space: nowrap; }
 .badge { display: inline-block; padding: .05rem .5rem; border-radius: .7rem; font-size: .8rem; font-weight: 600;
   white-space: nowrap; }
 .good { background: #d8f0df; color: #14532d; }
@@ -86,7 +87,7 @@ def _class(name: str) -> str:
 
 def _cell(cell: Cell) -> str:
     if not isinstance(cell, str):
-        return f"{escape(cell[0])}<small>{escape(cell[1])}</small>"
+        return escape(cell[0]) + (f"<small>{escape(cell[1])}</small>" if cell[1] else "")
     for kind, words in (("good", GOOD), ("bad", BAD), ("open", OPEN)):
         if cell in words:
             return f'<span class="badge {kind}">{escape(cell)}</span>'

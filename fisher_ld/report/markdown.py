@@ -25,5 +25,5 @@ def markdown(title: str, blocks: Sequence[Block]) -> str:
 
 
 def _plain(cell: Cell) -> str:
-    text = cell if isinstance(cell, str) else f"{cell[0]} ({cell[1]})"
+    text = cell if isinstance(cell, str) else f"{cell[0]} ({cell[1]})" if cell[1] else cell[0]
     return text.replace("|", "\\|")

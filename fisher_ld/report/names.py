@@ -16,7 +16,7 @@ LABELS = {
     "chance": "chance",
     "zero-shot": "teacher, not adapted",
     "teacher": "teacher, adapted",
-    "start": "student's start, head fitted",
+    "start": "student's start",
 }
 METRIC_LABELS = {name: metric.label for name, metric in METRICS.items()}
 

@@ -1,29 +1,31 @@
-"""The page: the answers, the sections of every data set, the paper's tables and claims, and what the run took."""
+"""The page: the first lines, the sections of every data set, the paper's tables and claims, and what the run took."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from fisher_ld.config.paths import cell
+from fisher_ld.batches.lists import MAIN
+from fisher_ld.config.params import Params
+from fisher_ld.config.paths import TABLES, cell
 from fisher_ld.core.files import read_json, read_yaml
-from fisher_ld.experiments.claims import doubt, judge
+from fisher_ld.experiments.claims import judge
 from fisher_ld.experiments.record import cells
-from fisher_ld.experiments.results import MAIN, Part, Results
+from fisher_ld.experiments.results import Part, Results
 from fisher_ld.experiments.tables import paper
 from fisher_ld.report import sections
 from fisher_ld.report.blocks import Block, Heading, Table, Text
 from fisher_ld.report.charts import charts
 from fisher_ld.report.findings import findings, headline
-from fisher_ld.report.paper import claim_blocks, table_blocks
+from fisher_ld.report.paper import claim_blocks, doubt_blocks, table_blocks
+from fisher_ld.report.recipe import recipe
 
-TITLE = "Fisher-LD: what the student gives for what it costs"
+TITLE = "Fisher-LD: is the teacher worth distilling, and what does the student keep?"
 
 
-def document(results: Results, list_weight: float) -> list[Block]:
-    """`list_weight`: distill.list_weight."""
+def document(results: Results, params: Params) -> list[Block]:
     blocks: list[Block] = []
     for part in results.parts.values():
-        whole = _part(part, results.method, list_weight)
+        whole = _part(part, results.method, params)
         blocks += whole if len(results.parts) == 1 else [Heading(f"Data set {part.name}"), *map(_deeper, whole)]
     return [*blocks, *_paper(results), *_costs(results)]
 
@@ -32,52 +34,51 @@ def _deeper(block: Block) -> Block:
     return replace(block, level=block.level + 1) if isinstance(block, Heading) else block
 
 
-def _part(part: Part, method: str, list_weight: float) -> list[Block]:
+def _part(part: Part, method: str, params: Params) -> list[Block]:
     pictures = charts(part, method)
     return [
-        *_answers(part, method),
-        *sections.quality(part, method, pictures),
+        *_first_lines(part, method, params.evaluate.margin),
+        *recipe(part, params),
+        *sections.quality(part, pictures),
         *sections.speed(part, method, pictures),
+        *sections.training(part, params.distill.list_weight, pictures),
         *sections.layers(part, method, pictures),
-        *sections.training(part, list_weight, pictures),
         *sections.compared(part),
         *sections.data(part, pictures),
     ]
 
 
-def _answers(part: Part, method: str) -> list[Block]:
+def _first_lines(part: Part, method: str, margin: float) -> list[Block]:
     blocks: list[Block] = []
     for student in part.run.students:
-        found = findings(part, student, method)
         blocks += sections.title(part, student, 2)
-        blocks += [Text(text, lead=True) for text in headline(part, student, method, found)]
-        rows = [[f.question, f.answer, f.text] for f in found.values()]
-        blocks.append(Table(["Question", "Answer", "Evidence"], rows, words=(0, 1, 2)))
-    users = part.evaluate["quality"][MAIN]["teacher"]["ndcg_10"]["n"]
-    count = len(part.run.seeds)
-    seeds = (
-        "One training seed a student: the intervals do not hold what another run of the same training would give."
-        if count == 1
-        else f"Students are trained {count} times, with {count} seeds: a student's value is the mean over them, and "
-        "its intervals hold their spread as well."
-    )
+        blocks += [Text(text, lead=True) for text in headline(part, student)]
+        rows = [[f.question, (f.answer, f.basis), f.verdict] for f in findings(part, student, method, margin)]
+        blocks.append(Table(["what a deployment asks", "what was measured", "verdict"], rows, words=(0, 1, 2)))
     note = (
-        f"All on {users:,} test users, lists of one liked item among others drawn by popularity. Brackets are 95% "
-        "bootstrap intervals over users. “Not shown” means that the data do not tell, not that there is no difference. "
+        f"Measured on the {MAIN} lists of the test users. Brackets are 95% intervals over users and training seeds, "
+        "each alone. Verdicts and power are after Holm over the comparisons that were tested together. “Not shown” "
+        "means that the data do not tell."
     )
-    return [*blocks, Text(note + seeds)]
+    return [*blocks, Text(note)]
 
 
 def _paper(results: Results) -> list[Block]:
     note = (
         f"Ours of {results.run.data[0]} and student {results.run.students[0]} where a table names no other; below it "
         "our interval and the paper's number. Absolute values are of other data, models and machines: compare the "
-        "ratios. "
+        "ratios."
     )
-    blocks: list[Block] = [Heading("The paper's tables, filled as far as this run goes"), Text(note + doubt())]
-    for table in results.tables:
+    blocks: list[Block] = [Heading("The paper's tables, filled as far as this run goes"), Text(note), *doubt_blocks()]
+    filled = [t for t in results.tables if any(cell["ours"] for row in t["rows"] for cell in row["cells"])]
+    for table in filled:
         blocks += table_blocks(table)
-    return [*blocks, *claim_blocks(judge(claim, results) for claim in paper()["claims"])]
+    if empty := [t["title"].partition(":")[0] for t in results.tables if t not in filled]:
+        blocks.append(Text(f"Of {', '.join(empty)} this run has nothing; their numbers are in {TABLES}."))
+    asked = [claim for claim in paper()["claims"] if "measure" in claim]
+    blocks += claim_blocks(judge(claim, results) for claim in asked)
+    others = f"Of {len(paper()['claims']) - len(asked)} further claims of the paper there is no experiment here yet."
+    return [*blocks, Text(others)]
 
 
 def _costs(results: Results) -> list[Block]:

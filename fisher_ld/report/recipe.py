@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import mean
 from typing import Any
 
 from fisher_ld.config.params import Params
 from fisher_ld.distillation.methods import METHODS
+from fisher_ld.experiments.record import outcomes
 from fisher_ld.experiments.results import Part
 from fisher_ld.report.blocks import Block, Heading, Table, Text
 from fisher_ld.report.names import label, ordered, short
@@ -52,7 +52,7 @@ def _read(part: Part) -> list[list[str]]:
         ),
         row("all labels", windows["all"], lists["train"], found["examples"]["train"], "rivals with all labels"),
         row("validation labels", None, labels["val"], found["examples"]["val"], "gate, settings, choice of a step"),
-        ["read by teacher and student", f"{read['both']:,} of the student's {read['student']:,}", "", "", ""],
+        ["read by both", f"{read['both']:,}", "", "", f"teacher and students, which read {read['student']:,} windows"],
     ]  # fmt: skip
 
 
@@ -60,12 +60,12 @@ def _trained(part: Part, params: Params) -> list[list[str]]:
     """A row a model; students that learn alike share one."""
     alike: dict[tuple[str, ...], list[str]] = {}
     for model in ordered(part.fits, part.run):
-        shape = model.split("/")[0] if "/" in model else ""
+        shape = model.split("/")[0]
         alike.setdefault((shape, *_steps(part.fits[model]), *_lessons(model, params)), []).append(model)
     names = {m: label(m, part.run) if len(group) == 1 else short(m) for group in alike.values() for m in group}
-    shapes = {True: "student", False: "student {}"}[len(part.run.students) == 1]
+    shape = "student" if len(part.run.students) == 1 else "student {}"
     return [
-        [(f"{shapes.format(key[0])}: " if len(group) > 1 else "") + "; ".join(names[m] for m in group), *key[1:]]
+        [(f"{shape.format(key[0])}: " if len(group) > 1 else "") + "; ".join(names[m] for m in group), *key[1:]]
         for key, group in alike.items()
     ]
 
@@ -97,24 +97,24 @@ def _steps(fits: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
 
 def outcome(part: Part) -> list[Block]:
     """Did anything happen? Of every student, means over its seeds."""
-    rows = []
-    for model in ordered((m for m in part.fits if "/" in m), part.run):
-        fits = part.fits[model]
-        moved, order, start, end, gain = (
-            mean(fit[key] for fit in fits)
-            for key in ("moved", "same_order", "validation_start", "validation_ndcg_10", "gain_last")
-        )
-        loss = "" if fits[0]["layer_loss"] is None else f"{mean(fit['layer_loss'] for fit in fits):.3f}"
-        shares = f"{moved:.1%}", f"{order:.1%}", loss
-        rows.append([label(model, part.run), *shares, f"{start:.3f}", f"{end:.3f}", f"{gain:+.3f}"])
-    header = [
-        "student", "weights moved", "lists with the start's order", "layer loss", "validation at the start", "at the end",
-        "gain of the last validation",
-    ]  # fmt: skip
+    found = outcomes(part)
+    rows = [[label(model, part.run), *done(found[model])] for model in ordered(found, part.run)]
     text = (
         "Weights moved: their distance from the start, as a share of its norm. The layer loss is a share of the "
         "constant predictor's: at 1 a student knows the mean and no more. A student that did not move, or whose layer "
         "loss stays above 1, is no test: its comparisons read “not tested”. A gain that is left at the end says that "
         "more steps would help."
     )
-    return [Heading("Did anything happen?"), Table(header, rows), Text(text)]
+    return [Heading("Did anything happen?"), Table(["student", *DONE], rows), Text(text)]
+
+
+DONE = (
+    "weights moved", "lists with the start's order", "layer loss", "validation at the start", "at the end",
+    "gain of the last validation",
+)  # fmt: skip
+
+
+def done(means: Mapping[str, float | None]) -> list[str]:
+    """The columns DONE of what `outcomes` says of a student."""
+    forms = {"moved": ".1%", "same_order": ".1%", "gain_last": "+.3f"}
+    return ["" if value is None else f"{value:{forms.get(key, '.3f')}}" for key, value in means.items()]

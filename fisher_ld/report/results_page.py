@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fisher_ld.batches.lists import FAMILIES
+from fisher_ld.batches.lists import MAIN
 from fisher_ld.core.files import atomic_path, read_json
 from fisher_ld.experiments.record import RESULTS
+from fisher_ld.report.findings import QUESTIONS, answer, basis
+from fisher_ld.report.recipe import DONE, done
 
 PAGE = RESULTS.parent / "results.md"
-MAIN = FAMILIES[0]  # test lists that comparisons are shown of
 FIRST = "default"  # profile that stands first
 RATIOS = ("latency_p50", "throughput", "peak_memory", "parameters", "size_on_disk", "energy")
 BARE = str.maketrans("", "", '"')  # JSON without its quotes reads like YAML
@@ -32,6 +33,35 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], sentence: str) -
 
 def _between(row: Mapping[str, Any], name: str, form: str = ".3f") -> str:
     return f"{row[name]:{form}} ({row['low']:{form}} to {row['high']:{form}})"
+
+
+def _first_lines(rows: Sequence[Mapping[str, Any]], margin: float) -> str:
+    asked = [(text, row) for key, text in QUESTIONS.items() for row in rows if row["question"] == key]
+    cells = [
+        [text, answer(row, margin), basis(row, f"`{row['a']}`", f"`{row['b']}`"), row["verdict"]] for text, row in asked
+    ]
+    once = any(row["one_teacher"] for _, row in asked if "teacher" in (row["a"], row["b"]))
+    sentence = (
+        "Everything about the teacher rests on one run of it." if once else "The teacher was trained several times."
+    )
+    return table(["what a deployment asks", "answer", "of", "verdict"], cells, sentence)
+
+
+def _read(found: Mapping[str, Any]) -> str:
+    windows, lists, labels, read = (found[key] for key in ("windows", "lists", "labels", "read"))
+    rows = [
+        ["labelled", f"{windows['labelled']:,}", f"{labels['train']:,}"],
+        ["transfer, the teacher's answers alone", f"{windows['transfer']:,}", f"{lists['transfer']:,}"],
+        ["all, for the rivals with all labels", f"{windows['all']:,}", f"{lists['train']:,}"],
+        ["validation", "", f"{labels['val']:,}"],
+    ]
+    sentence = f"Of the windows that a student read, the teacher read {read['both'] / read['student']:.0%}."
+    return table(["what was read", "windows", "lists"], rows, sentence)
+
+
+def _outcome(found: Mapping[str, Mapping[str, float | None]]) -> str:
+    rows = [[f"`{model}`", *done(means)] for model, means in found.items()]
+    return table(["student", *DONE], rows, "Means over seeds; a layer loss of 1 is that of the constant predictor.")
 
 
 def _quality(families: Mapping[str, Any]) -> str:
@@ -48,7 +78,7 @@ def _comparisons(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         what, difference = f"`{row['a']}` minus `{row['b']}`", _between(row, "difference", "+.3f")
         cells.append([what, difference, f"{row['p_holm']:.2g}", row["verdict"]])
-    sentence = "Differences of paired users in NDCG@10; p after Holm, over those of one student or the teacher."
+    sentence = "Differences of paired users in NDCG@10; p after Holm over those that were tested together."
     return table(["what", "difference", "p", "verdict"], cells, sentence)
 
 
@@ -99,13 +129,18 @@ def _footnote(found: Mapping[str, Any]) -> str:
 
 def section(found: Mapping[str, Any]) -> str:
     """One profile's part of the page."""
-    parts = [f"## Profile {found['profile']}[^{found['profile']}]", _params(found["params"])]
+    parts = [f"## Profile {found['profile']}[^{found['profile']}]"]
     for data in found["quality"]:
+        rows = found["comparisons"][data][MAIN]
+        parts += [f"### What a deployment asks of {data}", _first_lines(rows, found["params"]["evaluate.margin"])]
+        parts += [f"### What was read of {data}", _read(found["read"][data])]
         parts += [f"### Quality on {data}", _quality(found["quality"][data])]
-        parts += [f"### Comparisons on {data}", _comparisons(found["comparisons"][data][MAIN])]
+        parts += [f"### Comparisons on {data}", _comparisons(rows)]
         parts += [f"### What students retain on {data}", _retained(found["retained"][data][MAIN])]
+        parts += [f"### Did anything happen on {data}?", _outcome(found["outcome"][data])]
     parts += ["### The gate", _gates(found["gate"]), "### Efficiency", _efficiency(found["efficiency"])]
-    return "\n\n".join([*parts, "### Time", _seconds(found["seconds"]), _footnote(found)])
+    parts += ["### Time", _seconds(found["seconds"]), "### Params", _params(found["params"])]
+    return "\n\n".join([*parts, _footnote(found)])
 
 
 def page(folder: Path) -> str:
@@ -113,7 +148,14 @@ def page(folder: Path) -> str:
     records = [read_json(path) for path in folder.glob("*.json")]
     records.sort(key=lambda found: (found["profile"] != FIRST, found["profile"]))
     preface = (folder / "preface.md").read_text(encoding="utf-8").strip()
-    return "\n\n".join([preface, *map(section, records)]) + "\n"
+    return "\n\n".join([preface, *_scored(records), *map(section, records)]) + "\n"
+
+
+def _scored(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    times = sum(sum(found["scored"].values()) for found in records)
+    once = "one run" if len(records) == 1 else f"{len(records)} runs"
+    text = f"In {once} recorded here the test lists were scored {times:,} times, a model's run and a family each."
+    return [text] if records else []
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fisher_ld.batches.lists import MAIN
@@ -10,8 +10,7 @@ from fisher_ld.config import paths
 from fisher_ld.experiments.peers import smallest_equal
 from fisher_ld.experiments.results import Part
 from fisher_ld.report.blocks import Block, Cell, Heading, Picture, Table, Text
-from fisher_ld.report.families import families
-from fisher_ld.report.findings import span
+from fisher_ld.report.families import families, mean, spread
 from fisher_ld.report.names import METRIC_LABELS, label, learned_from, ordered, short
 from fisher_ld.report.recipe import outcome
 
@@ -27,14 +26,13 @@ TIMED: Sequence[tuple[str, str, Callable[[Mapping[str, Any]], str]]] = (
     ("peak MiB", "peak_memory", lambda row: _number(row["memory"], "peak_mib", ",.0f")),
     ("J/query", "energy", lambda row: _number(row, "joules_per_query", ".2f")),
 )
-FISHER = {
-    "upper / lower quarter": ("upper_lower_quarter", ".2f"),
-    "the same without the last layer": ("upper_lower_quarter_without_last", ".2f"),
-    "last layer's share": ("last_layer_share", ".1%"),
-    "share of the normalisation weights": ("normalisation_share", ".1%"),
-    "stability of the ranking": ("rank_stability", ".3f"),
+KINDS = {"model": "label of the model", "label": "label of the data", "list": "softmax over the list"}
+FILTERED = ("users", "items", "interactions")
+GROUPS = {
+    "main": "Who is above whom",
+    "peers": "Which smaller model is as good?",
+    "strategies": "Does it matter which layer gets which weight?",
 }
-GROUPS = {"main": "Who is above whom", "strategies": "Does it matter which layer gets which weight?"}
 
 
 def title(part: Part, student: str | None, level: int = 3) -> list[Block]:
@@ -44,10 +42,6 @@ def title(part: Part, student: str | None, level: int = 3) -> list[Block]:
 
 def _named(part: Part, student: str, method: str) -> str:
     return short(method) + ("" if len(part.run.students) == 1 else f" ({student})")
-
-
-def _mean(cell: Mapping[str, float] | None) -> Cell:
-    return (f"{cell['mean']:.3f}", f"{cell['low']:.3f} to {cell['high']:.3f}") if cell else "not measured"
 
 
 def _number(row: Any, key: str, form: str) -> str:
@@ -60,25 +54,22 @@ def quality(part: Part, pictures: Pictures) -> list[Block]:
     caption = f"NDCG@10 with 95% intervals on the {MAIN} lists; the dotted line is chance."
     names = ordered(part.evaluate["quality"][MAIN], part.run)
     informed = [model for model in names if learned_from(model) == "all"]
-    header = ["model", "labels", *METRIC_LABELS.values(), "users", "kept of the teacher", "NDCG@10 by seed"]
+    header = ["model", "labels", *METRIC_LABELS.values(), "users"]
     blocks = [
         Heading("Quality"),
         Picture("NDCG@10 of every model", pictures["quality"], caption),
         Table(header, [_quality(part, model) for model in names if model not in informed], words=(0, 1)),
     ]
     if informed:
-        rows = [_quality(part, model)[:-2] for model in informed]
-        blocks += [Heading("Rivals with all labels", 3), Table(header[:-2], rows, words=(0, 1))]
+        rows = [_quality(part, model) for model in informed]
+        blocks += [Heading("Rivals with all labels", 3), Table(header, rows, words=(0, 1))]
     return [*blocks, *families(part)]
 
 
 def _quality(part: Part, model: str) -> list[Cell]:
-    found, kept = part.evaluate["quality"][MAIN][model], part.evaluate["retained"][MAIN].get(model)
-    means = [_mean(found.get(metric)) for metric in METRIC_LABELS]
-    runs = part.evaluate["seeds"][MAIN].get(model, [])
-    by_seed = " ".join(f"{v:.3f}" for v in runs) if len(runs) > 1 else ""
-    share = (f"{kept['share']:.1%}", f"{kept['low']:.1%} to {kept['high']:.1%}") if kept else ""
-    return [label(model, part.run), learned_from(model), *means, f"{found['ndcg_10']['n']:,}", share, by_seed]
+    found = part.evaluate["quality"][MAIN][model]
+    means = [mean(found.get(metric)) for metric in METRIC_LABELS]
+    return [label(model, part.run), learned_from(model), *means, f"{found['ndcg_10']['n']:,}"]
 
 
 def speed(part: Part, method: str, pictures: Pictures) -> list[Block]:
@@ -90,7 +81,7 @@ def speed(part: Part, method: str, pictures: Pictures) -> list[Block]:
         largest_first = sorted(found["models"].items(), key=lambda entry: -entry[1]["parameters"]["total"])
         for timed, row in largest_first:
             model = paths.student(student, method) if timed == student else timed
-            rows.append([label(model, part.run), _mean(part.quality(model)), *(value(row) for _, _, value in TIMED)])
+            rows.append([label(model, part.run), mean(part.quality(model)), *(value(row) for _, _, value in TIMED)])
         text = (
             f"Measured side by side in one process on {found['device']} in {found['precision']} with "
             f"{found['threads']} threads. Latency is of {found['queries']} queries of {found['candidates']:.0f} "
@@ -99,21 +90,21 @@ def speed(part: Part, method: str, pictures: Pictures) -> list[Block]:
         )
         columns = [column for column, *_ in TIMED]
         blocks += title(part, student)
-        blocks += [_times(part, paths.student(student, method), columns)]
+        blocks += [_times(part, paths.student(student, method))]
         blocks += [Table(["model", "NDCG@10", *columns], rows), Text(text)]
     return blocks
 
 
-def _times(part: Part, model: str, columns: Sequence[str]) -> Table:
+def _times(part: Part, model: str) -> Table:
     """How many times better than the teacher, and than the smallest model of equal quality, the student is."""
     student, peer = model.split("/")[0], smallest_equal(part, model)
     found = part.efficiency[student]
     ratios, between = found["ratios"][student], found["intervals"][student]
     rows: list[list[Cell]] = [["teacher", *(_ratio(ratios, between, name) for _, name, _ in TIMED)]]
     if peer and peer.model != "teacher":
-        what = label(peer.model, part.run), f"the smallest model as good ({peer.quality})"
+        what = label(peer.model, part.run), f"the smallest model as good: {peer.quality}"
         rows.append([what, *(_ratio(peer.times, {}, name) for _, name, _ in TIMED)])
-    return Table(["times better than", *columns], rows)
+    return Table(["the student, times better than", *(name.replace("_", " ") for _, name, _ in TIMED)], rows)
 
 
 def _ratio(times: Mapping[str, float], between: Mapping[str, Any], name: str) -> Cell:
@@ -124,19 +115,28 @@ def _ratio(times: Mapping[str, float], between: Mapping[str, Any], name: str) ->
 
 
 def layers(part: Part, method: str, pictures: Pictures) -> list[Block]:
-    rows = []
-    for state, name in (("base", "before adaptation"), ("adapted", "after adaptation")):
-        for kind in ("true", "empirical"):
-            row = part.fisher[state][kind]
-            total = sum(layer["trace"] for layer in row["layers"])
-            outside = [f"{row['outside'][place]['trace'] / total:.1%}" for place in ("embedding", "head")]
-            values = [f"{row[key]:{form}}" for key, form in FISHER.values()]
-            rows.append([f"{name}, {kind} Fisher", *values, *outside])
-    caption = "Share of the Fisher trace that each layer of the teacher holds, before and after adaptation."
+    states = (("base", "before adaptation"), ("adapted", "after adaptation"))
+    rows = [
+        [f"{name}, {what}", *_fisher(part.fisher[state][kind])]
+        for state, name in states
+        for kind, what in KINDS.items()
+        if kind in part.fisher[state]
+    ]
+    header = [
+        "Fisher of the teacher", "windows", "upper / lower quarter", "relative to the weights", "of the state",
+        "last layer's share", "of which normalisation", "stability of the ranking", "embedding, head / all layers",
+    ]  # fmt: skip
+    caption = "What each layer of the teacher holds of the Fisher information, before and after adaptation."
+    text = (
+        "Small below a ratio of quarters: the same without the last layer. A trace depends on how a layer is "
+        "parametrised. Two measures beside it do not: the trace times the mean squared weight, and the Fisher of the "
+        "layer's state. The teacher has read the labelled windows, and has not read the transfer windows."
+    )
     blocks: list[Block] = [
         Heading("Where the Fisher information is"),
         Picture("Fisher profile of the layers", pictures["profile"], caption),
-        Table(["state", *FISHER, "embedding / all layers", "head / all layers"], rows),
+        Table(header, rows, words=(0, 1)),
+        Text(text),
     ]
     if "weights" in pictures:
         caption = "What each strategy starts from; all sum to 1, so that no strategy has a stronger layer loss."
@@ -149,6 +149,18 @@ def layers(part: Part, method: str, pictures: Pictures) -> list[Block]:
         else:
             blocks.append(Text(f"The weights of {name} (Eq. 9) were not updated in this run."))
     return blocks
+
+
+def _fisher(found: Mapping[str, Any]) -> list[Cell]:
+    """One state and kind: the trace, and the two measures beside it."""
+    total = sum(layer["trace"] for layer in found["layers"])
+    outside = [f"{found['outside'][place]['trace'] / total:.1%}" for place in ("embedding", "head")]
+    ratios = (
+        (f"{row['upper_lower_quarter']:.2f}", f"{row['upper_lower_quarter_without_last']:.2f}")
+        for row in (found, found["relative"], found["state_fisher"])
+    )
+    shares = f"{found['last_layer_share']:.1%}", f"{found['normalisation_share']:.1%}"
+    return [found["source"], *ratios, *shares, f"{found['rank_stability']:.3f}", ", ".join(outside)]
 
 
 def training(part: Part, list_weight: float, pictures: Pictures) -> list[Block]:
@@ -170,8 +182,9 @@ def compared(part: Part) -> list[Block]:
             if rows := part.comparisons(student, group):
                 blocks += [*title(part, student), _differences(part, rows)]
     note = (
-        "Differences in NDCG@10 over the same users; p by a randomisation test, after Holm over the comparisons of a "
-        f"table. Any other can be made from {part.paths.per_user}."
+        "Differences in NDCG@10 over the same users and seeds; p of a t test, after Holm over the comparisons of a "
+        "table, and below it of a randomisation test where the seeds allow one. "
+        f"Any other comparison can be made from {part.paths.per_user}."
     )
     return [*blocks, Text(note)]
 
@@ -187,25 +200,38 @@ def _differences(part: Part, comparisons: Sequence[Mapping[str, Any]]) -> Table:
     rows = []
     for row in comparisons:
         names, effect = (label(row[side], part.run) for side in "ab"), "" if row["d"] is None else f"{row['d']:+.2f}"
-        by_seed = " ".join(f"{value:+.3f}" for value in row["by_seed"])
-        rows.append([*names, span(row, sign=True), effect, f"{row['p_holm']:.2g}", by_seed, row["verdict"]])
-    return Table(["A", "B", "A minus B", "Cohen's d", "p", "by seed", "A is"], rows, words=(0, 1, 6))
+        randomised = "" if row["p_perm"] is None else _p(row["p_perm"])
+        difference = f"{row['difference']:+.3f}", f"{row['low']:+.3f} to {row['high']:+.3f}"
+        p, seen = (_p(row["p_holm"]), randomised), f"{row['detectable_holm']:.3f}"
+        rows.append([*names, difference, spread(row["by_seed"], "+.3f"), effect, p, seen, row["verdict"]])
+    header = ["A", "B", "A minus B", "over seeds", "Cohen's d", "p", "80% power for", "A is"]
+    return Table(header, rows, words=(0, 1, 7))
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.2g}"
 
 
 def data(part: Part, pictures: Pictures) -> list[Block]:
-    found = part.data
-    filters = [[s["step"], f"{s['users']:,}", f"{s['items']:,}", f"{s['interactions']:,}"] for s in found["filters"]]
-    lost, lengths, rejected = found["lost"], found["history_length"], found["rejected"]
-    lists = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in found["lists"].items())
-    text = (
-        f"Up to the k-core the filters drop {lost['users']:.1%} of the users, {lost['items']:.1%} of the items and "
-        f"{lost['interactions']:.1%} of the interactions; sparsity {found['sparsity']['after']:.2%}. A user has "
-        f"{lengths['median']:.0f} positives in the median, {lengths['min']:.0f} to {lengths['max']:.0f}. Rows "
-        f"that could not be read: {rejected['rows']:,} ({rejected['share']:.2%}). Lists: {lists}."
-    )
+    filters = [[s["step"], *(f"{s[key]:,}" for key in FILTERED)] for s in part.data["filters"]]
     return [
         Heading("Data"),
-        Text(text),
-        Table(["after", "users", "items", "interactions"], filters),
+        Table(["after", *FILTERED], filters),
+        Table(["", "value"], [*map(list, _facts(part.data))]),
         Picture("The data", pictures["data"], "How many items a user likes; how the likes are spread over the items."),
     ]
+
+
+def _facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    lost, lengths, likes = found["lost"], found["history_length"], found["mean_likes"]
+    popularity, tied = found["popularity_ndcg_10"]["test_matched"], found["val_and_test_share_a_time"]
+    yield "users, items, interactions lost to the filters", ", ".join(f"{lost[key]:.1%}" for key in FILTERED)
+    yield "sparsity", f"{found['sparsity']['after']:.2%}"
+    yield "positives of a user: median, least, most", ", ".join(f"{lengths[k]:.0f}" for k in ("median", "min", "max"))
+    yield "cold items", f"{found['cold_items']:,}"
+    yield "rows that could not be read", f"{found['rejected']['rows']:,}"
+    yield "likes in a prompt: labelled, test", f"{likes['labelled']:.1f}, {likes['test']:.1f}"
+    if tied is not None:
+        yield "users whose test and validation item share a time stamp", f"{tied:.1%}"
+    scorers = ", ".join(f"{popularity[name]:.3f}" for name in ("popularity", "inverse", "chance"))
+    yield f"NDCG@10 on the {MAIN} lists of popularity, its inverse, chance", scorers

@@ -8,8 +8,9 @@ from typing import Any
 
 import polars as pl
 
-from fisher_ld.config import paths
-from fisher_ld.experiments.results import MAIN, Part, Results
+from fisher_ld.batches.lists import MAIN
+from fisher_ld.experiments.results import Part, Results
+from fisher_ld.report.findings import QUESTIONS
 from fisher_ld.report.names import label, ordered, short
 
 MOST = 30  # numbers that a person can look at
@@ -40,21 +41,26 @@ def summary(results: Results) -> dict[str, Any]:
 
 def _numbers(part: Part, student: str, method: str) -> Iterator[Number]:
     """The most important first. Of a student's own the model is STUDENT/NAME."""
-    quality, model = part.evaluate["quality"][MAIN], f"{student}/{method}"
-    gate, ratios = part.gates[student], part.efficiency[student]["ratios"][student]
-    yield "ndcg_10", model, quality[model]["ndcg_10"]["mean"]
-    yield "kept", model, part.evaluate["retained"][MAIN][model]["share"]
-    yield "speedup", student, ratios["throughput"]
-    yield "gate_passed", student, gate["passed"]
+    quality, retained = part.evaluate["quality"][MAIN], part.evaluate["retained"][MAIN]
+    first, *others = sorted(part.run.methods, key=lambda name: name != method)
+    ratios = part.efficiency[student]["ratios"][student]
+
+    def of(name: str) -> Iterator[Number]:
+        model = f"{student}/{name}"
+        yield "ndcg_10", model, quality[model]["ndcg_10"]["mean"]
+        yield "kept", model, retained[model]["share"]
+
+    yield "gate_passed", student, part.gates[student]["passed"]
+    yield from of(first)
     yield "ndcg_10", "teacher", quality["teacher"]["ndcg_10"]["mean"]
+    yield "ndcg_10", "best_rival", quality[part.gates[student]["best_rival"]]["ndcg_10"]["mean"]
+    yield "speedup", student, ratios["throughput"]
+    for key in QUESTIONS:
+        if row := part.asked(key, student):
+            yield "difference", key if row["student"] is None else f"{student}/{key}", row["difference"]
     yield "fewer_parameters", student, ratios["parameters"]
-    for row in part.comparisons(student, "main") + part.comparisons(student, "strategies"):
-        if row["a"] == model and row["b"].startswith(f"{student}/"):
-            yield "above", f"{student}/{row['b'].rpartition('/')[2]}", row["difference"]
-    cut = paths.truncated(gate["truncated"]["depth"])
-    for name in (*gate["rivals"], cut, *reversed(ordered(quality, part.run))):
-        if name in quality and (name.startswith(("rivals/", f"{student}/")) or "/" not in name):
-            yield "ndcg_10", name.removeprefix("rivals/"), quality[name]["ndcg_10"]["mean"]
+    for name in others:
+        yield from of(name)
 
 
 def plots(results: Results) -> dict[str, pl.DataFrame]:

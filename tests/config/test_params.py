@@ -142,7 +142,7 @@ def test_what_data_says_wrong_is_said_once():
         ({"teacher": {"adapt": {"method": "loraa"}}}, "got 'loraa'; did you mean lora?"),
         ({"data": {"test_from": "soon", "split": "global_time"}}, "expected a date such as 2018-01-31, got 'soon'"),
         ({"data": {"split": "global_time"}}, "data: split: global_time and `test_from`"),
-        ({"data": {"history_block": 30}}, "data: history_block (30) must not exceed history_length (10)"),
+        ({"data_sets": {"movielens-100k": {"history_block": 30}}}, "movielens-100k: history_block (30) must not exceed history_length (10)"),
         ({"data": {"item_text": "a film"}}, "data: item_text: 'a film' must hold {title}"),
         ({"data": {"item_text": "{title"}}, "'{title' is not a template"),
         ({"data": {"item_text": "{title:d}"}}, "'{title:d}' is not a template"),
@@ -223,17 +223,17 @@ def test_values_are_coerced(tmp_path):
     path = tmp_path / "params.yaml"
     changes = (
         "teacher:\n  adapt:\n    learning_rate: 1e-5\n  answers:\n    yes: A\n    no: B\n"
-        "data:\n  split: global_time\n  test_from: 2018-01-31\nfisher:\n  beta: 1\n"
+        "data_sets:\n  movielens-100k:\n    split: global_time\n    test_from: 2018-01-31\nfisher:\n  beta: 1\n"
     )
     path.write_text(changes)
     params = given(read_yaml(path))
     assert params.teacher.adapt.learning_rate == 1e-5
     assert (params.teacher.answers.yes, params.teacher.answers.no) == ("A", "B")
-    assert params.data.test_from == params.data_sets["movielens-100k"].test_from == "2018-01-31"
+    assert params.data_sets["movielens-100k"].test_from == "2018-01-31"
     assert params.fisher.beta == 1.0
     assert given({"distill": {"learning_rate": "1e-4"}}).distill.learning_rate == 1e-4
-    dated = {"data": {"test_from": datetime.date(2020, 2, 1), "split": "global_time"}}
-    assert given(dated).data.test_from == "2020-02-01"
+    dated = {"data_sets": {"movielens-100k": {"test_from": datetime.date(2020, 2, 1), "split": "global_time"}}}
+    assert given(dated).data_sets["movielens-100k"].test_from == "2020-02-01"
 
 
 @pytest.mark.parametrize(

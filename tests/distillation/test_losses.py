@@ -41,6 +41,13 @@ def test_ridge_maps_are_the_least_squares_answer_where_it_is_exact():
     assert shrunk.norm() < 0.1 * maps.norm()
 
 
+def test_ridge_maps_do_not_read_the_small_differences_of_states_that_are_nearly_constant():
+    states, targets = 1 + 1e-3 * torch.randn(200, 1, 3), torch.randn(200, 1, 4)
+    maps, constant = ridge_maps(states, [0], targets)
+    assert maps.abs().max() < 0.1
+    torch.testing.assert_close((maps @ states[0, 0])[0] + constant[0], targets.mean(0)[0], rtol=0, atol=1e-3)
+
+
 def test_ranking_loss_of_a_constant_scorer():
     labels = torch.tensor([0.0, 1, 0, 0, 1, 0, 0, 0, 0, 1])
     lists = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2, 2])

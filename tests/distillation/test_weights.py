@@ -3,13 +3,17 @@ import pytest
 
 from fisher_ld.core.errors import UserError
 from fisher_ld.distillation.methods import METHODS
-from fisher_ld.distillation.weights import STRATEGIES, depth_bias, fisher_weights, ordered
+from fisher_ld.distillation.weights import OF_DEPTH, OF_FISHER, STRATEGIES, depth_bias, fisher_weights, ordered
+from fisher_ld.fisher.profile import LayerTraces, Measure
 
 TRACE = np.array([4.0, 1.0, 3.0, 2.0])
+PARAMETERS, STATE_FISHER = np.array([4, 1, 3, 1]), np.array([5.0, 2.0, 2.0, 1.0])
 
 
 def weights(strategy, beta=0.3, delta=1.0, trace=TRACE):
-    return STRATEGIES[strategy](trace, beta, delta)
+    measures = {"relative": Measure(np.ones((1, 4))), "state_fisher": Measure(STATE_FISHER[None])}
+    traces = LayerTraces(trace[None], parameters=PARAMETERS, normalisation_share=np.zeros(4), **measures)
+    return STRATEGIES[strategy](traces, beta, delta)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -18,24 +22,36 @@ def test_every_strategy_has_the_same_total(strategy, beta, delta):
     result = weights(strategy, beta, delta)
     assert result.shape == (4,)
     assert result.sum() == pytest.approx(1, abs=1e-12)
-    assert (result > 0).all()
+    assert (result[:-1] > 0).all() and (result[-1] > 0) == (strategy != "without-last")
 
 
 def test_every_method_with_layers_names_a_strategy():
-    named = {method.layers.strategy for method in METHODS.values() if method.layers}
-    assert named == set(STRATEGIES)  # none is left that no method takes
+    assert {method.layers.strategy for method in METHODS.values() if method.layers} <= set(STRATEGIES)
 
 
 def test_strategies_by_hand():
     assert weights("uniform") == pytest.approx([0.25] * 4)
     assert weights("linear") == pytest.approx([0.1, 0.2, 0.3, 0.4])
-    assert weights("exponential")[1:] / weights("exponential")[:-1] == pytest.approx([np.exp(0.25)] * 3)
+    assert weights("exponential")[1:] / weights("exponential")[:-1] == pytest.approx([np.exp(5 / 4)] * 3)
     assert weights("fisher", beta=0) == pytest.approx([0.4, 0.1, 0.3, 0.2])
+    assert weights("per-parameter", beta=0) == pytest.approx([0.2, 0.2, 0.2, 0.4])
+    assert weights("relative", beta=0) == pytest.approx([0.5, 0.2, 0.2, 0.1])
+    assert weights("without-last", beta=0) == pytest.approx([4 / 8, 1 / 8, 3 / 8, 0])
 
 
-@pytest.mark.parametrize("strategy", ["uniform", "linear", "exponential"])
-def test_only_fisher_looks_at_the_traces(strategy):
+def test_exponential_weights_leave_a_first_quarter_less_than_linear_ones():
+    assert weights("exponential")[0] < weights("linear")[0] / 2
+
+
+@pytest.mark.parametrize("strategy", OF_DEPTH)
+def test_those_of_depth_do_not_look_at_the_traces(strategy):
     assert (weights(strategy) == weights(strategy, beta=2.0, delta=3.0, trace=TRACE[::-1] ** 2)).all()
+
+
+@pytest.mark.parametrize("strategy", OF_FISHER)
+def test_the_depth_bias_applies_to_every_fisher(strategy):
+    raised = weights(strategy, beta=0) * depth_bias(4, 2.0, 3.0)
+    assert weights(strategy, beta=2.0, delta=3.0) == pytest.approx(raised / raised.sum())
 
 
 def test_depth_bias_by_hand():

@@ -14,6 +14,7 @@ from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_yaml, write_json
 from fisher_ld.experiments.record import cells, collect, main, processor
 from fisher_ld.report.results_page import page
+from tests.docs.prose import sentences
 
 ROOT = Path(__file__).parents[2]
 STAGES = {
@@ -21,8 +22,25 @@ STAGES = {
     "distill": {"matrix": {"data": "${run.data}", "method": "${run.methods}", "seed": "${run.seeds}"}},
     "report": {"cmd": "python -m stages.report"},
 }
-ROW = {"student": "small", "group": "main", "metric": "ndcg_10", "a": "teacher", "b": "rivals/popularity", "n": 9}
-ROW |= {"difference": 0.25, "low": 0.125, "high": 0.375, "p_holm": 0.0004, "verdict": "shown above", "d": None}
+ROW = {"student": None, "group": "main", "question": "teacher_over_rival", "metric": "ndcg_10", "a": "teacher"}
+ROW |= {"b": "rivals/ease", "n": 9, "seeds": 1, "difference": 0.25, "low": 0.125, "high": 0.375, "p_holm": 0.0004}
+ROW |= {
+    "detectable": 0.1,
+    "detectable_holm": 0.15,
+    "one_teacher": True,
+    "verdict": "shown above",
+    "why": None,
+    "d": 1.0,
+}
+OTHER = ROW | {"question": None, "b": "rivals/popularity", "verdict": "equal"}
+FIT = {"steps": 20, "best_step": 20, "moved": 0.4, "same_order": 0.25, "layer_loss": 0.6, "validation_start": 0.125}
+FIT |= {"validation_ndcg_10": 0.5, "gain_last": 0.002}
+JUDGED = {"tie": False, "lists": 9, "teacher": 0.5, "best_rival": "rivals/ease", "rivals": {}}
+DATA = {
+    "windows": {"all": 1300, "labelled": 300, "transfer": 1000}, "lists": {"train": 7800, "transfer": 6000},
+    "read": {"teacher": 300, "student": 1200, "both": 300}, "labels": {"train": 1800, "likes": 3000, "val": 938},
+    "filters": [],
+}  # fmt: skip
 
 
 def _metric(mean: float) -> dict[str, Any]:
@@ -32,7 +50,14 @@ def _metric(mean: float) -> dict[str, Any]:
 @pytest.fixture
 def params() -> dict[str, Any]:
     return read_yaml(ROOT / "params.yaml") | {
-        "run": {"data": ["films"], "students": ["small"], "methods": ["none", "fisher-ld"], "seeds": [0, 1]}
+        "run": {
+            "data": ["films"],
+            "students": ["small"],
+            "methods": ["none", "fisher-ld"],
+            "seeds": [0, 1],
+            "teacher_seeds": [0],
+            "depths": [2],
+        }
     }
 
 
@@ -47,12 +72,18 @@ def metrics(tmp_path, monkeypatch) -> None:
     write_json(
         films.evaluate,
         {
-            "quality": {"popularity": quality, "uniform": {"teacher": _metric(0.625)}},
-            "comparisons": {"popularity": [ROW]},
-            "retained": {"popularity": {"small/fisher-ld": share}},
+            "quality": {"matched": quality, "uniform": {"teacher": _metric(0.625)}},
+            "seeds": {"matched": {"chance": [0.2], "teacher": [0.5], "small/fisher-ld": [0.4, 0.35]}},
+            "comparisons": {"matched": [ROW, OTHER]},
+            "retained": {"matched": {"small/fisher-ld": share}},
         },
     )
-    write_json(films.gate("small"), {"passed": False, "overridden": True, "reasons": ["not above item-kNN"]})
+    write_json(films.data_report, DATA)
+    models = [("teacher", 0), ("truncated-2", 0), *((f"small/{m}", s) for m in ("none", "fisher-ld") for s in (0, 1))]
+    for model, seed in models:
+        loss = {"layer_loss": None} if model == "small/none" else {}
+        write_json(films.training(model, seed) / "fit.json", FIT | loss)
+    write_json(films.gate("small"), {"passed": False, "overridden": True, "reasons": ["not above item-kNN"]} | JUDGED)
     ratios = {"small": {"throughput": 19.25, "latency_p50": 18.0}}
     timed = {"ratios": ratios, "queries": 200, "threads": 2, "precision": "bf16", "device": "cpu", "models": {}}
     write_json(films.efficiency("small"), timed)
@@ -63,17 +94,21 @@ def metrics(tmp_path, monkeypatch) -> None:
 def test_a_record_holds_the_cells_of_the_run_and_no_older_ones(metrics, params):
     found = collect(params, STAGES)
     assert found["seconds"] == {"distill": {"cells": 4, "seconds": 40.0}}  # films-gone-0 is of an earlier run
-    assert found["quality"]["films"]["popularity"]["small/fisher-ld"] == {
+    assert found["quality"]["films"]["matched"]["small/fisher-ld"] == {
         "mean": 0.375, "low": 0.275, "high": 0.475, "n": 9
     }  # fmt: skip
-    assert found["comparisons"]["films"]["popularity"][0]["verdict"] == "shown above"
-    assert "n" not in found["comparisons"]["films"]["popularity"][0]
+    assert found["comparisons"]["films"]["matched"][0]["verdict"] == "shown above"
+    assert "d" not in found["comparisons"]["films"]["matched"][0]
+    assert found["outcome"]["films"]["small/fisher-ld"]["layer_loss"] == 0.6
+    assert found["outcome"]["films"]["small/none"]["layer_loss"] is None and "teacher" not in found["outcome"]["films"]
+    assert found["scored"] == {"films": 3}  # chance is not scored
+    assert "filters" not in found["read"]["films"]
     assert found["params"]["teacher.adapt"] == params["teacher"]["adapt"]
     assert found["efficiency"]["films/small"]["ratios"]["small"]["throughput"] == 19.25
 
 
 def test_a_run_without_its_metrics_is_not_recorded(metrics, params):
-    with pytest.raises(UserError, match="evaluate"):
+    with pytest.raises(UserError, match=r"books.*no such file"):
         collect(params | {"run": params["run"] | {"data": ["films", "books"]}}, STAGES)
 
 
@@ -118,11 +153,28 @@ def test_the_page_shows_what_a_record_holds(metrics, params, tmp_path):
     assert "[^quick]: Commit `0123456789`, with changes in `params.yaml`;" in text
     assert "| `teacher` | 0.500 (0.400 to 0.600), 9 | 0.625 (0.525 to 0.725), 9 |" in text
     assert "| `small/fisher-ld` | 0.375 (0.275 to 0.475), 9 |  |" in text
-    assert "| `teacher` minus `rivals/popularity` | +0.250 (+0.125 to +0.375) | 0.0004 | shown above |" in text
+    assert "| `teacher` minus `rivals/popularity` | +0.250 (+0.125 to +0.375) | 0.0004 | equal |" in text
+    assert "| adds 0.250 NDCG@10 (0.125 to 0.375) | `teacher` minus `rivals/ease`; 9 users, 1 run;" in text
+    assert "Everything about the teacher rests on one run of it." in text
+    assert "In 2 runs recorded here the test lists were scored 6 times" in text
+    assert "| labelled | 300 | 1,800 |" in text and "| validation |  | 938 |" in text
+    assert "Of the windows that a student read, the teacher read 25%." in text
+    assert "| `small/none` | 40.0% | 25.0% |  | 0.125 | 0.500 | +0.002 |" in text
     assert "| `small/fisher-ld` | 75.0% (50.0% to 87.5%) |  |" in text
     assert "| `films/small` | not passed | not above item-kNN |" in text
     assert "| `small` (films/small) | 18.0 | 19.2 |" in text  # no column for what was not measured
     assert "| `distill` | 4 | 40 |" in text
+
+
+def test_a_page_without_records_is_its_preface(tmp_path):
+    (tmp_path / "preface.md").write_text("# Results\n")
+    assert page(tmp_path) == "# Results\n"
+
+
+def test_the_page_of_a_record_is_written_in_short_sentences(metrics, params, tmp_path):
+    (tmp_path / "preface.md").write_text("# Results\n")
+    write_json(tmp_path / "default.json", _record("default", [], collect(params, STAGES)))
+    assert [s.text for s in sentences(page(tmp_path)) if s.words > 35 or s.numbers > 2] == []
 
 
 def test_the_committed_page_is_what_the_command_writes():

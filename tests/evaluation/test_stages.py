@@ -1,10 +1,8 @@
 """The stages that score models, judge, evaluate and time, on a small project folder."""
 
 import importlib
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -94,13 +92,11 @@ def test_evaluate_says_who_is_better(evaluated):
     }
 
 
-def test_the_per_user_table_alone_gives_every_comparison(evaluated):
+def test_the_per_user_table_gives_every_comparison(evaluated, monkeypatch):
     found, table, _, root = evaluated
-    params, home = given(CHANGES), Path.cwd()
-    os.chdir(root)
-    known = Known.read(DATA, params.run)
-    os.chdir(home)
-    assert evaluate(table, known, params.evaluate, params.seed) == found
+    monkeypatch.chdir(root)
+    params = given(CHANGES)
+    assert evaluate(table, Known.read(DATA, params.run), params.evaluate, params.seed) == found
     assert table.columns[:4] == ["model", "family", "seed", "user"]
     trained = len(TRAINED)
     assert table.group_by("model", "family", "seed").len().height == 2 * (1 + len(SKILL) - trained + SEEDS * trained)

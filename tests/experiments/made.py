@@ -3,12 +3,12 @@
 import numpy as np
 import polars as pl
 
-from fisher_ld.batches.lists import FAMILIES
-from fisher_ld.config.paths import DataPaths, cell
+from fisher_ld.config.paths import DataPaths, cell, rival
 from fisher_ld.core.files import write_csv, write_json
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.evaluation import efficiency, gate, meters
-from fisher_ld.evaluation.comparisons import cut, evaluate
+from fisher_ld.evaluation.baselines.catalogue import rivals_of
+from fisher_ld.evaluation.comparisons import Known, cut, evaluate
 from fisher_ld.evaluation.metrics.catalogue import METRICS
 from fisher_ld.evaluation.metrics.diversity import category_matrix
 from fisher_ld.evaluation.metrics.ties import rank
@@ -16,21 +16,27 @@ from fisher_ld.fisher import profile
 from fisher_ld.preprocessing.report import data_report
 
 LAYERS, SIZE = 30, 20
+FAMILIES = ("matched", "uniform", "popularity")
 SKILL = {
-    "chance": None, "rivals/popularity": 0.3, "rivals/item-knn": 1.0, "zero-shot": 0.0, "teacher": 1.75,
-    "truncated": 1.3, "start": 1.2, "none": 1.35, "logits": 1.6, "uniform": 1.68, "linear": 1.66, "exponential": 1.67,
-    "fisher": 1.7, "fisher-shuffled": 1.69, "fisher-reversed": 1.6, "fisher-ld": 1.72,
+    "chance": None, "zero-shot": 0.0, "teacher": 1.75, "truncated": 1.2, "start": 0.0, "none": 1.0, "logits": 1.4,
+    "uniform": 1.55, "linear": 1.5, "exponential": 1.45, "fisher": 1.56, "fisher-shuffled": 1.55,
+    "fisher-reversed": 1.3, "fisher-ld": 1.58,
+    "rivals/popularity": 0.05, "rivals/inverse-popularity": 0.02, "rivals/item-knn": 1.0, "rivals/follow-counts": 1.1,
+    "rivals/ease": 1.05, "rivals/tf-idf": 0.5, "rivals/mean-states": 0.4,
 }  # fmt: skip
+MORE = 0.45  # what all labels add to a rival's
 
 
 def skill(model):
+    if model.endswith("-all"):
+        return SKILL[model.removesuffix("-all")] + MORE
     return SKILL["truncated" if model.startswith("truncated-") else model if model in SKILL else model.split("/")[1]]
 
 
 def models(params):
     """Every model of the run with the number of its seeds."""
     run = params.run
-    found = dict.fromkeys(("chance", "zero-shot", "rivals/popularity", "rivals/item-knn"), 1)
+    found = dict.fromkeys(("chance", "zero-shot", *map(rival, rivals_of(params.rivals))), 1)
     found |= {"teacher": len(run.teacher_seeds)} | {f"truncated-{depth}": 1 for depth in run.depths}
     for student in run.students:
         found |= {f"{student}/start": 1} | {f"{student}/{method}": len(run.seeds) for method in run.methods}
@@ -57,14 +63,15 @@ def per_user(params, users, seed):
 
 
 def write_evaluation(params, paths, users, seed):
+    """After the trainings, which say what was tested."""
     table = per_user(params, users, seed)
-    frames = cut(table, "popularity")
-    write_json(paths.evaluate, evaluate(table, params.evaluate, 0))
-    depth = params.run.depths[0]
-    asked = {name: frames[name] for name in ("teacher", "rivals/popularity", "rivals/item-knn", f"truncated-{depth}")}
+    frames, depth = cut(table, "matched"), params.run.depths[0]
+    labels = {rival(name): row.labels for name, row in rivals_of(params.rivals).items()}
+    asked = {name: frames[name] for name in ("teacher", f"truncated-{depth}", *labels)}
     for student in params.run.students:
-        write_json(paths.gate(student), gate.judge(asked, depth, 0) | {"overridden": False, "lists": users})
+        write_json(paths.gate(student), gate.judge(asked, depth, labels, 0) | {"overridden": False, "lists": users})
         write_json(paths.efficiency(student), timed(params, student))
+    write_json(paths.evaluate, evaluate(table, Known.read(paths, params.run), params.evaluate, 0))
 
 
 def timed(params, student):
@@ -96,24 +103,33 @@ def timed(params, student):
 
 
 def write_fisher(paths):
+    """Of 8 lists of transfer windows and 40 labelled examples."""
     rng = np.random.default_rng(0)
-    depth = np.arange(LAYERS + 2) / LAYERS
-    shape = {"base": np.exp(-depth), "adapted": np.exp(1.5 * depth) + 30 * (np.arange(LAYERS + 2) == LAYERS)}
+    columns = LAYERS + 2
+    depth = np.arange(columns) / LAYERS
+    shape = {"base": np.exp(-depth), "adapted": np.exp(1.5 * depth) + 30 * (np.arange(columns) == LAYERS)}
+    sometimes = {"label": pl.Int8, "list_norm": pl.Float64, "list_normalisation_part": pl.Float64}
     tables = []
     for state, level in shape.items():
-        squared = level * rng.gamma(4, 0.25, (40, LAYERS + 2))
-        columns = {"state": state, "example": np.repeat(np.arange(40), LAYERS + 2)}
-        columns |= {
-            "label": np.repeat(np.arange(40) % 2, LAYERS + 2),
-            "logit": np.repeat(rng.normal(size=40), LAYERS + 2),
-        }
-        columns |= {"layer": np.tile(np.arange(LAYERS + 2), 40), "gradient_norm": squared.ravel()}
-        columns |= {"normalisation_part": 0.2 * squared.ravel(), "parameters": 3_540_096}
-        tables.append(pl.DataFrame(columns))
+        for source in ("transfer", "labelled"):
+            squared, example = (level * rng.gamma(4, 0.25, (40, columns))).ravel(), np.repeat(np.arange(40), columns)
+            of_list = np.repeat(0.1 * squared.reshape(8, 5, columns).min(1), 5, axis=0).ravel()
+            taken = source == "transfer"
+            table = {
+                "state": state, "source": source, "list": example // 5, "example": example,
+                "label": [None] * len(example) if taken else example % 2,
+                "logit": np.repeat(rng.normal(size=40), columns), "layer": np.tile(np.arange(columns), 40),
+                "gradient_norm": squared, "normalisation_part": 0.2 * squared,
+                "list_norm": of_list if taken else [None] * len(example),
+                "list_normalisation_part": 0.2 * of_list if taken else [None] * len(example),
+                "sensitivity": np.tile(1 + depth, 40) * rng.gamma(4, 0.25, len(example)),
+                "parameters": 3_540_096, "mean_square": np.tile(1 + depth[::-1], 40),
+            }  # fmt: skip
+            tables.append(pl.DataFrame(table, schema_overrides=sometimes))
     table = pl.concat(tables)
     write_json(paths.fisher, profile.summary(table, 0))
     write_csv(paths.profile, profile.plot_rows(table))
-    return profile.layer_traces(tables[1], "true").share
+    return profile.layer_traces(table.filter(pl.col("state") == "adapted"), "model").share
 
 
 def write_training(params, paths, share):
@@ -136,7 +152,11 @@ def write_training(params, paths, share):
             taken = [v if step % 50 == 0 else None for step, v in zip(steps, score, strict=True)]
             folder = paths.training(model, seed)
             write_csv(folder / "curve.csv", pl.DataFrame(columns | {"validation_ndcg_10": taken}))
-            write_json(folder / "fit.json", {"steps": 200, "best_step": 200, "validation_ndcg_10": score[-1]})
+            fit = {"steps": 200, "best_step": 200, "validation_ndcg_10": score[-1]}
+            if "/" in model:
+                fit |= {"moved": 0.4, "same_order": 0.02, "layer_loss": 0.6 if layers else None}
+                fit |= {"validation_start": 0.1, "gain_last": 0.001}
+            write_json(folder / "fit.json", fit)
             if "/" in model:
                 write_csv(folder / "weights.csv", trajectory(layers, share, rng))
 
@@ -156,32 +176,43 @@ def trajectory(layers, share, rng):
     return pl.DataFrame(rows, schema={"step": pl.Int64, "layer": pl.Int64, "weight": pl.Float64})
 
 
-def write_data(paths, folder):
+def lists(count, candidates, positive=0, **columns):
+    """So many lists, two a window."""
+    user = np.arange(count) // 2
+    columns |= {"user": user, "start": 0, "position": 6 + np.arange(count) % 2, "positive": positive}
+    drawn = np.random.default_rng(3).integers(0, 1007, (count, candidates))
+    return pl.DataFrame(columns | {"candidates": drawn.tolist()})
+
+
+def write_data(params, paths, folder):
     rng = np.random.default_rng(2)
     folder.mkdir(parents=True)
     lengths = rng.geometric(0.02, 938) + 5
     users = {"length": lengths, "train_positives": lengths - 2, "fold": np.arange(938) % 5}
     pl.DataFrame(users).write_parquet(folder / "users.parquet")
-    items = {"count": np.sort(rng.zipf(1.6, 1007).clip(0, 400)), "text": [f"m{i}" for i in range(1007)]}
+    count = np.sort(rng.zipf(1.6, 1007).clip(0, 400))
+    items = {"count": count, "total": count, "cold": [False] * 1007, "text": [f"m{i}" for i in range(1007)]}
     pl.DataFrame(items | {"categories": [["x"]] * 1007}).write_parquet(folder / "items.parquet")
-    for name in ("train", "val", "test_popularity", "test_uniform"):
-        pl.DataFrame({"candidates": [[0, 1, 2]] * 938}).write_parquet(folder / f"{name}.parquet")
+    lists(4000, 5, labelled=np.arange(4000) < 600).write_parquet(folder / "train.parquet")
+    lists(2000, 10, positive=-1).write_parquet(folder / "transfer.parquet")
+    for name in ("val", *(f"test_{family}" for family in FAMILIES)):
+        lists(500, SIZE).write_parquet(folder / f"{name}.parquet")
     rejected = pl.DataFrame({"file": [], "row": [], "reason": [], "raw": []}, schema_overrides={"reason": pl.String})
     filters = [
         {"step": "read", "users": 943, "items": 1682, "interactions": 100_000},
         {"step": "positives", "users": 942, "items": 1447, "interactions": 55_375},
         {"step": "k-core", "users": 938, "items": 1007, "interactions": 54_413},
     ]
-    write_json(paths.data_report, data_report(folder, rejected, {"u.data": 100_000}, filters))
+    write_json(paths.data_report, data_report(folder, rejected, {"u.data": 100_000}, filters, 0.31))
 
 
 def write_run(params, users=300):
     """All files of the run's cells that its report reads, below the working directory."""
     for seed, data in enumerate(params.run.data):
         paths = DataPaths(data)
-        write_evaluation(params, paths, users, seed)
         write_training(params, paths, write_fisher(paths))
-        write_data(paths, paths.processed)
+        write_evaluation(params, paths, users, seed)
+        write_data(params, paths, paths.processed)
         for method in params.run.methods:
             cost = {"stage": "layer_weights", "cell": f"{data}-{method}", "run_id": None, "seconds": 2.5}
             write_json(cell("layer_weights", data, method) / "run.json", cost | {"peak_memory_mib": 300.0})

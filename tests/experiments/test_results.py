@@ -48,7 +48,7 @@ def test_a_whole_run_is_read(results):
 
 
 def test_files_of_seeds_that_are_not_asked_for_are_not_read(here):
-    run = given({"run": {"seeds": [1], "methods": ["uniform"]}}).run
+    run = given(FEWER | {"run": FEWER["run"] | {"seeds": [1], "methods": ["uniform"]}}).run
     part = Part(DATA, run)
     assert set(part.fits) == {"teacher", "truncated-2", "small/uniform"}
     assert part.curves["small/uniform"]["seed"].unique().to_list() == [1]

@@ -15,8 +15,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from fisher_ld.fisher.coverage import Covered, cover
+from fisher_ld.fisher.coverage import cover
 from fisher_ld.fisher.gradient_norms import logits_of, pad_prompts
+from fisher_ld.models.layers import transformer_layers
 
 SHAPE = {
     "vocab_size": 40,
@@ -89,30 +90,83 @@ class Case:
     logits: torch.Tensor  # (N,)
     total: torch.Tensor  # (N, L + 2)
     normalisation: torch.Tensor  # (N, L + 2)
+    sensitivity: torch.Tensor  # (N, L)
 
 
 def naive_loop(model: PreTrainedModel, prompts: list[list[int]]) -> Case:
     """One unpadded forward and backward for each example, and the squares of every gradient."""
-    columns = 5
-    case = Case(model, torch.zeros(len(prompts)).double(), *torch.zeros(2, len(prompts), columns).double())
-    parts: list[Covered] = cover(model)
+    columns, layers = 5, transformer_layers(model)
+    case = Case(model, torch.zeros(len(prompts)).double(), *torch.zeros(2, len(prompts), columns).double(),
+                torch.zeros(len(prompts), len(layers)).double())  # fmt: skip
     for row, prompt in enumerate(prompts):
+        states = []
+
+        def keep(module, inputs, output, states=states):
+            states.append(output[0] if isinstance(output, tuple) else output)
+            states[-1].retain_grad()
+
+        hooks = [layer.register_forward_hook(keep) for layer in layers]
         model.zero_grad()
         z = logits_of(model, pad_prompts([prompt])).squeeze(0)
         z.backward()
+        for hook in hooks:
+            hook.remove()
         case.logits[row] = z.detach()
-        for part in parts:
-            square = sum(p.grad.double().square().sum() for p in part.module.parameters(recurse=False))
-            case.total[row, part.column] += square
-            if part.kind.endswith("norm"):
-                case.normalisation[row, part.column] += square
+        case.total[row], case.normalisation[row] = squares(model)
+        for layer, state in enumerate(states):
+            of_state = state.grad[0, -1].double().square().sum() * state[0, -1].double().square().mean()
+            case.sensitivity[row, layer] = of_state.detach()
     model.zero_grad()
     return case
+
+
+def squares(model: PreTrainedModel) -> torch.Tensor:
+    """(2, L + 2) of the gradients that the parameters hold: of all, and of normalisations."""
+    found, parts = torch.zeros(2, 5).double(), cover(model)
+    for part in parts:
+        square = sum(p.grad.double().square().sum() for p in part.module.parameters(recurse=False))
+        found[0, part.column] += square
+        if part.kind.endswith("norm"):
+            found[1, part.column] += square
+    return found
+
+
+def naive_list(model: PreTrainedModel, prompts: list[list[int]]) -> torch.Tensor:
+    """(2, L + 2) squares of the gradient of sum_c p_c z_c, p the softmax of z, of one list without padding."""
+    model.zero_grad()
+    z = torch.cat([logits_of(model, pad_prompts([prompt])) for prompt in prompts])
+    (z.detach().softmax(0) @ z).backward()
+    found = squares(model)
+    model.zero_grad()
+    return found
+
+
+def list_fisher(model: PreTrainedModel, prompts: list[list[int]]) -> torch.Tensor:
+    """(L + 2,) by the definition: the mean over the answers c, drawn by p, of ||dlog p_c/dtheta||^2."""
+    total = torch.zeros(5).double()
+    for answer in range(len(prompts)):
+        model.zero_grad()
+        z = torch.cat([logits_of(model, pad_prompts([prompt])) for prompt in prompts])
+        log_p = z.log_softmax(0)[answer]
+        log_p.backward()
+        total += log_p.exp().item() * squares(model)[0]
+    model.zero_grad()
+    return total
 
 
 @pytest.fixture(scope="session")
 def naive():
     return naive_loop
+
+
+@pytest.fixture(scope="session")
+def naive_of_list():
+    return naive_list
+
+
+@pytest.fixture(scope="session")
+def fisher_of_list():
+    return list_fisher
 
 
 @pytest.fixture(scope="module", params=[(a, i) for a in CONFIGS for i in ("sdpa", "eager")], ids="-".join)

@@ -7,7 +7,7 @@ from peft.tuners.lora import LoraModel
 from torch import nn
 
 from fisher_ld.core.errors import UserError
-from fisher_ld.fisher.coverage import cover, parameter_counts
+from fisher_ld.fisher.coverage import cover, mean_squares, parameter_counts
 
 
 def test_every_parameter_has_a_column(build_model):
@@ -19,6 +19,18 @@ def test_every_parameter_has_a_column(build_model):
     assert counts[0] == model.model.embed_tokens.weight.numel()
     assert {c.name for c in covered if c.column == 4} == {"model.norm", "score"}
     assert {c.name.split(".")[-1] for c in covered if c.kind == "rms_norm"} >= {"q_norm", "k_norm", "input_layernorm"}
+
+
+@pytest.mark.parametrize(("architecture", "offset"), [("llama-biases", 0), ("gemma", 1)])
+def test_the_mean_square_is_of_all_of_a_layers_weights(build_model, architecture, offset):
+    """Gemma's norms multiply by 1 + weight."""
+    model = build_model(architecture)
+    layer = model.model.layers[1]
+    weights = [p.detach() + (offset if "norm" in name else 0) for name, p in layer.named_parameters()]
+    expected = torch.cat([w.flatten() for w in weights]).square().mean()
+    found = mean_squares(cover(model), 5)
+    assert found[2] == pytest.approx(float(expected), rel=1e-12)
+    assert found[0] == pytest.approx(float(model.model.embed_tokens.weight.detach().square().mean()), rel=1e-12)
 
 
 def test_position_embeddings_belong_to_the_embedding(build_model):

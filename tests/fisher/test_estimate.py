@@ -9,17 +9,22 @@ import pytest
 import torch
 from polars.testing import assert_frame_equal
 
+from fisher_ld.batches.prompts import Prompts
 from fisher_ld.core.errors import UserError
-from fisher_ld.fisher.estimate import SCHEMA, draw_examples, estimate, largest_share_error
+from fisher_ld.fisher.estimate import SCHEMA, estimate, largest_share_error, online_trace
 from fisher_ld.fisher.gradient_norms import gradient_norms, pad_prompts
-from fisher_ld.fisher.profile import layer_traces
+from fisher_ld.fisher.profile import layer_traces, outside_the_layers
+from fisher_ld.fisher.sample import Sample, draw_examples
 from fisher_ld.models.scorer import Scorer
-
-LABELS = np.arange(400) % 5 == 0
+from tests.fisher.lists import EXAMPLES, LISTS, PROMPTS, UNLABELLED
 
 
 def prompt(example: int) -> list[int]:
-    return [3 + (example * k) % 37 for k in range(1, 4 + example % 11)]
+    return PROMPTS.example(LISTS, example)
+
+
+def alone(examples) -> Sample:
+    return Sample("labelled", LISTS, np.array(examples))
 
 
 def reached_after(count: int, table: pl.DataFrame, examples: np.ndarray) -> float:
@@ -31,62 +36,100 @@ def reached_after(count: int, table: pl.DataFrame, examples: np.ndarray) -> floa
 
 def test_rows_are_the_norms_of_each_example(build_model):
     model = build_model(dtype=torch.float32)
-    table = estimate(Scorer(model), prompt, LABELS, np.array([7, 3, 5, 390]), "adapted", batch_size=3)
+    table = estimate(Scorer(model), PROMPTS, alone([7, 3, 6, 390]), "adapted", batch_size=3)
 
     assert dict(table.schema) == SCHEMA
-    assert table["example"].to_list() == [e for e in (3, 5, 7, 390) for _ in range(5)]
+    assert table["example"].to_list() == [e for e in (3, 6, 7, 390) for _ in range(5)]
     assert table["layer"].to_list() == [0, 1, 2, 3, 4] * 4
     assert table["state"].unique().to_list() == ["adapted"]
-    rows = table.filter(pl.col("example") == 5)
-    alone = gradient_norms(Scorer(model), pad_prompts([prompt(5)]))
-    assert rows["label"].to_list() == [1] * 5
-    assert rows["logit"].to_list() == pytest.approx([float(alone.logits[0])] * 5, rel=1e-5)
-    assert rows["gradient_norm"][1:4].to_list() == pytest.approx(alone.layers[0].tolist(), rel=1e-5)
-    assert rows["gradient_norm"][0] == pytest.approx(float(alone.embedding[0]), rel=1e-5)
-    assert rows["gradient_norm"][4] == pytest.approx(float(alone.head[0]), rel=1e-5)
-    assert rows["normalisation_part"].to_list() == pytest.approx([0, *alone.normalisation[0].tolist(), 0], rel=1e-5)
+    rows = table.filter(pl.col("example") == 6)
+    one = gradient_norms(Scorer(model), pad_prompts([prompt(6)]))
+    assert rows["label"].to_list() == [1] * 5 and rows["list"].to_list() == [1] * 5
+    assert table["label"].to_list() == [0] * 5 + [1] * 5 + [0] * 10
+    assert table["source"].unique().to_list() == ["labelled"]
+    assert rows["logit"].to_list() == pytest.approx([float(one.logits[0])] * 5, rel=1e-5)
+    assert rows["gradient_norm"][1:4].to_list() == pytest.approx(one.layers[0].tolist(), rel=1e-5)
+    assert rows["gradient_norm"][0] == pytest.approx(float(one.embedding[0]), rel=1e-5)
+    assert rows["gradient_norm"][4] == pytest.approx(float(one.head[0]), rel=1e-5)
+    assert rows["normalisation_part"].to_list() == pytest.approx([0, *one.normalisation[0].tolist(), 0], rel=1e-5)
     layer = sum(p.numel() for p in model.model.layers[0].parameters())
     assert rows["parameters"].to_list() == [40 * 16, layer, layer, layer, 3 * 16]
+    weights = torch.cat([p.detach().flatten() for p in model.model.layers[1].parameters()])
+    assert rows["mean_square"][2] == pytest.approx(float(weights.square().mean()), rel=1e-5)
+    assert rows["sensitivity"][1:4].to_list() == pytest.approx(one.sensitivity[0].tolist(), rel=1e-5)
+    assert table["sensitivity"].null_count() == 2 * 4
+    assert table["list_norm"].null_count() == table["list_normalisation_part"].null_count() == 20
+
+
+def test_each_candidate_has_its_lists_norm(build_model):
+    model, lists = build_model(dtype=torch.float32), np.array([[15, 17, 19], [5, 6, 8]])
+    table = estimate(Scorer(model), PROMPTS, Sample("transfer", UNLABELLED, lists), "base", batch_size=7)
+    assert table["example"].unique(maintain_order=True).to_list() == [5, 6, 8, 15, 17, 19]
+    assert table["label"].null_count() == len(table) == 30
+    for number, examples in ((3, lists[0]), (1, lists[1])):
+        found = gradient_norms(Scorer(model), pad_prompts([prompt(e) for e in examples]), candidates=3)
+        for example in examples:
+            rows = table.filter(pl.col("example") == example)
+            assert rows["list"].to_list() == [number] * 5 and rows["source"].to_list() == ["transfer"] * 5
+            assert rows["list_norm"][1:4].to_list() == pytest.approx(found.lists.layers[0].tolist(), rel=1e-5)
+            part = found.lists.normalisation[0].tolist()
+            assert rows["list_normalisation_part"].to_list() == pytest.approx([0, *part, 0], rel=1e-5)
+
+
+def test_the_fisher_of_lists_is_that_of_the_answers_drawn_from_the_model(build_model, fisher_of_list, keep_float64):
+    model, examples = build_model(), np.arange(10).reshape(2, 5)
+    table = estimate(Scorer(model), PROMPTS, Sample("transfer", UNLABELLED, examples), "adapted", batch_size=10)
+    expected = torch.stack([fisher_of_list(model, [prompt(e) for e in row]) for row in examples])  # (2, L + 2)
+    found = layer_traces(table, "list")
+    np.testing.assert_allclose(found.samples, expected[:, 1:-1], rtol=1e-9)
+    outside = outside_the_layers(table, "list")
+    assert outside["embedding"]["trace"] == pytest.approx(float(expected[:, 0].mean()), rel=1e-9)
+    assert outside["head"]["trace"] == pytest.approx(float(expected[:, -1].mean()), rel=1e-9)
 
 
 def test_examples_are_drawn_until_the_weights_are_known_well_enough(build_model, capsys):
-    model, examples = build_model(dtype=torch.float32), draw_examples(400, 400, seed=1)
-    every = estimate(Scorer(model), prompt, LABELS, examples, "base", batch_size=16)
+    model, examples = build_model(dtype=torch.float32), draw_examples(EXAMPLES, EXAMPLES, seed=1)
+    every = estimate(Scorer(model), PROMPTS, alone(examples), "base", batch_size=16)
     assert every["example"].n_unique() == 400
     tolerance = reached_after(128, every, examples)
 
-    stopped = estimate(Scorer(model), prompt, LABELS, examples, "base", batch_size=16, tolerance=tolerance)
+    stopped = estimate(Scorer(model), PROMPTS, alone(examples), "base", batch_size=16, tolerance=tolerance)
     assert set(stopped["example"]) == set(examples[:128])
     assert "fisher.tolerance" not in capsys.readouterr().out
-    unreached = estimate(Scorer(model), prompt, LABELS, examples[:70], "base", batch_size=16, tolerance=1e-9)
+    unreached = estimate(Scorer(model), PROMPTS, alone(examples[:70]), "base", batch_size=16, tolerance=1e-9)
     assert set(unreached["example"]) == set(examples[:70])
-    assert "after all 70 examples, above fisher.tolerance 1e-09" in capsys.readouterr().out
-
-
-def test_drawn_examples_differ_by_seed_and_never_repeat():
-    drawn = draw_examples(100, 30, seed=3)
-    assert len(set(drawn)) == 30 and drawn.max() < 100
-    assert (drawn == draw_examples(100, 30, seed=3)).all()
-    assert (drawn != draw_examples(100, 30, seed=4)).any()
-    assert len(draw_examples(10, 30, seed=3)) == 10
+    assert "after all 70 labelled examples, above fisher.tolerance 1e-09" in capsys.readouterr().out
 
 
 def test_a_prompt_beyond_the_context_is_an_error(build_model):
     with pytest.raises(UserError, match=r"161 tokens, but the model's context ends at 160.*history_length"):
-        estimate(Scorer(build_model()), lambda example: [3] * 161, LABELS, np.array([1]), "base", batch_size=1)
+        long = Prompts([3] * 160, PROMPTS.history, [[3]] * 37)
+        estimate(Scorer(build_model()), long, alone([1]), "base", batch_size=1)
 
 
-def test_no_examples_are_an_error(build_model):
-    with pytest.raises(UserError, match="train lists are empty"):
-        estimate(Scorer(build_model()), prompt, LABELS, np.array([], int), "base", batch_size=1)
+@pytest.mark.parametrize("kind", ["model", "label", "list"])
+def test_an_online_trace_is_that_of_its_examples_whether_labelled_or_not(build_model, kind):
+    model, examples = build_model(dtype=torch.float32), np.array([7, 3, 6, 390])
+    labels = LISTS.labels()
+    labels[[3, 390]] = np.nan
+    found = online_trace(Scorer(model), prompt, labels, kind, False, examples)
+    taken = [7, 6] if kind == "label" else examples
+    table = estimate(Scorer(model), PROMPTS, alone(taken), "online", batch_size=4)
+    expected = layer_traces(table, "model" if kind == "list" else kind).trace  # examples are no whole lists
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
+
+
+def test_an_online_trace_of_labels_needs_one(build_model):
+    with pytest.raises(ValueError, match="examples with labels"):
+        online_trace(Scorer(build_model()), prompt, UNLABELLED.labels(), "label", False, np.arange(3))
 
 
 def test_checkpointing_changes_nothing(build_model):
     model, calls = build_model(dtype=torch.float32), []
     model.model.layers[0].self_attn.register_forward_hook(lambda *call: calls.append(torch.is_grad_enabled()))
-    plain = estimate(Scorer(model), prompt, LABELS, np.arange(6), "base", batch_size=4)
+    plain = estimate(Scorer(model), PROMPTS, alone(range(6)), "base", batch_size=4)
     assert calls == [True] * 2
-    table = estimate(Scorer(model), prompt, LABELS, np.arange(6), "base", batch_size=4, checkpointing=True)
+    table = estimate(Scorer(model), PROMPTS, alone(range(6)), "base", batch_size=4, checkpointing=True)
     assert calls[2:] == [False, True] * 2  # of each batch once more, in the backward pass
     assert_frame_equal(table, plain, rel_tol=1e-5)
 
@@ -96,24 +139,27 @@ import sys
 from pathlib import Path
 import numpy as np
 import torch
-from fisher_ld.fisher.estimate import draw_examples, estimate
+from fisher_ld.fisher.estimate import estimate
+from fisher_ld.fisher.sample import Sample, draw_examples
 from fisher_ld.models.scorer import Scorer
+from tests.fisher.lists import LISTS, PROMPTS, UNLABELLED
 folder, tolerance = Path(sys.argv[1]), float(sys.argv[2])
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=1, world_size=2)
 scorer = Scorer.load(folder / "model")
-prompt = lambda example: [3 + (example * k) % 37 for k in range(1, 4 + example % 11)]
-labels, drawn = np.arange(400) % 5 == 0, draw_examples(400, 400, seed=1)
-estimate(scorer, prompt, labels, np.arange(21), "adapted", 4).write_parquet(folder / "all.parquet")
-estimate(scorer, prompt, labels, drawn, "adapted", 16, tolerance).write_parquet(folder / "enough.parquet")
+lists = Sample("transfer", UNLABELLED, np.arange(35).reshape(7, 5))
+estimate(scorer, PROMPTS, lists, "adapted", 4).write_parquet(folder / "lists.parquet")
+many = Sample("labelled", LISTS, draw_examples(400, 400, seed=1))
+estimate(scorer, PROMPTS, many, "adapted", 16, tolerance).write_parquet(folder / "enough.parquet")
 """
 
 
 def test_two_ranks_equal_one(build_model, tmp_path, monkeypatch):
-    """With all examples, and with a tolerance that the third round of 64 reaches."""
-    model, drawn = build_model(dtype=torch.float32), draw_examples(400, 400, seed=1)
-    alone = {"all": estimate(Scorer(model), prompt, LABELS, np.arange(21), "adapted", batch_size=4)}
-    alone["enough"] = estimate(Scorer(model), prompt, LABELS, drawn[:192], "adapted", batch_size=16)
-    tolerance = reached_after(192, alone["enough"], drawn)
+    """With whole lists, and with a tolerance that the third round of 64 reaches."""
+    model, drawn = build_model(dtype=torch.float32), draw_examples(EXAMPLES, EXAMPLES, seed=1)
+    lists = Sample("transfer", UNLABELLED, np.arange(35).reshape(7, 5))
+    one = {"lists": estimate(Scorer(model), PROMPTS, lists, "adapted", batch_size=4)}
+    one["enough"] = estimate(Scorer(model), PROMPTS, alone(drawn[:192]), "adapted", batch_size=16)
+    tolerance = reached_after(192, one["enough"], drawn)
     model.save_pretrained(tmp_path / "model")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     second = subprocess.Popen(
@@ -122,20 +168,20 @@ def test_two_ranks_equal_one(build_model, tmp_path, monkeypatch):
     )
     try:
         torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=2)
-        first = {"all": estimate(Scorer(model), prompt, LABELS, np.arange(21), "adapted", batch_size=4)}
-        first["enough"] = estimate(Scorer(model), prompt, LABELS, drawn, "adapted", batch_size=16, tolerance=tolerance)
+        first = {"lists": estimate(Scorer(model), PROMPTS, lists, "adapted", batch_size=4)}
+        first["enough"] = estimate(Scorer(model), PROMPTS, alone(drawn), "adapted", 16, tolerance)
         assert second.wait(timeout=60) == 0
     finally:
         second.kill()
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
-    for name, expected in alone.items():
+    for name, expected in one.items():
         order = ("example", "layer")  # rounds stay one after the other
         for table in (first[name], pl.read_parquet(tmp_path / f"{name}.parquet")):
             assert_frame_equal(table.sort(order), expected.sort(order), rel_tol=1e-5, abs_tol=1e-6)
-            trace = layer_traces(expected, "true").trace
-            np.testing.assert_allclose(layer_traces(table, "true").trace, trace, rtol=1e-6)
+            trace = layer_traces(expected, "model").trace
+            np.testing.assert_allclose(layer_traces(table, "model").trace, trace, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [UserError, torch.OutOfMemoryError])
@@ -148,7 +194,7 @@ def test_an_error_of_another_rank_is_raised(build_model, monkeypatch, kind):
     monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.get_world_size", lambda: 2)
     monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.all_gather_object", gather)
     with pytest.raises(kind, match="no memory there"):
-        estimate(Scorer(build_model()), prompt, LABELS, np.arange(4), "base", batch_size=2)
+        estimate(Scorer(build_model()), PROMPTS, alone(range(4)), "base", batch_size=2)
 
 
 def test_a_rank_takes_its_share(build_model, monkeypatch):
@@ -157,5 +203,6 @@ def test_a_rank_takes_its_share(build_model, monkeypatch):
     monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.get_rank", lambda: 1)
     monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.get_world_size", lambda: 3)
     monkeypatch.setattr("fisher_ld.fisher.estimate._gather", lambda norms: seen.extend(norms()) or seen)
-    estimate(Scorer(build_model()), lambda example: [3] * (example + 1), LABELS, np.arange(7), "base", batch_size=8)
-    assert [example for example, *_ in seen] == [1, 4]
+    examples = sorted(range(14), key=lambda example: (len(prompt(example)), example))
+    estimate(Scorer(build_model()), PROMPTS, alone(range(14)), "base", batch_size=8)
+    assert [row.example for row in seen] == examples[1::3]

@@ -5,6 +5,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from fisher_ld.core.errors import UserError
 from fisher_ld.fisher import gram
 from fisher_ld.fisher.gradient_norms import gradient_norms, logits_of, pad_prompts
+from fisher_ld.fisher.hooks import Sums
 from fisher_ld.kernels.attention import _strips
 from fisher_ld.kernels.linear import _onednn
 from fisher_ld.models.scorer import Scorer
@@ -16,6 +17,7 @@ def assert_equal(result, case, rtol):
     torch.testing.assert_close(result.normalisation, case.normalisation[:, 1:-1], rtol=rtol, atol=0)
     torch.testing.assert_close(result.embedding, case.total[:, 0], rtol=rtol, atol=0)
     torch.testing.assert_close(result.head, case.total[:, -1], rtol=rtol, atol=0)
+    torch.testing.assert_close(result.sensitivity, case.sensitivity, rtol=rtol, atol=0)
 
 
 @pytest.mark.parametrize("gram_form", [True, False, None], ids=["gram", "gradient", "cheaper"])
@@ -24,6 +26,58 @@ def test_norms_are_those_of_the_naive_loop(case, prompts, side, gram_form, monke
     if gram_form is not None:
         monkeypatch.setattr("fisher_ld.fisher.hooks.gram_is_cheaper", lambda *sizes: gram_form)
     assert_equal(gradient_norms(Scorer(case.model), pad_prompts(prompts, side)), case, 1e-10)
+
+
+def assert_list(lists, row, expected, rtol):
+    total, normalisation = expected
+    torch.testing.assert_close(lists.layers[row], total[1:-1], rtol=rtol, atol=0)
+    torch.testing.assert_close(lists.normalisation[row], normalisation[1:-1], rtol=rtol, atol=0)
+    torch.testing.assert_close(lists.embedding[row], total[0], rtol=rtol, atol=0)
+    torch.testing.assert_close(lists.head[row], total[-1], rtol=rtol, atol=0)
+
+
+@pytest.mark.parametrize("gram_form", [True, False, None], ids=["gram", "gradient", "cheaper"])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_lists_weighted_gradient_has_one_norm(case, naive_of_list, prompts, side, gram_form, monkeypatch):
+    """Of two lists of two prompts, from the backward pass that gives each example's norm."""
+    if gram_form is not None:
+        monkeypatch.setattr("fisher_ld.fisher.hooks.gram_is_cheaper", lambda *sizes: gram_form)
+    result = gradient_norms(Scorer(case.model), pad_prompts(prompts, side), candidates=2)
+    assert_equal(result, case, 1e-10)
+    for row in range(2):
+        assert_list(result.lists, row, naive_of_list(case.model, prompts[2 * row : 2 * row + 2]), 1e-10)
+
+
+@pytest.mark.parametrize("gram_form", [True, False, None], ids=["gram", "gradient", "cheaper"])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_what_a_lists_prompts_have_in_common_counts_once(case, naive_of_list, side, gram_form, monkeypatch):
+    """Two lists of three prompts, which share eight and nine tokens. One of them ends there."""
+    if gram_form is not None:
+        monkeypatch.setattr("fisher_ld.fisher.hooks.gram_is_cheaper", lambda *sizes: gram_form)
+    lengths = []
+    plain = Sums.joined
+    monkeypatch.setattr(Sums, "joined", lambda sums, x: lengths.append((result := plain(sums, x)).shape[:2]) or result)
+    history, other = [3, 4, 0, 6, 3, 3, 9, 8], [7, 7, 5, 4, 3, 2, 2, 6, 1]
+    lists = [[[*history, *end] for end in ([5], [6, 7], [])], [[*other, *end] for end in ([5, 3, 2, 1], [9], [8, 8])]]
+    batch = pad_prompts([prompt for prompts in lists for prompt in prompts], side)
+    result = gradient_norms(Scorer(case.model), batch, candidates=3)
+    for row, prompts in enumerate(lists):
+        assert_list(result.lists, row, naive_of_list(case.model, prompts), 1e-10)
+    longest = len(other) + 4
+    assert (2, 8 + 3 * (longest - 8) if side == "right" else 3 * longest) in lengths
+
+
+@pytest.mark.parametrize("architecture", ["llama", "llama-biases", "qwen3", "gemma", "gpt2"])
+def test_a_lists_norm_in_float32_with_checkpointing_is_close(build_model, naive_of_list, prompts, architecture):
+    model = build_model(architecture, dtype=torch.float32)
+    result = gradient_norms(Scorer(model), pad_prompts(prompts), checkpointing=True, candidates=4)
+    assert_list(result.lists, 0, naive_of_list(model, prompts), 1e-4)
+
+
+def test_rows_that_are_no_whole_lists_are_refused(build_model, prompts):
+    with pytest.raises(ValueError, match="lists of 3 rows each, got 4 rows"):
+        gradient_norms(Scorer(build_model()), pad_prompts(prompts), candidates=3)
+    assert gradient_norms(Scorer(build_model()), pad_prompts(prompts)).lists is None
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -123,6 +177,7 @@ def test_layer_subset(build_model, prompts):
     every, some = gradient_norms(Scorer(model), batch), gradient_norms(Scorer(model), batch, layers=[3, 1])
     torch.testing.assert_close(some.layers, every.layers[:, [2, 0]])
     torch.testing.assert_close(some.normalisation, every.normalisation[:, [2, 0]])
+    torch.testing.assert_close(some.sensitivity, every.sensitivity[:, [2, 0]])
     with pytest.raises(UserError, match="from 1 to 3"):
         gradient_norms(Scorer(model), batch, layers=[0])
 

@@ -38,6 +38,7 @@ DATA = data_set(
     train_negatives=2,
     transfer_negatives=4,
     eval_negatives=5,
+    families=["matched", "uniform", "popularity"],
 )
 
 
@@ -102,6 +103,7 @@ def test_columns_and_types(processed):
             "train_positives": pl.Int32,
             "fold": pl.Int8,
             "zero_shot": pl.Boolean,
+            "touched": pl.List(pl.Int32),
             "test": pl.Boolean,
         },
         "sequences": {"user": pl.Int32, "items": pl.List(pl.Int32), "timestamps": pl.List(pl.Int64)},
@@ -350,6 +352,13 @@ def test_all_families_are_of_the_chosen_users(raw_dir, processed, tmp_path):
     assert table(processed, "users")["test"].all()  # of 500 there are not as many
 
 
+def test_validation_lists_are_of_a_seeded_few_users_where_asked(raw_dir, tmp_path):
+    for name, few in (("all", None), ("few", 9)):
+        preprocess(raw_dir, tmp_path / name, DATA.model_copy(update={"val_users": few}), 3)
+    few, every = (pl.read_parquet(tmp_path / name / "val.parquet")["user"].to_list() for name in ("few", "all"))
+    assert len(few) == 9 and set(few) < set(every)
+
+
 def test_chosen_users_of_a_fold_are_among_its_test_users(raw_dir, tmp_path):
     preprocess(raw_dir, tmp_path, DATA.model_copy(update={"fold": 2, "test_users": 5, "zero_shot_users": 2}), 0)
     users = table(tmp_path, "users")
@@ -461,7 +470,7 @@ def test_a_fold_holds_out_its_users(raw_dir, processed, tmp_path):
         users, all_train, differ = (
             table(out, "users"),
             table(processed, "users"),
-            ("train_positives", "zero_shot", "test"),
+            ("train_positives", "zero_shot", "test", "touched"),
         )
         assert users.drop(differ).equals(all_train.drop(differ))
         expected = np.where(folds == k, 0, all_train["train_positives"])

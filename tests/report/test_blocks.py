@@ -15,8 +15,13 @@ def test_blocks_are_escaped():
 
 
 def test_verdicts_are_badges():
-    page = html("t", [Table(["v"], [["not shown"], ["reproduced"], ["no"]], words=(0,))])
+    page = html("t", [Table(["v"], [["equal"], ["reproduced"], ["shown below"]], words=(0,))])
     assert re.findall(r'badge (\w+)">', page) == ["open", "good", "bad"]
+
+
+def test_an_empty_second_line_leaves_nothing():
+    table = Table(["v"], [[("1", "")]])
+    assert "| 1 |" in markdown("t", [table]) and "<small>" not in html("t", [table])
 
 
 def test_markdown_names_pictures_by_their_captions():

@@ -1,151 +1,191 @@
-"""Answers and the summary follow the numbers."""
-
-from dataclasses import replace
+"""The first lines follow the verdicts."""
 
 import pytest
 
 from fisher_ld.config.paths import DataPaths
-from fisher_ld.report.findings import Finding, findings, gate_sentence, headline
+from fisher_ld.experiments.peers import smallest_equal
+from fisher_ld.report.findings import QUESTIONS, answer, findings, headline
 
 PATHS = DataPaths("movielens-100k")
-CASE = "small", "fisher-ld"
+MARGIN = 0.01
+ROW = {"difference": 0.031, "low": 0.012, "high": 0.05, "detectable": 0.018, "detectable_holm": 0.024, "why": None}
 
 
 def part(results):
     return results.parts["movielens-100k"]
 
 
-def found_in(results):
-    return findings(part(results), *CASE)
+def lines(results):
+    return {finding.question: finding for finding in findings(part(results), "small", "fisher-ld", MARGIN)}
 
 
-def summary(results):
-    return headline(part(results), *CASE, found_in(results))
-
-
-def answered(results, **answers):
-    """The summary where all targets are met, but for the answers given."""
-    found = found_in(results)
-    for name, finding in found.items():
-        yes = "yes" if finding.answer in ("yes", "no") else "shown"
-        found[name] = replace(finding, answer=answers.get(name, yes))
-    return headline(part(results), *CASE, found)
-
-
-def set_pair(a, b, difference, low, high, verdict):
+def change_rows(chosen, **numbers):
     def change(content):
-        for row in content["comparisons"]["popularity"]:
-            if (row["a"], row["b"]) == (f"small/{a}", f"small/{b}"):
-                row.update(difference=difference, low=low, high=high, verdict=verdict)
+        rows = [row for row in content["comparisons"]["matched"] if chosen(row)]
+        assert rows
+        for row in rows:
+            row.update(numbers)
+
+    return change
+
+
+def change_question(key, **numbers):
+    return change_rows(lambda row: row["question"] == key, **numbers)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ({"verdict": "shown above"}, "adds 0.031 NDCG@10 (0.012 to 0.050)"),
+        (
+            {"verdict": "shown below", "difference": -0.031, "low": -0.05, "high": -0.012},
+            "costs 0.031 NDCG@10 (0.012 to 0.050)",
+        ),
+        ({"verdict": "equal", "low": -0.004, "high": 0.006}, "adds nothing: equal within 0.01 (-0.004 to +0.006)"),
+        (
+            {"verdict": "not shown", "low": -0.01},
+            "no difference shown (-0.010 to +0.050); one of 0.024 or more would have been (power 80%)",
+        ),
+        ({"verdict": "not tested", "why": "small/none did not move"}, "not tested: small/none did not move"),
+    ],
+)
+def test_an_answer_is_worded_by_its_verdict(numbers, words):
+    assert answer(ROW | numbers, MARGIN) == words
+
+
+@pytest.mark.parametrize("key", QUESTIONS)
+def test_every_question_is_answered_by_its_own_pair(edited, key):
+    results = edited(PATHS.evaluate, change_question(key, **ROW, verdict="shown above", n=321, seeds=3))
+    found = lines(results)[QUESTIONS[key]]
+    assert (found.answer, found.verdict) == ("adds 0.031 NDCG@10 (0.012 to 0.050)", "shown above")
+    assert "321 users, 3 seeds; 80% power for 0.024, alone 0.018" in found.basis
+    assert sum(line.answer == "adds 0.031 NDCG@10 (0.012 to 0.050)" for line in lines(results).values()) == 1
+
+
+def test_a_pair_that_was_not_run_is_not_measured(edited):
+    def drop(content):
+        rows = content["comparisons"]["matched"]
+        content["comparisons"]["matched"] = [row for row in rows if row["question"] != "fisher_over_shuffled"]
+
+    found = lines(edited(PATHS.evaluate, drop))[QUESTIONS["fisher_over_shuffled"]]
+    assert found.verdict == "not measured"
+
+
+def test_what_the_student_keeps_is_of_the_teacher_and_of_its_gain_over_chance(edited):
+    def change(content):
+        above = {"share": 0.5, "low": 0.4, "high": 0.6}
+        kept = {"share": 0.75, "low": 0.7, "high": 0.8, "above_chance": above}
+        content["retained"]["matched"]["small/fisher-ld"].update(kept)
+
+    found = lines(edited(PATHS.evaluate, change))["What does the student keep of the teacher?"]
+    assert found.answer == "75.0% (70.0% to 80.0%) of its NDCG@10"
+    assert "of what it has above chance 50.0% (40.0% to 60.0%)" in found.basis
+
+
+def test_a_gate_that_was_not_passed_is_said_first(edited):
+    change = {"passed": False, "overridden": True, "reasons": ["the teacher is not shown above its first layers"]}
+    results = edited(PATHS.gate("small"), lambda gate: gate.update(change))
+    first = headline(part(results), "small")[0]
+    assert first.startswith("This is not a test of distillation") and "gate.override" in first
+    found = lines(results)["Did the teacher pass the gate?"]
+    assert (found.answer, found.verdict) == (change["reasons"][0], "not passed")
+
+
+def test_a_passed_gate_needs_no_warning(results):
+    assert not any("not a test" in line for line in headline(part(results), "small"))
+    assert lines(results)["Did the teacher pass the gate?"].verdict == "passed"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        ("shown above", "The teacher is shown above follow counts"),
+        ("equal", "The teacher is not shown to be worth its cost"),
+        ("not shown", "The teacher is not shown to be worth its cost"),
+        ("shown below", "The teacher is not worth its cost"),
+    ],
+)
+def test_the_teacher_is_worth_its_cost_where_it_is_shown_above_the_best_rival(edited, verdict, said):
+    text = headline(part(edited(PATHS.evaluate, change_question("teacher_over_rival", verdict=verdict))), "small")
+    assert sum(line.startswith(said) for line in text) == 1
+    assert not any("truncation" in line for line in text)
+
+
+def test_a_teacher_that_is_its_truncation_is_said(edited):
+    results = edited(PATHS.evaluate, change_question("teacher_over_truncation", verdict="equal"))
+    said = "The teacher is not shown above its own truncation (teacher's first 2 layers, adapted alone)."
+    assert said in headline(part(results), "small")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "end"), [("shown below", "labels."), ("not shown", "though it is not shown above the teacher.")]
+)
+def test_a_rival_with_all_labels_above_the_teacher_is_the_better_choice(edited, verdict, end):
+    change = change_rows(
+        lambda row: (row["a"], row["b"]) == ("teacher", "rivals/ease-all"),
+        difference=-0.02, mean_b=0.9, verdict=verdict,
+    )  # fmt: skip
+    [said] = [line for line in headline(part(edited(PATHS.evaluate, change)), "small") if "better choice" in line]
+    assert said.startswith("The better choice on this data is EASE, all labels") and said.endswith(end)
+
+
+def test_a_rival_with_all_labels_below_the_teacher_is_no_better_choice(results):
+    assert not any("better choice" in line for line in headline(part(results), "small"))
+
+
+def test_one_run_of_the_teacher_is_said(results, edited):
+    assert "Everything about the teacher rests on one run of it." in headline(part(results), "small")
+    about = edited(PATHS.evaluate, change_rows(lambda row: row["a"] == "teacher", one_teacher=False))
+    assert "All students learned from one run of the teacher." in headline(part(about), "small")
+
+
+def change_cost(throughput):
+    def change(content):
+        content["models"]["truncated-2"]["parameters"]["total"] = 1_000_000
+        content["ratios"]["truncated-2"].update(parameters=134.5, throughput=throughput)
 
     return change
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "answer"), [(0.93, 0.99, "yes"), (0.90, 0.99, "not shown"), (0.80, 0.90, "no")]
-)
-def test_quality_is_kept_where_the_whole_interval_says_so(edited, low, high, answer):
-    def change(content):
-        content["retained"]["popularity"]["small/fisher-ld"].update(share=(low + high) / 2, low=low, high=high)
-
-    results = edited(PATHS.evaluate, change)
-    assert found_in(results)["retained"].answer == answer
-    assert ("can replace the teacher" in summary(results)[2]) == (answer == "yes")
-
-
-def test_a_gate_that_was_not_passed_is_said_first(edited):
-    reason = "the teacher is not shown above its own first 2 layers"
-    results = edited(PATHS.gate("small"), lambda gate: gate.update(passed=False, overridden=True, reasons=[reason]))
-    assert found_in(results)["gate"].answer == "no"
-    first, _, deploy, _ = summary(results)
-    assert first.startswith("This is not a test of distillation") and reason in first and "overridden" in first
-    assert "on these numbers: “Is the teacher worth distilling?” no" in deploy
-
-
-def test_a_passed_gate_is_said_with_its_lists(results):
-    gate = part(results).gates["small"]
-    assert gate_sentence(gate | {"passed": True}) == "The teacher passed its gate on 300 validation lists."
-    refused = gate_sentence(gate | {"passed": False, "overridden": False, "reasons": ["a", "b"]})
-    assert refused == "The teacher did not pass its gate on 300 validation lists: a; b."
-    text = found_in(results)["gate"].text
-    assert all(rival in text for rival in ("over popularity", "over item-kNN", "over teacher's first 2 layers"))
-
-
-@pytest.mark.parametrize(
-    ("numbers", "answer"),
+    ("verdict", "quality"),
     [
-        ((0.05, 0.03, 0.07, "shown above"), "shown"),
-        ((0.05, -0.01, 0.11, "not shown"), "not shown"),
-        ((-0.05, -0.07, -0.03, "shown below"), "opposite shown"),
+        ("equal", "equal"),
+        ("not shown", "no difference shown"),
+        ("shown below", "shown above the student"),
+        ("shown above", None),
+        ("not tested", None),
     ],
 )
-def test_answers_follow_verdicts(edited, numbers, answer):
-    assert found_in(edited(PATHS.evaluate, set_pair("fisher-ld", "uniform", *numbers)))["uniform"].answer == answer
+def test_the_cost_is_read_against_the_smallest_model_as_good(edited, verdict, quality):
+    edited(PATHS.efficiency("small"), change_cost(10.0))
+    pair = ("small/fisher-ld", "truncated-2")
+    results = edited(PATHS.evaluate, change_rows(lambda row: (row["a"], row["b"]) == pair, verdict=verdict))
+    peer, found = smallest_equal(part(results), pair[0]), lines(results)["What does the student save?"]
+    assert found.answer.startswith("5.0 (4.9 to 5.2) times the teacher's throughput")
+    if quality is None:
+        assert peer is None or peer.model == "teacher"
+        assert "times that of" not in found.answer
+    else:
+        assert peer and (peer.model, peer.quality) == ("truncated-2", quality)
+        assert peer.times["throughput"] == pytest.approx(0.5)
+        assert "0.5 times that of teacher's first 2 layers, adapted alone, the smallest model as good" in found.answer
+        assert f"({quality})" in found.basis
 
 
-def test_a_shuffle_that_loses_is_said(results):
-    assert "shown to beat its own shuffle, but not uniform" in answered(results, uniform="not shown")[3]
-    both = answered(results)[3]
-    assert both == "The Fisher weights are shown to help: over uniform layers and over their own shuffle."
-    assert "but not its own shuffle" in answered(results, **{"fisher-shuffled": "not shown"})[3]
+def test_a_pair_that_was_compared_the_other_way_round_is_turned(edited):
+    edited(PATHS.efficiency("small"), change_cost(10.0))
+    pair = ("small/fisher-ld", "truncated-2")
+    turned = change_rows(
+        lambda row: (row["a"], row["b"]) == pair, a="truncated-2", b="small/fisher-ld", verdict="shown above"
+    )
+    peer = smallest_equal(part(edited(PATHS.evaluate, turned)), pair[0])
+    assert peer and (peer.model, peer.quality) == ("truncated-2", "shown above the student")
 
 
-def test_a_loss_is_said_in_the_summary(edited):
-    results = edited(PATHS.evaluate, set_pair("fisher-ld", "fisher-shuffled", -0.05, -0.07, -0.03, "shown below"))
-    assert found_in(results)["fisher-shuffled"].answer == "opposite shown"
-    assert summary(results)[3].endswith("Fisher-LD is below its own shuffle.")
-
-
-@pytest.mark.parametrize(
-    ("name", "answer", "said"),
-    [
-        ("start", "not shown", "It is not shown to beat what it started from"),
-        ("start", "opposite shown", "what it started from, with the head fitted alone, is shown above it"),
-        ("truncated", "not shown", "The teacher is not shown to beat its own first layers, adapted alone."),
-        ("truncated", "opposite shown", "first layers, adapted alone, are shown above the whole teacher."),
-        ("none", "not shown", "Distillation is not shown to beat training the same student on the labels alone."),
-        ("none", "opposite shown", "Distillation is shown to cost quality"),
-    ],
-)
-def test_limits_are_said_in_the_summary(results, name, answer, said):
-    assert said in answered(results, **{name: answer})[2]
-    assert said not in answered(results)[2] and said not in answered(results, **{name: "not measured"})[2]
-    assert "can replace the teacher" in answered(results, **{name: answer})[2]
-
-
-def test_a_rival_that_was_not_beaten_forbids_replacing(results):
-    assert "It should not replace" in answered(results, **{"rivals/item-knn": "not shown"})[2]
-
-
-def test_a_shuffle_that_was_not_run_is_not_measured(edited):
-    def drop(content):
-        rows = content["comparisons"]["popularity"]
-        content["comparisons"]["popularity"] = [row for row in rows if row["b"] != "small/fisher-shuffled"]
-
-    results = edited(PATHS.evaluate, drop)
-    assert found_in(results)["fisher-shuffled"].answer == "not measured"
-    assert summary(results)[3].endswith("the shuffled weights were not trained.")
-
-
-def test_slow_and_large_students_fail(edited):
-    def slow(content):
-        content["ratios"]["small"].update(throughput=3.0, latency_p50=2.0, parameters=2.0)
-        content["intervals"]["small"]["throughput"] = {"low": 2.5, "high": 3.9}
-
-    found = found_in(edited(PATHS.efficiency("small"), slow))
-    assert (found["parameters"].answer, found["throughput"].answer) == ("no", "no")
-
-
-def test_an_unsteady_clock_shows_no_speed(edited):
-    def unsteady(content):
-        content["intervals"]["small"]["throughput"] = {"low": 3.0, "high": 8.0}
-
-    found = found_in(edited(PATHS.efficiency("small"), unsteady))["throughput"]
-    assert found.answer == "not shown" and "95% interval 3.0 to 8.0" in found.text
-
-
-def test_what_counts_as_good():
-    assert [a for a in ("yes", "no", "shown", "not shown", "not measured") if Finding("", a, "").good] == [
-        "yes",
-        "shown",
-    ]
+def test_the_smaller_of_two_models_as_good_is_taken(edited):
+    """The teacher is as good too, and larger."""
+    edited(PATHS.efficiency("small"), change_cost(10.0))
+    results = edited(PATHS.evaluate, change_rows(lambda row: row["group"] in ("main", "peers"), verdict="equal"))
+    peer = smallest_equal(part(results), "small/fisher-ld")
+    assert peer and peer.model == "truncated-2"

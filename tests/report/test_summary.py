@@ -9,6 +9,7 @@ import pytest
 from fisher_ld.config.messages import flatten
 from fisher_ld.core.files import read_json, read_yaml
 from fisher_ld.experiments.results import Results
+from fisher_ld.report.findings import QUESTIONS
 from fisher_ld.report.summary import MOST, plots, summary
 from stages import report
 from tests.experiments.conftest import FEWER
@@ -22,10 +23,13 @@ def test_one_of_each_needs_no_names(results):
     numbers = flatten(summary(results))
     part = results.parts["movielens-100k"]
     assert numbers["ndcg_10.fisher-ld"] == part.quality("small/fisher-ld")["mean"]
-    assert numbers["ndcg_10.item-knn"] == part.quality("rivals/item-knn")["mean"]
-    assert numbers["kept.fisher-ld"] == part.evaluate["retained"]["popularity"]["small/fisher-ld"]["share"]
-    assert numbers["above.uniform"] == part.comparison("small/fisher-ld", "small/uniform")["difference"]
-    assert {"ndcg_10.teacher", "ndcg_10.truncated-2", "speedup.small", "gate_passed.small"} <= set(numbers)
+    assert numbers["ndcg_10.best_rival"] == part.quality("rivals/follow-counts")["mean"]
+    assert numbers["kept.none"] == part.evaluate["retained"]["matched"]["small/none"]["share"]
+    assert (
+        numbers["difference.fisher_over_uniform"] == part.comparison("small/fisher-ld", "small/uniform")["difference"]
+    )
+    assert {f"difference.{key}" for key in QUESTIONS} <= set(numbers)
+    assert {"ndcg_10.teacher", "speedup.small", "gate_passed.small"} <= set(numbers)
     assert len(numbers) <= MOST == 30 and all(isinstance(value, float) for value in numbers.values())
 
 
@@ -35,6 +39,7 @@ def test_several_are_named_and_the_least_important_left_out(double, monkeypatch,
     assert len(numbers) == 30
     for data in ("movielens-100k", "mine"):
         assert f"ndcg_10.{data}.teacher" in numbers and f"speedup.{data}.tiny" in numbers
+        assert f"difference.{data}.teacher_over_rival" in numbers
         assert {f"{topic}.{data}.{s}.fisher-ld" for topic in ("ndcg_10", "kept") for s in ("small", "tiny")} <= set(
             numbers
         )
@@ -71,7 +76,7 @@ def test_dvc_draws_columns_that_are_there(results):
 
 
 def test_the_stage_writes_all_and_completes_the_parent(here, monkeypatch):
-    monkeypatch.setattr("stages.report.document", lambda results, list_weight: [])
+    monkeypatch.setattr("stages.report.document", lambda results, params: [])
     seen = []
     report.main(given(FEWER), SimpleNamespace(complete_parent=lambda *parts: seen.append(parts)))
     [(numbers, artifacts)] = seen

@@ -127,7 +127,7 @@ def test_a_cell_has_the_names_of_the_command_line_but_for_the_teacher(project, c
 
     def main(params, run, data, student, method, seed, teacher):
         seen.append((data, student, method, seed, teacher))
-        assert params.students[student].layers == 4
+        assert params.students[student].layers == 3
         assert set(params.model_dump()) == {"distill", "students"}
 
     call("distill", main, "movielens-100k", "small", "fisher-ld", "2", "7")
@@ -191,7 +191,7 @@ def test_an_undeclared_key_is_named(project, failure, read, key):
 def test_a_prefix_of_a_name_declares_nothing():
     view = restrict(given({"students": {"small-2": {"init": "first", "layers": 3, "vocabulary": "full"}}}), "s",
                     ("teacher.source", "students.small", "seed"))  # fmt: skip
-    assert view.teacher.source.kind == "package" and view.students["small"].layers == 4
+    assert view.teacher.source.kind == "package" and view.students["small"].layers == 3
     with pytest.raises(UserError, match=r"teacher\.answers"):
         _ = view.teacher.answers
     with pytest.raises(UserError, match=r"students\.small-2"):

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from fisher_ld.batches.lists import read_lists
-from fisher_ld.batches.prompts import read_texts, saved_prompts
+from fisher_ld.batches.lists import read_lists, read_texts
+from fisher_ld.batches.prompts import saved_prompts
 from fisher_ld.core.compute import Compute
 from fisher_ld.core.errors import UserError
 from fisher_ld.models.scorer import Scorer, score_lists

@@ -10,20 +10,19 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from fisher_ld.batches.lists import FAMILIES, read_lists
-from fisher_ld.batches.packing import last_windows
-from fisher_ld.batches.prompts import build_prompts, read_template, read_texts, saved_prompts
+from fisher_ld.batches.lists import read_labelled, read_lists, read_taught, read_texts
+from fisher_ld.batches.prompts import build_prompts, read_template, saved_prompts
 from fisher_ld.config.paths import BASE, DataPaths
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json, write_json
 from fisher_ld.distillation.cache import TeacherCache
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.distillation.objective import objective
-from fisher_ld.distillation.weights import ordered
+from fisher_ld.distillation.weights import OF_FISHER, ordered
 from fisher_ld.evaluation.scores import read_scores
-from fisher_ld.fisher.estimate import draw_examples, estimate, online_trace
+from fisher_ld.fisher.estimate import online_trace
 from fisher_ld.fisher.gradient_norms import gradient_norms, pad_prompts
-from fisher_ld.fisher.profile import layer_traces
+from fisher_ld.fisher.sample import draw_examples, draw_lists
 from fisher_ld.models.scorer import Scorer, score_lists
 from fisher_ld.models.student import initialised_anew
 from stages import (
@@ -39,17 +38,23 @@ from tests.given import given
 
 ITEMS, LAYERS, DATA, TEACHER = 12, 4, DataPaths("tiny"), 0
 PROMPT = {"prefix": "w0", "history": "{text}", "candidate": "{text} ?"}
-SIZES = (4, 4)  # candidates of a user's two lists
+LABELLED, TRANSFER = (4, 5), (6, 7)  # candidates of a user's two lists; the last four users' windows are unlabelled
+FAMILIES = ("matched", "uniform", "popularity")
 SMALL = {
     "seed": 5,
     "teacher": {
         "precision": "fp32",
         "answers": {"yes": "yes", "no": "no"},
         "adapt": {"steps": 2, "eval_every": 2, "val_users": 4},
+        "truncated_steps": 2,
     },
     "fisher": {"samples": 20, "batch_size": 6, "beta": 2.0},
-    "cache": {"windows": 6, "shard_rows": 20},
-    "students": {"small": {"vocabulary": "full"}},
+    "cache": {"shard_rows": 20},
+    "students": {
+        "small": {"init": "random", "layers": 2, "hidden_size": 8, "intermediate_size": 16, "heads": 2, "kv_heads": 1}
+        | {"vocabulary": "full"},
+        "first": {"init": "first", "layers": 2, "vocabulary": "full"},
+    },
     "distill": {"precision": "fp32", "steps": 2, "eval_every": 2, "learning_rate": 1e-3},
 }
 
@@ -67,20 +72,27 @@ def words():
 
 
 def write_data(rng):
-    """Two training lists a user; the same lists for validation and test."""
+    """Two training lists a user, those of the first four labelled, those of the others transfer windows; all of them
+    for validation and test."""
     DATA.processed.mkdir(parents=True)
     titles = [f"w{i} w{i + 1}" for i in range(ITEMS)]
     pl.DataFrame({"item": range(ITEMS), "text": titles}).write_parquet(DATA.processed / "items.parquet")
     sequences = [rng.permutation(ITEMS)[:6].tolist() for _ in range(8)]
     pl.DataFrame({"user": range(8), "items": sequences}).write_parquet(DATA.processed / "sequences.parquet")
-    rows = [
-        {"list": 2 * user + n, "user": user, "start": 0, "position": n + 3}
-        | {"candidates": rng.permutation(ITEMS)[:size].tolist(), "positive": n}
-        for user in range(8)
-        for n, size in enumerate(SIZES)
-    ]
-    for name in ("train", "val", *(f"test_{family}" for family in FAMILIES)):
-        pl.DataFrame(rows).write_parquet(DATA.processed / f"{name}.parquet")
+
+    def rows(users, sizes, **more):
+        places = [(user, n, size) for user in users for n, size in enumerate(sizes)]
+        return pl.DataFrame(
+            {"list": number, "user": user, "start": 0, "position": n + 3, "positive": n}
+            | {"candidates": rng.permutation(ITEMS)[:size].tolist(), "labelled": user < 4} | more
+            for number, (user, n, size) in enumerate(places)
+        )  # fmt: skip
+
+    train = rows(range(8), LABELLED)
+    train.write_parquet(DATA.processed / "train.parquet")
+    rows(range(4, 8), TRANSFER, positive=-1).drop("labelled").write_parquet(DATA.processed / "transfer.parquet")
+    for name in ("val", *(f"test_{family}" for family in FAMILIES)):
+        train.drop("labelled").write_parquet(DATA.processed / f"{name}.parquet")
     write_json(DATA.processed / "prompt.json", PROMPT)
 
 
@@ -140,10 +152,6 @@ def weights_of(method):
     return read_json(DATA.weights(method))
 
 
-def train_lists():
-    return read_lists(DATA.processed, "train")
-
-
 def weights_told(method, seed, student="small"):
     return pl.read_csv(DATA.training(f"{student}/{method}", seed) / "weights.csv")
 
@@ -158,28 +166,35 @@ def test_traces_and_weights_of_a_tiny_teacher(project, run):
     estimate_fisher.main(asked, run, DATA.name, TEACHER)
     table = pl.read_parquet(DATA.traces)
     assert table["state"].unique(maintain_order=True).to_list() == ["adapted", "base"]
-    assert table.group_by("state").agg(pl.col("example").n_unique())["example"].to_list() == [20, 20]
-
-    lists = train_lists()
-    assert set(table["example"]) == set(draw_examples(int(lists.offsets[-1]), 20, asked.seed).tolist())
+    transfer, labelled = read_lists(DATA.processed, "transfer"), read_labelled(DATA.processed)
     prompts = build_prompts(words(), read_texts(DATA.processed), read_template(DATA.processed))
-    example = int(table["example"].max())
-    index = max(i for i in range(len(lists)) if lists.offsets[i] <= example)
-    place = example - int(lists.offsets[index])
     adapted, base = Scorer.load(DATA.model("teacher", TEACHER)), Scorer.from_causal_lm(BASE, yes=1, no=2)
-    for state, scorer in (("adapted", adapted), ("base", base)):
-        alone = gradient_norms(scorer, pad_prompts([prompts.example(lists, example)]))
-        rows = table.filter((pl.col("state") == state) & (pl.col("example") == example))
-        assert rows["gradient_norm"][1:5].to_list() == pytest.approx(alone.layers[0].tolist(), rel=1e-4)
-        assert rows["label"].unique().to_list() == [int(place == lists.positive[index])]
+    for state, scorer, samples in (("adapted", adapted, 20), ("base", base, 10)):
+        drawn = {
+            "transfer": draw_lists(transfer, samples, asked.seed).flatten(),
+            "labelled": draw_examples(int(labelled.offsets[-1]), samples, asked.seed),
+        }
+        for source, lists in (("transfer", transfer), ("labelled", labelled)):
+            rows = table.filter(state=state, source=source)
+            assert sorted(rows["example"].unique()) == sorted(drawn[source])
+            example = int(rows["example"].max())
+            index = max(i for i in range(len(lists)) if lists.offsets[i] <= example)
+            place = example - int(lists.offsets[index])
+            alone = gradient_norms(scorer, pad_prompts([prompts.example(lists, example)]))
+            rows = rows.filter(example=example)
+            assert rows["gradient_norm"][1:5].to_list() == pytest.approx(alone.layers[0].tolist(), rel=1e-4)
+            label = int(place == lists.positive[index]) if source == "labelled" else None
+            assert rows["label"].unique().to_list() == [label]
+            assert rows["list"].unique().to_list() == [index]
 
     told = read_json(DATA.fisher)
-    assert told["adapted"]["examples"] == 20
-    assert told["adapted"]["true"]["upper_lower_quarter"] != told["base"]["true"]["upper_lower_quarter"]
+    assert [told["base"][k]["source"] for k in ("model", "label", "list")] == ["transfer", "labelled", "transfer"]
+    assert told["adapted"]["model"]["upper_lower_quarter"] != told["base"]["model"]["upper_lower_quarter"]
     profile = pl.read_csv(DATA.profile)
-    assert len(profile) == 2 * 2 * LAYERS
-    share = np.array([row["share"] for row in told["adapted"]["true"]["layers"]])
-    assert profile.filter(state="adapted", kind="true")["share"].to_list() == pytest.approx(share)
+    assert len(profile) == 2 * 3 * LAYERS
+    shares = {kind: np.array([row["share"] for row in found["layers"]]) for kind, found in told["adapted"].items()}
+    share = shares["model"]
+    assert profile.filter(state="adapted", kind="model")["share"].to_list() == pytest.approx(share)
     assert not run.metrics and not run.artifacts  # a light stage opens no run of MLflow
 
     for method in METHODS:
@@ -189,27 +204,38 @@ def test_traces_and_weights_of_a_tiny_teacher(project, run):
         layers = METHODS[method].layers
         assert entry["strategy"] == (layers.strategy if layers else None)
         assert entry["order"] == (layers.order if layers else None)
-        assert entry["kind"] == ("true" if layers and layers.strategy == "fisher" else None)
+        of_fisher = layers is not None and layers.strategy in OF_FISHER
+        assert entry["kind"] == ("model" if of_fisher else None)
         assert len(entry["weights"]) == (LAYERS if layers else 0) and entry["mass"] is None
+        assert entry["depth_bias"] == ([1.5, 2, 2.5, 3] if of_fisher else [1] * 4 if layers else [])
     raised = share * (1 + 2.0 * np.arange(1, 5) / 4)
     assert found["fisher"]["weights"] == pytest.approx(raised / raised.sum())
     for method in ("fisher-shuffled", "fisher-reversed", "fisher-ld"):  # in their own order; a seed's comes later
         assert found[method]["weights"] == found["fisher"]["weights"]
     assert not run.metrics
 
-    for method in METHODS:
-        changed = params(fisher={"beta": 0.5, "kind": "empirical"})
-        layer_weights.main(changed, run, DATA.name, method)
-    for method in ("none", "logits", "uniform", "linear", "exponential"):
-        assert weights_of(method) == found[method]
-    empirical = np.array([row["share"] for row in told["adapted"]["empirical"]["layers"]])
-    raised = empirical * (1 + 0.5 * np.arange(1, 5) / 4)
-    assert weights_of("fisher")["weights"] == pytest.approx(raised / raised.sum())
-    assert weights_of("fisher")["kind"] == "empirical"
+    for kind in ("label", "list"):
+        for method in METHODS:
+            layer_weights.main(params(fisher={"beta": 0.5, "kind": kind}), run, DATA.name, method)
+        for method in ("none", "logits", "uniform", "linear", "exponential"):
+            assert weights_of(method) == found[method]
+        raised = shares[kind] * (1 + 0.5 * np.arange(1, 5) / 4)
+        assert weights_of("fisher")["weights"] == pytest.approx(raised / raised.sum())
+        assert weights_of("fisher")["kind"] == kind
 
     for method in METHODS:  # without the depth bias, in its own order
         layer_weights.main(params(distill={"layer_map": "fisher"}), run, DATA.name, method)
         assert weights_of(method)["mass"] == pytest.approx(share)
+
+
+def test_without_transfer_windows_the_traces_are_of_labelled_lists(project, run, capsys):
+    path = DATA.processed / "transfer.parquet"
+    pl.read_parquet(path).clear().write_parquet(path)
+    estimate_fisher.main(params(), run, DATA.name, TEACHER)
+    assert "no transfer windows" in capsys.readouterr().out
+    for state, lists in (("adapted", 5), ("base", 3)):  # a fourth of the examples, and no fewer than ten
+        found = read_json(DATA.fisher)[state]
+        assert [(found[k]["source"], found[k]["lists"]) for k in ("model", "label", "list")] == [("labelled", lists)] * 3
 
 
 def test_weights_without_traces_name_the_stage(tmp_path, monkeypatch, run):
@@ -218,11 +244,10 @@ def test_weights_without_traces_name_the_stage(tmp_path, monkeypatch, run):
         layer_weights.main(params(), run, DATA.name, "fisher-ld")
 
 
-def test_the_cache_holds_what_the_methods_need_of_the_last_windows(begun):
-    folder, lists = DATA.model("teacher", TEACHER), last_windows(train_lists(), 6, seed=5)
-    assert len(lists.windows()) == 6
+def test_the_cache_holds_what_the_methods_need_of_labelled_and_transfer_windows(begun):
+    folder, lists = DATA.model("teacher", TEACHER), read_taught(DATA.processed)
     cache = TeacherCache.open(DATA.cache, {"logits", "states"})
-    assert cache.examples == lists.offsets[-1] == 6 * sum(SIZES)
+    assert cache.examples == lists.offsets[-1] == 4 * sum(LABELLED) + 4 * sum(TRANSFER)
     expected = np.concatenate(score_lists(Scorer.load(folder), lists, saved_prompts(folder, DATA.processed)))
     assert cache.read(np.arange(cache.examples), "logits") == pytest.approx(expected, abs=1e-5)
     assert cache.read(np.arange(3), "states").shape == (3, LAYERS, 16)
@@ -259,8 +284,8 @@ def test_every_method_starts_from_one_student_and_learns_by_its_terms(begun, run
 
 
 def test_the_start_is_the_teachers_first_layers_with_a_head_fitted_to_them(begun, run):
-    start_student.main(params(), run, DATA.name, "small", TEACHER)
-    start, teacher = Scorer.load(DATA.model("small/start")), Scorer.load(DATA.model("teacher", TEACHER))
+    start_student.main(params(), run, DATA.name, "first", TEACHER)
+    start, teacher = Scorer.load(DATA.model("first/start")), Scorer.load(DATA.model("teacher", TEACHER))
     assert len(start.layers) == 2
     for own, source in zip(start.layers, teacher.layers, strict=False):
         assert torch.equal(own.mlp.up_proj.weight, source.mlp.up_proj.weight)
@@ -300,15 +325,10 @@ def test_another_seed_is_another_start_only_where_the_start_is_random(begun, run
     anew = initialised_anew(start, seed=6)
     for name, parameter in start.named_parameters():
         torch.testing.assert_close(same.get_parameter(name), parameter, rtol=0, atol=1e-9)
-        expected = anew.get_parameter(name) if init == "random" and "score" not in name else None
-        if init == "first":
-            torch.testing.assert_close(other.get_parameter(name), parameter, rtol=0, atol=1e-9)
-        elif expected is not None:
-            torch.testing.assert_close(other.get_parameter(name), expected, rtol=0, atol=1e-9)
+        expected = anew.get_parameter(name) if init == "random" else parameter
+        torch.testing.assert_close(other.get_parameter(name), expected, rtol=0, atol=1e-9)
     moved = not torch.allclose(other.layers[0].mlp.up_proj.weight, start.layers[0].mlp.up_proj.weight, atol=1e-6)
     assert moved == (init == "random")
-    if init == "random":  # its head is fitted to its own states
-        assert not torch.allclose(other.model.score.weight, anew.model.score.weight, atol=1e-3)
 
 
 def test_methods_without_layers_train_whatever_the_layer_map(begun, run):
@@ -321,9 +341,10 @@ def test_methods_without_layers_train_whatever_the_layer_map(begun, run):
 
 
 def test_dynamic_weights_from_the_teachers_traces(begun, run, monkeypatch):
-    """Eq. 9 by hand, w <- 0.5 w + 0.5 tr(F) / sum tr(F), with traces of the examples that the stage took."""
-    weights = [0.1, 0.2, 0.3, 0.4]
-    weighting = {"strategy": "fisher", "order": "own", "kind": "empirical", "weights": weights, "mass": None}
+    """Eq. 9 by hand, w <- 0.5 w + 0.5 b tr(F) / sum b tr(F), b the depth factor, with traces of the examples that the
+    stage took, whether labelled or not."""
+    weights, bias = [0.1, 0.2, 0.3, 0.4], [1.0, 1.0, 1.0, 2.0]
+    weighting = {"kind": "model", "weights": weights, "depth_bias": bias, "mass": None}
     write_json(DATA.weights("fisher-ld"), weighting)
     asked = params(
         fisher={"update_from": "teacher", "update_rate": 0.5, "update_interval": 2},
@@ -334,13 +355,15 @@ def test_dynamic_weights_from_the_teachers_traces(begun, run, monkeypatch):
     monkeypatch.setattr(distill, "online_trace", lambda *given: taken.append(given[-1]) or online_trace(*given))
     distill.main(asked, run, DATA.name, "small", "fisher-ld", 0, TEACHER)
 
-    folder, lists = DATA.model("teacher", TEACHER), last_windows(train_lists(), 6, seed=5)
+    folder, lists = DATA.model("teacher", TEACHER), read_taught(DATA.processed)
     prompt = partial(saved_prompts(folder, DATA.processed).example, lists)
+    assert np.isnan(lists.labels()[np.concatenate(taken)]).any()
     expected = list(weights)
     for examples in taken:
-        table = estimate(Scorer.load(folder), prompt, lists.labels(), examples, "adapted", batch_size=3)
-        trace = layer_traces(table, "empirical").trace
-        weights = (np.array(weights) + trace / trace.sum()) / 2
+        found = gradient_norms(Scorer.load(folder), pad_prompts([prompt(int(e)) for e in examples]))
+        p = found.logits.sigmoid()[:, None]
+        raised = (p * (1 - p) * found.layers).mean(0).numpy() * bias
+        weights = (np.array(weights) + raised / raised.sum()) / 2
         expected += weights.tolist()
     found = weights_told("fisher-ld", 0)
     assert found["step"].unique(maintain_order=True).to_list() == [0, 2, 4] and len(taken) == 2

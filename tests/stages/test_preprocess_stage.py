@@ -14,6 +14,7 @@ def test_the_stage_writes_tables_and_report(tmp_path, monkeypatch, run, capsys):
     source = {"kind": "table", "interactions": "x", "items": "x", "columns": columns}
     mine = {"source": source, "train_negatives": 2, "transfer_negatives": 3, "eval_negatives": 3}
     mine |= {"labelled_windows": 4, "transfer_windows": 3, "test_users": 4, "zero_shot_users": 2}
+    mine |= {"families": ["matched", "uniform", "popularity"]}
     main(given({"data_sets": {"mine": mine}}), run, "mine")
     report = read_json("metrics/cells/preprocess/mine/data_report.json")
     tests = {"test_matched": 4, "test_popularity": 4, "test_uniform": 4}

@@ -8,17 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fisher_ld.batches.lists import read_texts
 from fisher_ld.config.params import Rivals
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.files import read_json
 from fisher_ld.evaluation.baselines.ease import Ease
 from fisher_ld.evaluation.baselines.follow_counts import FollowCounts
-from fisher_ld.evaluation.baselines.interactions import Labels, read_interactions
+from fisher_ld.evaluation.baselines.interactions import Interactions, Labels, read_interactions
 from fisher_ld.evaluation.baselines.inverse_popularity import InversePopularity
 from fisher_ld.evaluation.baselines.item_knn import ItemKNN
 from fisher_ld.evaluation.baselines.mean_states import MeanStates, read_states
 from fisher_ld.evaluation.baselines.popularity import Popularity
-from fisher_ld.evaluation.baselines.tf_idf import TfIdf, read_texts
+from fisher_ld.evaluation.baselines.sasrec_rival import Evidence, SASRec
+from fisher_ld.evaluation.baselines.tf_idf import TfIdf
 from fisher_ld.evaluation.baselines.tuning import Fitted
 
 
@@ -39,14 +41,20 @@ class Rival:
         return not self.learned
 
 
-def _likes(labels: Labels, data: DataPaths) -> Any:
+def _likes(labels: Labels, data: DataPaths) -> Interactions:
     return read_interactions(data.processed, labels)
 
 
-def _learned(name: str, label: str, kind: type[Fitted]) -> dict[str, Rival]:
+def _sasrec(labels: Labels, data: DataPaths) -> Evidence:
+    return Evidence(_likes(labels, data), data.rivals / "sasrec")
+
+
+def _learned(
+    name: str, label: str, kind: type[Fitted], read: Callable[[Labels, DataPaths], Any] = _likes
+) -> dict[str, Rival]:
     return {
-        name: Rival(label, kind, "same", partial(_likes, "same")),
-        f"{name}-all": Rival(f"{label}, all labels", kind, "all", partial(_likes, "all")),
+        name: Rival(label, kind, "same", partial(read, "same")),
+        f"{name}-all": Rival(f"{label}, all labels", kind, "all", partial(read, "all")),
     }
 
 
@@ -56,6 +64,7 @@ RIVALS: Mapping[str, Rival] = {
     **_learned("item-knn", "item-kNN", ItemKNN),
     **_learned("follow-counts", "follow counts", FollowCounts),
     **_learned("ease", "EASE", Ease),
+    **_learned("sasrec", "SASRec", SASRec, _sasrec),
     "tf-idf": Rival("TF-IDF of the text", TfIdf, "none", lambda data: read_texts(data.processed)),
     "mean-states": Rival("teacher's mean states, not adapted", MeanStates, "none", read_states),
 }
@@ -63,7 +72,7 @@ RIVALS: Mapping[str, Rival] = {
 
 def rivals_of(settings: Rivals) -> dict[str, Rival]:
     """Those that a run has."""
-    return dict(RIVALS)
+    return {name: row for name, row in RIVALS.items() if row.kind is not SASRec or settings.sasrec}
 
 
 def settings_file(data: DataPaths, name: str) -> Path:

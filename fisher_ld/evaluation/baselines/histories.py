@@ -27,7 +27,7 @@ def score_by_history(lists: Lists, decay: float, relation: Any, *further: Any) -
     scores: list[np.ndarray] = []
     for begin in range(0, len(lists), BLOCK):
         block = take(lists, np.arange(begin, min(begin + BLOCK, len(lists))))
-        rows = history_weights(block, relation.shape[0], decay)
+        rows = history_weights(block, relation.shape[0], decay).astype(relation.dtype)  # else all factors are cast
         for factor in (relation, *further):
             rows = rows @ factor
         dense = rows.toarray() if sp.issparse(rows) else np.asarray(rows)  # (block, items)

@@ -4,7 +4,6 @@ the sum of the liked items' states, older ones less. Nothing is learned from lik
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -38,12 +37,8 @@ class MeanStates:
         return score_by_history(lists, self.decay, self.vectors, self.vectors.T)
 
 
-def states_file(data: DataPaths) -> Path:
-    return data.folder / "item_states.safetensors"
-
-
 def read_states(data: DataPaths) -> dict[str, np.ndarray]:
     """What the stage embed_items wrote."""
-    if not states_file(data).is_file():
-        raise UserError(f"{states_file(data)}: no such file; run the stage embed_items (dvc repro)")
-    return load_file(states_file(data))
+    if not data.item_states.is_file():
+        raise UserError(f"{data.item_states}: no such file; run the stage embed_items (dvc repro)")
+    return load_file(data.item_states)

@@ -1,5 +1,5 @@
-"""SASRec (Kang and McAuley 2018) as RecBole trains it. A script for the environment of `make sasrec`, where this project
-is not installed: `python sasrec.py MODEL LISTS SCORES`.
+"""SASRec (Kang and McAuley 2018) as RecBole trains it. A script for the environment of `make sasrec`, where this
+project is not installed: `python sasrec.py MODEL LISTS SCORES`.
 
 MODEL is a folder with settings.json and runs.parquet (items: likes, oldest first). The weights are trained into it
 where they are not there yet. LISTS is a Parquet file of history and candidates; SCORES gets a list of scores each. What
@@ -47,7 +47,7 @@ def prepare(model: Path) -> tuple[Config, SASRec, TrainDataLoader]:
         "epochs": settings["epochs"],
         "hidden_dropout_prob": settings["dropout"],
         "attn_dropout_prob": settings["dropout"],
-        "train_batch_size": 256,
+        "train_batch_size": settings["batch"],
         "seed": settings["seed"],
         "use_gpu": False,
         "show_progress": False,
@@ -81,8 +81,11 @@ def main(model: Path, lists: Path, scores: Path) -> None:
     config, sasrec, data = prepare(model)
     weights = model / "weights.pt"
     if not weights.is_file():
-        Trainer(config, sasrec).fit(data, saved=False, verbose=False)
-        torch.save(sasrec.state_dict(), weights)
+        trainer = Trainer(config, sasrec)
+        torch.autograd.set_detect_anomaly(False)  # a model of RecBole switches it on when all are imported
+        trainer.fit(data, saved=False, verbose=False)
+        torch.save(sasrec.state_dict(), model / "weights.new")
+        (model / "weights.new").replace(weights)
     sasrec.load_state_dict(torch.load(weights))
     found = score(sasrec.eval(), data, pd.read_parquet(lists))
     pd.DataFrame({"scores": found}).to_parquet(scores)

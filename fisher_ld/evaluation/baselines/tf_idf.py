@@ -6,11 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import polars as pl
 import scipy.sparse as sp
 
 from fisher_ld.batches.lists import Lists
@@ -40,8 +38,3 @@ def term_vectors(texts: tuple[str, ...], longest: int) -> sp.csr_array:
 
     vectorizer = TfidfVectorizer(token_pattern=r"\w+", ngram_range=(1, longest), sublinear_tf=True, smooth_idf=False)
     return sp.csr_array(vectorizer.fit_transform(texts))
-
-
-def read_texts(processed: Path) -> list[str]:
-    """The texts of all items, by item number."""
-    return pl.read_parquet(processed / "items.parquet", columns=["item", "text"]).sort("item")["text"].to_list()

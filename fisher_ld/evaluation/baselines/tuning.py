@@ -49,7 +49,8 @@ def choices(grid: Grid, trials: int) -> list[dict[str, Any]]:
 
 
 def tune(kind: type[Fitted], evidence: Any, lists: Lists, trials: int) -> Tuned:
-    """Tries settings of `kind` on `lists`; of equally good ones the first is chosen."""
+    """Tries settings of `kind` on `lists`; of equally good ones the first is chosen. Where the first setting tells no
+    candidate from another, as likes do on cold items, the others are not tried."""
     started, tried, best = time.monotonic(), [], None
     for settings in choices(kind.GRID, trials):
         scores = kind.fit(evidence, **settings).score(lists)
@@ -57,6 +58,8 @@ def tune(kind: type[Fitted], evidence: Any, lists: Lists, trials: int) -> Tuned:
         tried.append({"settings": settings, "ndcg_10": quality})
         if best is None or quality > best[0]:
             best = quality, settings, scores
+        if len(tried) == 1 and not any(np.ptp(row) for row in scores):
+            break
     assert best is not None
     quality, settings, scores = best
     return Tuned(settings, quality, scores, tried, time.monotonic() - started)

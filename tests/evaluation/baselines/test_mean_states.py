@@ -7,8 +7,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.compute import Compute
 from fisher_ld.core.errors import UserError
-from fisher_ld.evaluation.baselines import embed
 from fisher_ld.evaluation.baselines.mean_states import DEPTHS, MeanStates, read_states
+from fisher_ld.models import item_states
 from tests.evaluation.baselines.likes import lists_of
 
 WORDS = ["toy", "story", "heat", "seven", "?"]
@@ -29,8 +29,8 @@ def base(tmp_path):
 
 def test_states_are_the_mean_over_the_tokens_of_each_text_alone(base, monkeypatch):
     texts = ["toy story toy heat", "heat", "seven story", "toy"]
-    monkeypatch.setattr(embed, "TOKENS", 5)  # batches of one text, and of several with padding
-    found = embed.embed(base, texts, Compute(torch.device("cpu"), bf16=False))
+    monkeypatch.setattr(item_states, "TOKENS", 5)  # batches of one text, and of several with padding
+    found = item_states.embed(base, texts, DEPTHS, Compute(torch.device("cpu"), bf16=False))
     model = LlamaForCausalLM.from_pretrained(base)
     for number, text in enumerate(texts):
         ids = torch.tensor([[WORDS.index(word) for word in text.split()]])
@@ -41,8 +41,10 @@ def test_states_are_the_mean_over_the_tokens_of_each_text_alone(base, monkeypatc
 
 
 def test_a_long_text_is_cut(base, monkeypatch):
-    monkeypatch.setattr(embed, "LONGEST", 2)
-    cut, short = embed.embed(base, ["toy story heat", "toy story"], Compute(torch.device("cpu"), bf16=False))["last"]
+    monkeypatch.setattr(item_states, "LONGEST", 2)
+    cut, short = item_states.embed(
+        base, ["toy story heat", "toy story"], DEPTHS, Compute(torch.device("cpu"), bf16=False)
+    )["last"]
     np.testing.assert_allclose(cut, short, atol=1e-3)
 
 

@@ -13,7 +13,7 @@ from fisher_ld.config.paths import DataPaths, cell, rival
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json
 from fisher_ld.evaluation.baselines.catalogue import RIVALS, fit_chosen, rivals_of
-from fisher_ld.evaluation.baselines.mean_states import DEPTHS, states_file
+from fisher_ld.evaluation.baselines.mean_states import DEPTHS
 from fisher_ld.evaluation.scores import read_scores
 from stages import rivals, score_rivals
 from tests.given import ROOT, given
@@ -46,9 +46,9 @@ def project(tmp_path, monkeypatch):
     texts = [f"row{item // 10} seat{item % 10}" for item in range(ITEMS)]
     items = {"item": range(ITEMS), "text": texts, "cold": [False] * ITEMS}
     pl.DataFrame(items).write_parquet(DATA.processed / "items.parquet")
-    pl.DataFrame({"user": everyone, "train_positives": 10}).write_parquet(DATA.processed / "users.parquet")
+    pl.DataFrame({"user": everyone, "train_positives": 10, "test": True, "touched": sequences}).write_parquet(DATA.processed / "users.parquet")
     pl.DataFrame({"user": everyone, "items": sequences}).write_parquet(DATA.processed / "sequences.parquet")
-    save_file({name: rng.normal(size=(ITEMS, 4)).astype(np.float16) for name in DEPTHS}, states_file(DATA))
+    save_file({name: rng.normal(size=(ITEMS, 4)).astype(np.float16) for name in DEPTHS}, DATA.item_states)
 
 
 def test_rivals_are_tuned_on_validation_lists_and_score_every_list(project, run):

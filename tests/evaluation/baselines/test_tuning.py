@@ -48,3 +48,11 @@ def test_the_best_on_the_validation_lists_is_chosen_and_every_trial_told():
     assert found.tried[0]["ndcg_10"] == pytest.approx((1 / np.log2(3) + 1 / np.log2(4)) / 2)
     np.testing.assert_array_equal(found.scores[1], [0, 1, 0])
     assert "scores" not in found.record()
+
+
+def test_what_tells_no_candidate_from_another_is_tried_once():
+    Ordered.fitted = 0
+    found = tune(Ordered, "evidence", lists_of([0, 1], [2, 2], [[3, 4], [4, 3]]), 4)
+    assert Ordered.fitted == 1 and found.settings == {"first": 2}
+    tune(Ordered, "evidence", lists_of([0, 1], [2, 2], [[3, 4], [4, 2]]), 4)
+    assert Ordered.fitted == 5

@@ -2,12 +2,15 @@ import numpy as np
 import pytest
 
 from fisher_ld.batches.lists import read_lists
-from fisher_ld.evaluation.baselines.two_stage import choose_first_stage, pools, two_stage, write_lists
+from fisher_ld.evaluation.two_stage import choose_first_stage, pools, two_stage, write_lists
 from tests.evaluation.baselines.likes import lists_of
 
 N = 300
 SEQUENCES = [np.array([5, 9, 3]), np.array([1, 2, 250])]
 MAIN = lists_of([0, 1], [2, 2], [[3, 7], [8, 250]], sequences=SEQUENCES, positive=[0, 1])
+
+
+LIKED = dict(enumerate(SEQUENCES))
 
 
 class Smallest:
@@ -23,7 +26,7 @@ class Equal:
 
 
 def made(fitted=None, seed=0):
-    return two_stage(fitted or Smallest(), MAIN, pools({"matched": MAIN}, np.zeros(N, bool)), seed)
+    return two_stage(fitted or Smallest(), MAIN, pools({"matched": MAIN}, np.zeros(N, bool), LIKED), seed)
 
 
 def test_the_best_that_the_user_does_not_like_are_handed_on_with_the_true_item():
@@ -48,18 +51,15 @@ def test_equal_scores_are_drawn():
     assert np.mean([made(Equal(), seed).missing.mean() for seed in range(30)]) == pytest.approx(2 / 3, abs=0.15)
 
 
-def test_what_the_user_touched_is_left_out_where_full_lists_tell_it():
-    full = lists_of([1, 0], [2, 2], [np.arange(200, 260), np.arange(20)], sequences=SEQUENCES, positive=[50, 3])
-    lists, missing = two_stage(Smallest(), MAIN, pools({"matched": MAIN, "full": full}, np.zeros(N, bool)), 0)
-    assert sorted(lists.candidates[0].tolist()) == list(range(20))
-    assert sorted(lists.candidates[1].tolist()) == list(range(200, 260))
-    assert not missing.any()
+def test_what_the_user_touched_is_left_out_liked_or_not():
+    lists, _ = two_stage(Smallest(), MAIN, pools({"matched": MAIN}, np.zeros(N, bool), {0: np.arange(50), 1: LIKED[1]}), 0)
+    assert sorted(lists.candidates[0].tolist()) == [3, *range(50, 149)]
 
 
 def test_only_cold_items_of_test_lists_are_handed_on_where_some_are_cold():
     uniform = lists_of([0, 1], [2, 2], [[3, 40, 41], [250, 8, 42]], sequences=SEQUENCES, positive=[0, 0])
     cold = np.isin(np.arange(N), [3, 7, 8, 40, 41, 42, 250, 299])  # 299 is of the validation lists
-    found = pools({"matched": MAIN, "uniform": uniform}, cold)
+    found = pools({"matched": MAIN, "uniform": uniform}, cold, LIKED)
     assert [items.tolist() for items in found] == [[3, 7, 8, 40, 41, 42, 250], [3, 7, 8, 40, 41, 42, 250]]
 
 

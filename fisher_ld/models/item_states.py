@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +11,18 @@ from transformers import AutoModel, AutoTokenizer
 
 from fisher_ld.core.compute import Compute
 from fisher_ld.core.progress import progress
-from fisher_ld.evaluation.baselines.mean_states import DEPTHS
 
 TOKENS = 2048  # of a batch, padding among them
 LONGEST = 64  # tokens of a text that are read
 
 
-def embed(base: Path, texts: Sequence[str], compute: Compute) -> dict[str, np.ndarray]:
-    """For each of DEPTHS the states of each text after that share of the layers, averaged over its tokens: (texts, d)
-    float16. The last are those after the final norm."""
+def embed(base: Path, texts: Sequence[str], depths: Mapping[str, float], compute: Compute) -> dict[str, np.ndarray]:
+    """For each of `depths` the states of each text after that share of the layers, averaged over its tokens: (texts, d)
+    float16. At 1 they are those after the final norm."""
     model = AutoModel.from_pretrained(base, dtype=torch.float32).eval().to(compute.device)
     tokens = [ids[:LONGEST] for ids in AutoTokenizer.from_pretrained(base)(list(texts)).input_ids]
-    layers = {name: round(share * model.config.num_hidden_layers) for name, share in DEPTHS.items()}
-    means = {name: np.zeros((len(texts), model.config.hidden_size), np.float16) for name in DEPTHS}
+    layers = {name: round(share * model.config.num_hidden_layers) for name, share in depths.items()}
+    means = {name: np.zeros((len(texts), model.config.hidden_size), np.float16) for name in depths}
     with torch.inference_mode(), torch.autocast(compute.device.type, torch.bfloat16, enabled=compute.bf16):
         for numbers in progress(_batches(tokens), "embedding items", unit="batch"):
             longest = max(len(tokens[i]) for i in numbers)

@@ -31,18 +31,21 @@ def read_cold(processed: Path) -> np.ndarray:
     return pl.read_parquet(processed / "items.parquet", columns=["item", "cold"]).sort("item")["cold"].to_numpy()
 
 
-def pools(tests: Mapping[str, Lists], cold: np.ndarray) -> list[np.ndarray]:
-    """What the first stage chooses from, for each list of the main family: its full list where there is one, else the
-    items that the user has no positive on and the true one; where some are `cold`, only those of test lists."""
+def read_touched(processed: Path) -> dict[int, np.ndarray]:
+    """Test user -> the items of all interactions, liked or not."""
+    table = pl.read_parquet(processed / "users.parquet", columns=["user", "test", "touched"]).filter("test")
+    return {user: np.asarray(items, np.int64) for user, _, items in table.iter_rows()}
+
+
+def pools(tests: Mapping[str, Lists], cold: np.ndarray, touched: Mapping[int, np.ndarray]) -> list[np.ndarray]:
+    """What the first stage chooses from, for each list of the main family: the items that the user never `touched` and
+    the true one; where some are `cold`, only those of test lists."""
     main = tests[MAIN]
-    if "full" in tests:
-        full = dict(zip(tests["full"].user, tests["full"].candidates, strict=True))
-        return [full[user] for user in main.user]
     eligible = np.arange(len(cold))
     if cold.any():
         eligible = np.unique(np.concatenate([items for lists in tests.values() for items in lists.candidates]))
     return [
-        np.union1d(np.setdiff1d(eligible, main.sequences[user]), candidates[place])
+        np.union1d(np.setdiff1d(eligible, touched[user]), candidates[place])
         for user, candidates, place in zip(main.user, main.candidates, main.positive, strict=True)
     ]
 
