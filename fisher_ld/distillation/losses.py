@@ -47,8 +47,8 @@ def ridge_maps(
     diagonal += ridge * states.double().square().sum(0).mean(1, keepdim=True)
     found = targets.double().transpose(0, 1)  # (P, N, d_T)
     mean_target = found.mean(1)  # (P, d_T)
-    layers = list(student_layers)
-    maps = torch.linalg.solve(moments[layers], centred[layers].mT @ (found - mean_target[:, None])).mT  # (P, d_T, d_S)
+    layers, root = list(student_layers), torch.linalg.cholesky(moments)  # (L_S, d_S, d_S)
+    maps = torch.cholesky_solve(centred[layers].mT @ (found - mean_target[:, None]), root[layers]).mT  # (P, d_T, d_S)
     offsets = mean_target - (maps @ mean[layers][..., None])[..., 0]
     return maps.float(), offsets.float()
 

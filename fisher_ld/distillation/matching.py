@@ -39,10 +39,11 @@ class LayerMatching(TrainedTerm):
     """The layer term of Eq. 7: one linear map d_S -> d_T for each pair (Adapt), and the weights of the pairs."""
 
     weights: torch.Tensor  # (P,)
+    sharing: torch.Tensor  # (P,) how many pairs have the same student layer
 
     def __init__(self, matching: Matching, order: str, dynamic: bool):
         super().__init__()
-        self.matching, self.dynamic, self.due = matching, dynamic, False
+        self.matching, self.dynamic, self.due, self.step = matching, dynamic, False, 0
         self.teacher_layers = [layer - 1 for layer, _ in matching.pairs]
         self.student_layers = [layer - 1 for _, layer in matching.pairs]
         self.order = ordered(np.arange(len(matching.pairs)), order, matching.seed).copy()  # of a control

@@ -71,23 +71,17 @@ class Teacher(nn.Module):
         rng = torch.Generator().manual_seed(0)
         self.form = form
         item, user = np.concatenate(lists.candidates), np.repeat(lists.user, np.diff(lists.offsets))  # (N,)
-        answer = [
-            torch.tensor(part[of], dtype=torch.float32) for part, of in ((world.items, item), (world.tastes, user))
-        ]
+        answer = [torch.from_numpy(part).float() for part in (world.items[item], world.tastes[user])]  # (N, SIZE) each
         of_item, of_history = torch.randn(2, ITEMS, self.width // 2, generator=rng)
         aside = [of_item[item], of_history[world.histories[user]].mean(1) * HISTORY**0.5]
         inputs = [torch.cat(answer, 1) if form.planted is None else self.LARGE * torch.cat(aside, 1)] * self.layers
         for layer, part in zip(form.planted or (), answer, strict=False):
             inputs[layer - 1] = part
-        turns = [
-            torch.linalg.qr(torch.randn(self.width, x.shape[1], generator=rng))[0] for x in inputs
-        ]  # (width, size)
+        turns = [torch.linalg.qr(torch.randn(self.width, x.shape[1], generator=rng))[0] for x in inputs]
         scales = [self.LARGE if layer in form.traced else 1.0 for layer in range(1, self.layers + 1)]
         self.inputs = tuple(x * scale for x, scale in zip(inputs, scales, strict=True))  # x_l (N, size)
-        self.weights = nn.ParameterList(
-            turn / scale for turn, scale in zip(turns, scales, strict=True)
-        )  # (width, size)
-        self.readers = [turn.T for turn in turns]  # (size, width)
+        self.weights = nn.ParameterList(turn / scale for turn, scale in zip(turns, scales, strict=True))
+        self.readers = [turn.T for turn in turns]  # (size, width), as W_l is (width, size)
         self.leaks = self.LEAK * torch.randn(self.layers, self.width, generator=rng) / self.width
         with torch.no_grad():
             self.states = torch.stack([x @ w.T for x, w in zip(self.inputs, self.weights, strict=True)], 1)

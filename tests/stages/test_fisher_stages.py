@@ -235,7 +235,9 @@ def test_without_transfer_windows_the_traces_are_of_labelled_lists(project, run,
     assert "no transfer windows" in capsys.readouterr().out
     for state, lists in (("adapted", 5), ("base", 3)):  # a fourth of the examples, and no fewer than ten
         found = read_json(DATA.fisher)[state]
-        assert [(found[k]["source"], found[k]["lists"]) for k in ("model", "label", "list")] == [("labelled", lists)] * 3
+        assert [(found[k]["source"], found[k]["lists"]) for k in ("model", "label", "list")] == [
+            ("labelled", lists)
+        ] * 3
 
 
 def test_weights_without_traces_name_the_stage(tmp_path, monkeypatch, run):
