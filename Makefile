@@ -39,7 +39,7 @@ repro: setup
 test: setup
 	pytest -m 'not slow'
 
-# The pipeline under DVC and MLflow on the real data, and the real teacher against its reference.
+# The pipeline under DVC and MLflow on the real data, with the first layers of the real teacher.
 test-slow: setup
 	pytest -m slow
 

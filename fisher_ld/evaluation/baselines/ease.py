@@ -17,7 +17,7 @@ from fisher_ld.evaluation.baselines.histories import score_by_history
 from fisher_ld.evaluation.baselines.interactions import Interactions
 from fisher_ld.evaluation.baselines.tuning import Grid
 
-LARGEST = 12_000  # items with weights: B is dense, and its time grows with the cube
+LARGEST = 6_000  # items with weights: B is dense, and its time grows with the cube
 
 
 @dataclass(frozen=True)
