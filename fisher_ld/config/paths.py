@@ -29,6 +29,11 @@ def truncated(depth: int) -> str:
     return f"truncated-{depth}"
 
 
+def first_layers(depth: int | str) -> str:
+    """What such a teacher has, in words."""
+    return "first layer" if int(depth) == 1 else f"first {depth} layers"
+
+
 def start(student: str) -> str:
     """Name of what the students of a shape start from."""
     return f"{student}/start"

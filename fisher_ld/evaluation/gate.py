@@ -35,7 +35,7 @@ def judge(frames: Frames, depth: int, labels: Mapping[str, str], seed: int) -> d
     best = max((name for name, what in labels.items() if what != "all"), key=lambda name: rows[name]["mean_b"])
     rival, reasons = rows[best], []
     if truncated["verdict"] != "shown above":
-        whom = f"its own first {depth} layers, adapted alone on the same labels"
+        whom = f"its own {paths.first_layers(depth)}, adapted alone on the same labels"
         reasons.append(f"{_sides(truncated, 'is not shown above', whom)}, so that there is nothing to distil")
     if rival["verdict"] == "shown below":
         reasons.append(f"{_sides(rival, 'is shown below', best)}, which has no more labels and is the better choice")
@@ -67,8 +67,8 @@ def gate(
     truncated = paths.truncated(depth)
     if not data.validation(truncated).is_file():
         raise UserError(
-            f"{data.validation(truncated)}: no such file: the gate compares the teacher with its own first {depth} "
-            f"layers, which are the students' size; add {depth} to run.depths"
+            f"{data.validation(truncated)}: no such file: the gate compares the teacher with its own "
+            f"{paths.first_layers(depth)}, the students' size; add {depth} to run.depths"
         )
     labels = {paths.rival(name): row.labels for name, row in rivals_of(rivals).items()}
     lists, categories = read_lists(data.processed, "val"), read_categories(data.processed)

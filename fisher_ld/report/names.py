@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from fisher_ld.config import paths
 from fisher_ld.config.params import Run
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.evaluation.baselines.catalogue import RIVALS
@@ -27,7 +28,7 @@ def label(model: str, run: Run) -> str:
     if first == "rivals":
         return RIVALS[last].label if last in RIVALS else last
     if first.startswith("truncated-"):
-        return f"teacher's first {first.removeprefix('truncated-')} layers, adapted alone"
+        return f"teacher's {paths.first_layers(first.removeprefix('truncated-'))}, adapted alone"
     if not last:
         return LABELS.get(first, first)
     text = LABELS["start"] if last == "start" else f"student, {short(model)}"
