@@ -142,7 +142,10 @@ def test_what_data_says_wrong_is_said_once():
         ({"teacher": {"adapt": {"method": "loraa"}}}, "got 'loraa'; did you mean lora?"),
         ({"data": {"test_from": "soon", "split": "global_time"}}, "expected a date such as 2018-01-31, got 'soon'"),
         ({"data": {"split": "global_time"}}, "data: split: global_time and `test_from`"),
-        ({"data_sets": {"movielens-100k": {"history_block": 30}}}, "movielens-100k: history_block (30) must not exceed history_length (10)"),
+        (
+            {"data_sets": {"movielens-100k": {"history_block": 30}}},
+            "movielens-100k: history_block (30) must not exceed history_length (10)",
+        ),
         ({"data": {"item_text": "a film"}}, "data: item_text: 'a film' must hold {title}"),
         ({"data": {"item_text": "{title"}}, "'{title' is not a template"),
         ({"data": {"item_text": "{title:d}"}}, "'{title:d}' is not a template"),

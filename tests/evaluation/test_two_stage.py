@@ -52,7 +52,8 @@ def test_equal_scores_are_drawn():
 
 
 def test_what_the_user_touched_is_left_out_liked_or_not():
-    lists, _ = two_stage(Smallest(), MAIN, pools({"matched": MAIN}, np.zeros(N, bool), {0: np.arange(50), 1: LIKED[1]}), 0)
+    touched = {0: np.arange(50), 1: LIKED[1]}
+    lists, _ = two_stage(Smallest(), MAIN, pools({"matched": MAIN}, np.zeros(N, bool), touched), 0)
     assert sorted(lists.candidates[0].tolist()) == [3, *range(50, 149)]
 
 

@@ -46,7 +46,8 @@ def project(tmp_path, monkeypatch):
     texts = [f"row{item // 10} seat{item % 10}" for item in range(ITEMS)]
     items = {"item": range(ITEMS), "text": texts, "cold": [False] * ITEMS}
     pl.DataFrame(items).write_parquet(DATA.processed / "items.parquet")
-    pl.DataFrame({"user": everyone, "train_positives": 10, "test": True, "touched": sequences}).write_parquet(DATA.processed / "users.parquet")
+    users = {"user": everyone, "train_positives": 10, "test": True, "touched": sequences}
+    pl.DataFrame(users).write_parquet(DATA.processed / "users.parquet")
     pl.DataFrame({"user": everyone, "items": sequences}).write_parquet(DATA.processed / "sequences.parquet")
     save_file({name: rng.normal(size=(ITEMS, 4)).astype(np.float16) for name in DEPTHS}, DATA.item_states)
 
