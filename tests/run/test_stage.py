@@ -106,7 +106,7 @@ def test_declared_keys(project):
 
 def test_a_stage_reads_what_it_declares(project, call):
     def main(params, run):
-        assert params.seed == 0 and params.fisher.samples == 128
+        assert params.seed == 0 and params.fisher.samples == 60
         assert params.teacher.answers is params.teacher.answers and params.teacher.answers.yes == " yes"
         assert params.cluster.device == "cpu" and params.tracking.experiment == "fisher-ld"
         assert params.fisher.model_dump() == {"kind": "model", "samples": 128}
