@@ -109,7 +109,7 @@ def test_a_stage_reads_what_it_declares(project, call):
         assert params.seed == 0 and params.fisher.samples == 60
         assert params.teacher.answers is params.teacher.answers and params.teacher.answers.yes == " yes"
         assert params.cluster.device == "cpu" and params.tracking.experiment == "fisher-ld"
-        assert params.fisher.model_dump() == {"kind": "model", "samples": 128}
+        assert params.fisher.model_dump() == {"kind": "model", "samples": 60}
         assert set(params.model_dump()) == {"seed", "fisher", "teacher"}  # not where it runs: a checkpoint's key
 
     call("estimate_fisher", main)
@@ -117,7 +117,7 @@ def test_a_stage_reads_what_it_declares(project, call):
     assert (run.cell, run.folder) == ("estimate_fisher", Path("metrics/cells/estimate_fisher/run"))
     assert run.error is None and not run.opened
     assert run.declared == {
-        "seed": 0, "fisher.kind": "model", "fisher.samples": 128, "teacher.answers.yes": " yes",
+        "seed": 0, "fisher.kind": "model", "fisher.samples": 60, "teacher.answers.yes": " yes",
         "teacher.answers.no": " no",
     }  # fmt: skip
 
