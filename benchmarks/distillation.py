@@ -29,9 +29,10 @@ from fisher_ld.core.compute import setup
 from fisher_ld.core.files import read_json
 from fisher_ld.distillation.cache import TeacherCache
 from fisher_ld.distillation.layer_map import layer_map
+from fisher_ld.distillation.matching import Weighting
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.distillation.signals import SIGNALS, StateStatistics
-from fisher_ld.distillation.trainer import Weighting, distill
+from fisher_ld.distillation.trainer import distill
 from fisher_ld.models.projection import SAMPLE
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.student import build_student, prompt_texts

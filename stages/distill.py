@@ -17,9 +17,10 @@ from fisher_ld.core.compute import Compute, setup
 from fisher_ld.core.files import fingerprint, read_json, write_csv, write_json
 from fisher_ld.distillation.cache import TeacherCache, signal_fingerprint
 from fisher_ld.distillation.layer_map import layer_map
+from fisher_ld.distillation.matching import Weighting
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.distillation.outcome import outcome
-from fisher_ld.distillation.trainer import Weighting, distill
+from fisher_ld.distillation.trainer import distill
 from fisher_ld.evaluation.validation import same_order, validator
 from fisher_ld.fisher.estimate import online_trace
 from fisher_ld.models.scorer import Scorer

@@ -36,12 +36,15 @@ class Lists:
         """Example ids of the lists with these numbers, one list after the other."""
         return np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1], dtype=np.int64) for i in numbers])
 
-    def labels(self) -> np.ndarray:
-        """1 for the positive of each list, 0 for its negatives, nan where that is not to be known: (examples,)."""
-        known = self.positive >= 0
-        labels = np.where(np.repeat(known, np.diff(self.offsets)), 0, np.nan).astype(np.float32)
-        labels[(self.offsets[:-1] + self.positive)[known]] = 1
-        return labels
+    def labels(self, numbers: Iterable[int] | None = None) -> np.ndarray:
+        """1 for the positive of each list, 0 for its negatives, nan where that is not to be known: (examples,), of the
+        lists with these numbers (None: all), one list after the other."""
+        found = [np.empty(0, np.float32)]
+        for number in range(len(self)) if numbers is None else numbers:
+            place, label = self.positive[number], np.zeros(len(self.candidates[number]), np.float32)
+            label[place if place >= 0 else slice(None)] = 1 if place >= 0 else np.nan
+            found.append(label)
+        return np.concatenate(found)
 
     def windows(self) -> list[np.ndarray]:
         """List numbers grouped by what one packed row can share: the user and the history's start."""
@@ -72,13 +75,12 @@ def _table(path: Path) -> pl.DataFrame:
 
 def read_lists(processed: Path, name: str) -> Lists:
     """`name`: train, transfer, val or test_FAMILY. Raises UserError where preprocess has not written it."""
-    return _read(processed / f"{name}.parquet", processed)
+    return _lists(_table(processed / f"{name}.parquet"), read_sequences(processed))
 
 
 def read_labelled(processed: Path) -> Lists:
     """The training lists whose labels may be learned from."""
-    labelled = _table(processed / "train.parquet").sort("list")["labelled"].to_numpy()
-    return take(read_lists(processed, "train"), np.flatnonzero(labelled))
+    return _lists(_table(processed / "train.parquet").filter("labelled"), read_sequences(processed))
 
 
 def read_taught(processed: Path) -> Lists:
@@ -89,13 +91,15 @@ def read_taught(processed: Path) -> Lists:
 def read_tests(data: DataPaths) -> dict[str, Lists]:
     """The test lists of every family that was written, the main one first."""
     files = {family: data.test_lists(family) for family in FAMILIES}
-    return {family: _read(path, data.processed) for family, path in files.items() if family == MAIN or path.is_file()}
+    sequences = read_sequences(data.processed)
+    return {name: _lists(_table(path), sequences) for name, path in files.items() if name == MAIN or path.is_file()}
 
 
-def _read(path: Path, processed: Path) -> Lists:
-    table = _table(path).sort("list")
+def _lists(table: pl.DataFrame, sequences: list[np.ndarray]) -> Lists:
+    """In the order of their numbers."""
+    table = table.sort("list")
     columns = {column: table[column].to_numpy().astype(np.int64) for column in COLUMNS}
-    return make_lists(columns, [np.asarray(c) for c in table["candidates"]], read_sequences(processed))
+    return make_lists(columns, [np.asarray(c) for c in table["candidates"]], sequences)
 
 
 def take(lists: Lists, numbers: np.ndarray) -> Lists:

@@ -98,15 +98,10 @@ def pack(lists: Lists, windows: list[np.ndarray], prompts: Prompts, context: int
         mask=(in_trunk | in_own)[:, None],
         decision=torch.tensor([(b, t) for b, row in enumerate(rows) for t in row.decision]),
         examples=torch.from_numpy(examples),
-        labels=torch.from_numpy(np.concatenate([_labels(lists, number) for number in numbers])),
+        labels=torch.from_numpy(lists.labels(numbers)),
         list_of=torch.arange(len(numbers)).repeat_interleave(torch.from_numpy(sizes)),
         tokens=sum(len(row.ids) for row in rows),
     )
-
-
-def _labels(lists: Lists, number: int) -> np.ndarray:
-    place, size = lists.positive[number], len(lists.candidates[number])
-    return (np.arange(size) == place).astype(np.float32) if place >= 0 else np.full(size, np.nan, np.float32)
 
 
 def row_tokens(window: np.ndarray, lists: Lists, prompts: Prompts) -> int:

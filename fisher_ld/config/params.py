@@ -185,7 +185,10 @@ class DataSettings(Section):
         if self.families[0] != "matched":
             yield f"families: expected matched first, by which models are compared, got {self.families[0]}"
         if self.split == "cold_items" and "popularity" in self.families:
-            yield "split: cold_items has no lists by popularity, for cold items have none: leave it out of families"
+            yield (
+                "families: popularity draws negatives by their training positives, and cold items have none; leave it "
+                "out with split: cold_items"
+            )
         if (self.split == "global_time") != (self.test_from is not None):
             yield "split: global_time and `test_from` (an ISO date) go together"
 

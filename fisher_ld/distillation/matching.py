@@ -18,21 +18,29 @@ from fisher_ld.models.scorer import Scored, unit_rms
 
 
 @dataclass(frozen=True)
+class Weighting:
+    """The layers that are matched, the weights that a method starts from, and how Eq. 9 changes them."""
+
+    pairs: Sequence[tuple[int, int]]  # teacher layer, student layer, both from 1
+    weights: Sequence[float]  # w_l of every teacher layer, (L_T,)
+    depth_bias: Sequence[float]  # of Eq. 6, (L_T,)
+    update_rate: float  # eta of Eq. 9
+    update_interval: int  # optimiser steps
+    teacher_trace: Callable[[np.ndarray], torch.Tensor] | None = None  # examples -> tr(F_l) (L_T,), online; None: Eq. 9
+    # follows the student's own Fisher
+
+
+@dataclass(frozen=True)
 class Matching:
     """What a layer term is built from."""
 
-    pairs: list[tuple[int, int]]  # teacher layer, student layer, both from 1
-    weights: Sequence[float]  # w_l of every teacher layer, (L_T,)
-    depth_bias: Sequence[float]  # of Eq. 6, (L_T,)
-    statistics: StateStatistics  # of the teacher's states
+    weighting: Weighting
+    statistics: StateStatistics  # of the teacher's states, where the student is
     start: Callable[[], tuple[torch.Tensor, torch.Tensor]]  # states (N, L_S, d_S) of the student as it starts, and of
     # its teacher (N, L_T, d_T)
-    device: torch.device
+    recent_trace: Callable[[int], torch.Tensor] | None  # step -> the online teacher's tr(F_l) (L_T,) on examples read
+    # since the last update
     seed: int  # of a shuffled order
-    update_rate: float  # eta of Eq. 9
-    update_interval: int  # optimiser steps
-    teacher_trace: Callable[[int], torch.Tensor] | None  # step -> tr(F_l) (L_T,) on examples read of late; None: Eq. 9
-    # follows the student's own Fisher
 
 
 class LayerMatching(TrainedTerm):
@@ -44,26 +52,26 @@ class LayerMatching(TrainedTerm):
     def __init__(self, matching: Matching, order: str, dynamic: bool):
         super().__init__()
         self.matching, self.dynamic, self.due, self.step = matching, dynamic, False, 0
-        self.teacher_layers = [layer - 1 for layer, _ in matching.pairs]
-        self.student_layers = [layer - 1 for _, layer in matching.pairs]
-        self.order = ordered(np.arange(len(matching.pairs)), order, matching.seed).copy()  # of a control
+        pairs = matching.weighting.pairs
+        self.teacher_layers = [layer - 1 for layer, _ in pairs]
+        self.student_layers = [layer - 1 for _, layer in pairs]
+        self.order = ordered(np.arange(len(pairs)), order, matching.seed).copy()  # of a control
         student, teacher = matching.start()
         targets = matching.statistics.standardise(teacher)[:, self.teacher_layers]  # (N, P, d_T)
         maps, offsets = ridge_maps(unit_rms(student), self.student_layers, targets)
         self.maps, self.offsets = nn.Parameter(maps), nn.Parameter(offsets)  # (P, d_T, d_S), (P, d_T)
-        self.register_buffer("weights", self._of_pairs(torch.tensor(matching.weights)))
+        self.register_buffer("weights", self._of_pairs(torch.tensor(matching.weighting.weights)))
         self.register_buffer("sharing", torch.tensor([self.student_layers.count(m) for m in self.student_layers]))
-        self.to(matching.device)
+        self.to(matching.statistics.mean.device)
         self._record(0)
 
     def begin_step(self, step: int) -> None:
         """Every `update_interval` steps the weights change, where they are dynamic: here by the teacher's trace, or at
         the next batch by the student's Fisher."""
-        matching = self.matching
-        if self.dynamic and step and step % matching.update_interval == 0:
-            self.due, self.step = matching.teacher_trace is None, step
-            if matching.teacher_trace:
-                self.update(matching.teacher_trace(step))
+        if self.dynamic and step and step % self.matching.weighting.update_interval == 0:
+            self.due, self.step = self.matching.recent_trace is None, step
+            if self.matching.recent_trace:
+                self.update(self.matching.recent_trace(step))
 
     def forward(self, student: Scored, signals: Mapping[str, torch.Tensor], batch: PackedBatch) -> torch.Tensor:
         """sum_l w_l * layer_loss_l for teacher states (N, L_T, d_T) and student states (N, L_S, d_S)."""
@@ -79,8 +87,8 @@ class LayerMatching(TrainedTerm):
     def update(self, importance: torch.Tensor) -> None:
         """Eq. 9: w <- (1 - eta) w + eta w_current, renormalised. w_current is the importance of every teacher layer
         (L_T,) times Eq. 6's depth factor; a control takes it in its own order, as it took the first weights."""
-        biased = importance.to(self.weights) * self.weights.new_tensor(self.matching.depth_bias)
-        self.weights.lerp_(self._of_pairs(biased), self.matching.update_rate)
+        biased = importance.to(self.weights) * self.weights.new_tensor(self.matching.weighting.depth_bias)
+        self.weights.lerp_(self._of_pairs(biased), self.matching.weighting.update_rate)
         self.weights /= self.weights.sum()
         self._record(self.step)
 

@@ -55,10 +55,9 @@ class StateStatistics:
 class TeacherSignals(Protocol):
     """Where the teacher's knowledge comes from: the cache, or the teacher itself."""
 
-    layers: int
-    width: int
-
-    def statistics(self) -> StateStatistics: ...
+    def statistics(self) -> StateStatistics:
+        """Of the states of its examples."""
+        ...
 
     def signals(self, examples: np.ndarray, names: Sequence[str]) -> dict[str, torch.Tensor]:
         """The signals of these names for examples (N,), each (N, *shape) in float32."""

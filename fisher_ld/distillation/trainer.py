@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from fisher_ld.batches.packing import step_plan
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.config.params import Distill
 from fisher_ld.distillation.losses import l2
-from fisher_ld.distillation.matching import Matching
+from fisher_ld.distillation.matching import Matching, Weighting
 from fisher_ld.distillation.methods import Method
 from fisher_ld.distillation.objective import Loss, TrainedTerm, objective
 from fisher_ld.distillation.signals import TeacherSignals
@@ -26,18 +25,6 @@ from fisher_ld.training.loop import Fit, Schedule, Training, fit
 RECENT_EXAMPLES = 8  # of which the teacher's trace is taken for one update of Eq. 9
 START_EXAMPLES = 2000  # from whose states Adapt starts, at most
 TRAJECTORY = pl.Schema({"step": pl.Int64, "layer": pl.Int64, "weight": pl.Float64})
-
-
-@dataclass(frozen=True)
-class Weighting:
-    """The layers that are matched, the weights that a method starts from, and how Eq. 9 changes them."""
-
-    pairs: Sequence[tuple[int, int]]  # teacher layer, student layer, both from 1
-    weights: Sequence[float]  # w_l of every teacher layer, (L_T,)
-    depth_bias: Sequence[float]  # of Eq. 6, (L_T,)
-    update_rate: float
-    update_interval: int  # optimiser steps
-    teacher_trace: Callable[[np.ndarray], torch.Tensor] | None = None  # examples -> tr(F_l) (L_T,), online
 
 
 def distill(
@@ -137,18 +124,8 @@ def _matching(
         chosen = np.random.default_rng((seed, step)).permutation(examples)[:RECENT_EXAMPLES]
         return weighting.teacher_trace(chosen)
 
-    return Matching(
-        pairs=list(weighting.pairs),
-        weights=weighting.weights,
-        depth_bias=weighting.depth_bias,
-        statistics=teacher.statistics().to(student.model.device),
-        start=start,
-        device=student.model.device,
-        seed=seed,
-        update_rate=weighting.update_rate,
-        update_interval=weighting.update_interval,
-        teacher_trace=trace_before if weighting.teacher_trace else None,
-    )
+    statistics = teacher.statistics().to(student.model.device)
+    return Matching(weighting, statistics, start, trace_before if weighting.teacher_trace else None, seed)
 
 
 def _signals(teacher: TeacherSignals, method: Method, batch: Any, like: torch.Tensor) -> dict[str, torch.Tensor]:

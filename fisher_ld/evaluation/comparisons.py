@@ -35,19 +35,18 @@ class Question:
     """Is `a` above `b`? Names of models, in which {student}, {truncation} (of its size) and {rival} (the best of those
     without more labels) stand for what the gate found."""
 
-    label: str
     a: str
     b: str
 
 
 QUESTIONS: Mapping[str, Question] = {
-    "teacher_over_truncation": Question("the teacher over its own first layers", "teacher", "{truncation}"),
-    "teacher_over_rival": Question("the teacher over the best rival", "teacher", "{rival}"),
-    "distillation_over_labels": Question("the teacher's answers over labels", "{student}/logits", "{student}/none"),
-    "layers_over_logits": Question("layers over answers", "{student}/uniform", "{student}/logits"),
-    "fisher_over_uniform": Question("Fisher over uniform", "{student}/fisher-ld", "{student}/uniform"),
-    "fisher_over_shuffled": Question("Fisher over its shuffle", "{student}/fisher-ld", "{student}/fisher-shuffled"),
-    "fisher_over_reversed": Question("Fisher over its reversal", "{student}/fisher-ld", "{student}/fisher-reversed"),
+    "teacher_over_truncation": Question("teacher", "{truncation}"),
+    "teacher_over_rival": Question("teacher", "{rival}"),
+    "distillation_over_labels": Question("{student}/logits", "{student}/none"),
+    "layers_over_logits": Question("{student}/uniform", "{student}/logits"),
+    "fisher_over_uniform": Question("{student}/fisher-ld", "{student}/uniform"),
+    "fisher_over_shuffled": Question("{student}/fisher-ld", "{student}/fisher-shuffled"),
+    "fisher_over_reversed": Question("{student}/fisher-ld", "{student}/fisher-reversed"),
 }
 
 

@@ -15,9 +15,7 @@ from scipy.special import nctdtrinc
 
 LEVEL = 0.05  # of tests; intervals cover 1 - LEVEL
 POWER = 0.8
-SEEDS_SWAPPED = (
-    6  # from so many seeds on their swaps can give a p below LEVEL: with S seeds alone none is below 2^(1-S)
-)
+SEEDS_SWAPPED = 6  # fewer cannot give a p below LEVEL by their swaps alone: with S seeds none is below 2^(1-S)
 BLOCK = 4_000_000  # draws at once, which bounds the memory
 
 

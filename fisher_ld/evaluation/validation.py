@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import rankdata
 
 from fisher_ld.batches.lists import Lists, read_lists, take
 from fisher_ld.batches.prompts import Prompts
@@ -43,7 +42,12 @@ def validator(scorer: Scorer, processed: Path, prompts: Prompts, users: int, see
 
 def same_order(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> float:
     """The share of lists whose candidates stand in the same order, all of them, by the scores of `a` and of `b`."""
-    return float(np.mean([np.array_equal(rankdata(x), rankdata(y)) for x, y in zip(a, b, strict=True)]))
+
+    def order(scores: np.ndarray) -> np.ndarray:
+        """Of every two candidates which is higher, 0 where they tie."""
+        return np.sign(scores[:, None] - scores)
+
+    return float(np.mean([np.array_equal(order(x), order(y)) for x, y in zip(a, b, strict=True)]))
 
 
 def score_validation(scorer: Scorer, processed: Path, prompts: Prompts, path: Path) -> None:

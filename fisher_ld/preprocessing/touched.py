@@ -24,10 +24,10 @@ class Touched:
     def contains(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Whether the pairs were ever touched: a bool of their shape."""
         keys = pair_keys(users, items, self.n_items)
+        if not len(self.keys):
+            return np.zeros(keys.shape, bool)
         place = np.searchsorted(self.keys, keys)
-        return (
-            self.keys[np.minimum(place, len(self.keys) - 1)] == keys if len(self.keys) else np.zeros(keys.shape, bool)
-        )
+        return self.keys[np.minimum(place, len(self.keys) - 1)] == keys
 
     def by(self, users: np.ndarray, last: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Places in `users`, and the items that users[i] had touched by last[i] (None: ever), one pair after the

@@ -9,9 +9,10 @@ import torch
 
 from fisher_ld.batches.packing import pack
 from fisher_ld.core.checkpoint import Checkpoint
+from fisher_ld.distillation.matching import Weighting
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.distillation.signals import StateStatistics
-from fisher_ld.distillation.trainer import Weighting, distill
+from fisher_ld.distillation.trainer import distill
 from fisher_ld.models.scorer import Scorer, unit_rms
 from fisher_ld.training.loop import Fit, Training
 from tests.given import given

@@ -7,7 +7,7 @@ import torch
 
 from fisher_ld.batches.packing import pack
 from fisher_ld.distillation.losses import layer_losses
-from fisher_ld.distillation.matching import LayerMatching, Matching
+from fisher_ld.distillation.matching import LayerMatching, Matching, Weighting
 from fisher_ld.distillation.signals import StateStatistics
 from fisher_ld.models.scorer import Scored, Scorer, unit_rms
 
@@ -25,12 +25,13 @@ TEACHER, STUDENT = states(3, TEACHER_WIDTH) * 5 + 2, states(2, WIDTH, seed=1)
 
 
 def term(pairs=((1, 1), (2, 1), (3, 2)), order="own", dynamic=True, **changes):
-    asked = Matching(
-        pairs=list(pairs), weights=[0.2, 0.3, 0.5], depth_bias=[1.0, 1.0, 1.0],
-        statistics=StateStatistics.of(TEACHER), start=lambda: (STUDENT, TEACHER), device=torch.device("cpu"), seed=0,
-        update_rate=0.5, update_interval=2, teacher_trace=None,
+    weighting = Weighting(pairs, [0.2, 0.3, 0.5], [1.0, 1.0, 1.0], update_rate=0.5, update_interval=2)
+    own = {name: changes.pop(name) for name in list(changes) if hasattr(weighting, name)}
+    matching = Matching(
+        replace(weighting, **own), StateStatistics.of(TEACHER), start=lambda: (STUDENT, TEACHER), recent_trace=None,
+        seed=0,
     )  # fmt: skip
-    return LayerMatching(replace(asked, **changes), order, dynamic)
+    return LayerMatching(replace(matching, **changes), order, dynamic)
 
 
 def value(term, student=STUDENT, teacher=TEACHER):
@@ -70,7 +71,7 @@ def test_the_loss_is_the_weighted_sum_of_eq_8_over_the_pairs():
 
 
 def test_a_control_takes_first_and_later_weights_in_its_own_order():
-    one = term(order="reversed", teacher_trace=lambda step: torch.tensor([6.0, 3.0, 1.0]))
+    one = term(order="reversed", recent_trace=lambda step: torch.tensor([6.0, 3.0, 1.0]))
     assert one.weights.tolist() == pytest.approx([0.5, 0.3, 0.2])
     one.begin_step(2)
     assert one.weights.tolist() == pytest.approx([0.3, 0.3, 0.4])  # half way to 0.1, 0.3, 0.6
@@ -81,12 +82,12 @@ def test_a_control_takes_first_and_later_weights_in_its_own_order():
 
 def test_eq_9_follows_the_teachers_trace_times_the_depth_factor():
     """w <- 0.5 w + 0.5 (4 * 1, 3 * 1, 1 * 3) / 10."""
-    one = term(teacher_trace=lambda step: torch.tensor([4.0, 3.0, 1.0]), depth_bias=[1.0, 1.0, 3.0])
+    one = term(recent_trace=lambda step: torch.tensor([4.0, 3.0, 1.0]), depth_bias=[1.0, 1.0, 3.0])
     for step in range(4):
         one.begin_step(step)
     assert [row["step"] for row in one.trajectory] == [0, 0, 0, 2, 2, 2]
     assert one.weights.tolist() == pytest.approx([0.3, 0.3, 0.4])
-    fixed = term(dynamic=False, teacher_trace=lambda step: torch.tensor([4.0, 3.0, 1.0]))
+    fixed = term(dynamic=False, recent_trace=lambda step: torch.tensor([4.0, 3.0, 1.0]))
     fixed.begin_step(2)
     assert len(fixed.trajectory) == 3
 
@@ -138,7 +139,7 @@ def test_teacher_layers_that_share_a_student_layer_share_its_importance(monkeypa
 
 
 def test_what_eq_9_has_found_is_kept_with_the_term():
-    one, other = term(teacher_trace=lambda step: torch.tensor([4.0, 3.0, 1.0])), term()
+    one, other = term(recent_trace=lambda step: torch.tensor([4.0, 3.0, 1.0])), term()
     one.begin_step(2)
     other.load_state_dict(one.state_dict())
     assert torch.equal(other.weights, one.weights) and other.trajectory == one.trajectory

@@ -8,9 +8,9 @@ import torch
 from fisher_ld.batches.packing import pack, step_plan
 from fisher_ld.core.checkpoint import Checkpoint
 from fisher_ld.distillation.losses import l2, label_loss, output_loss
-from fisher_ld.distillation.matching import LayerMatching, Matching
+from fisher_ld.distillation.matching import LayerMatching, Matching, Weighting
 from fisher_ld.distillation.methods import METHODS
-from fisher_ld.distillation.trainer import TRAJECTORY, Weighting, distill
+from fisher_ld.distillation.trainer import TRAJECTORY, distill
 from fisher_ld.training.loop import Training
 from tests.distillation.conftest import PAIRS, WEIGHTS
 from tests.given import given
@@ -56,8 +56,8 @@ def test_the_first_loss_is_eq_7_by_hand(distilled, tiny, explicit_l2):
     scored = student(batch, with_states=True)
     known = done.teacher.signals(batch.examples.numpy(), ["logits", "states"])
     start = lambda: (scored.states.detach(), known["states"])  # noqa: E731
-    statistics, device = done.teacher.statistics(), torch.device("cpu")
-    matching = Matching(PAIRS, [0.25] * 4, [1.0] * 4, statistics, start, device, 0, 0.5, 10, None)
+    weighting = Weighting(PAIRS, [0.25] * 4, [1.0] * 4, 0.5, 10)
+    matching = Matching(weighting, done.teacher.statistics(), start, None, 0)
     term = LayerMatching(matching, "own", False)
     parts = {
         "labels": label_loss(scored.logits, batch, 0.3),

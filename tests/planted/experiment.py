@@ -15,9 +15,10 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 from fisher_ld.batches.lists import MAIN, concat
 from fisher_ld.core.checkpoint import Checkpoint
 from fisher_ld.distillation.layer_map import layer_map
+from fisher_ld.distillation.matching import Weighting
 from fisher_ld.distillation.methods import METHODS, Method
 from fisher_ld.distillation.outcome import outcome
-from fisher_ld.distillation.trainer import Weighting, distill
+from fisher_ld.distillation.trainer import distill
 from fisher_ld.distillation.weights import STRATEGIES, depth_bias
 from fisher_ld.evaluation.comparisons import Known, evaluate
 from fisher_ld.evaluation.metrics.diversity import category_matrix

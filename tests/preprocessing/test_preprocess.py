@@ -454,10 +454,9 @@ def test_users_of_cold_items_alone_have_an_empty_sequence(tmp_path):
     }
 
 
-def test_popularity_drawn_negatives_are_refused_where_test_items_are_cold(many_items, tmp_path):
-    data = COLD.model_copy(update={"families": ["matched", "popularity"]})
+def test_popularity_drawn_negatives_are_refused_where_test_items_are_cold():
     with pytest.raises(UserError, match=r"families: popularity draws negatives by their training positives, and cold"):
-        preprocess(many_items, tmp_path / "out", data, 0)
+        data_set(split="cold_items", families=["matched", "popularity"])
 
 
 def test_a_fold_holds_out_its_users(raw_dir, processed, tmp_path):
