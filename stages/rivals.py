@@ -31,11 +31,14 @@ def main(params: Params, run: StageRun, data: str) -> None:
         write_scores(paths.validation(rival(name)), range(len(lists)), best.scores)
         tuning[name] = best.record()
     write_json(cell("rivals", data) / "tuning.json", tuning)
+    name = None
     if "two-stage" in params.data_sets[data].families:
-        _write_two_stage(paths, {name: record["ndcg_10"] for name, record in tuning.items()}, params.seed)
+        name = _write_two_stage(paths, {name: record["ndcg_10"] for name, record in tuning.items()}, params.seed)
+    write_json(paths.first_stage / "rival.json", name)
 
 
-def _write_two_stage(paths: DataPaths, quality: dict[str, float], seed: int) -> None:
+def _write_two_stage(paths: DataPaths, quality: dict[str, float], seed: int) -> str:
+    """Returns whose best they are."""
     tests, cold = read_tests(paths), read_cold(paths.processed)
     main = next(iter(tests.values()))
     name = choose_first_stage(quality, bool(cold.any()))
@@ -44,6 +47,7 @@ def _write_two_stage(paths: DataPaths, quality: dict[str, float], seed: int) -> 
     missing = {"lists": len(main), "missing": int(made.missing.sum()), "share_missing": float(made.missing.mean())}
     write_json(cell("rivals", paths.name) / "two_stage.json", {"first_stage": name, **missing})
     print(f"two-stage lists by {name}: the true item was put into {missing['share_missing']:.1%} of {len(main)}")
+    return name
 
 
 if __name__ == "__main__":

@@ -94,7 +94,16 @@ def files_of_a_run():
     """Every path below data/ that a run of params.yaml has, but those below its folders."""
     yield paths.BASE
     for data in map(DataPaths, RUN.data):
-        yield from (data.raw, data.processed, data.item_states, data.rivals, data.cache, data.traces, data.per_user)
+        yield from (
+            data.raw,
+            data.processed,
+            data.item_states,
+            data.rivals,
+            data.first_stage,
+            data.cache,
+            data.traces,
+            data.per_user,
+        )
         yield from map(data.weights, RUN.methods)
         scored = [("teacher", seed) for seed in RUN.teacher_seeds]
         scored += [(paths.truncated(depth), 0) for depth in RUN.depths]

@@ -66,8 +66,13 @@ class DataPaths:
         return self.folder / "processed"
 
     def test_lists(self, family: str) -> Path:
-        """Those of the first stage are written with it, by `rivals`."""
-        return (self.rivals if family == "two-stage" else self.processed) / f"test_{family}.parquet"
+        """Those of the first stage are written by `rivals`."""
+        return (self.first_stage if family == "two-stage" else self.processed) / f"test_{family}.parquet"
+
+    @property
+    def first_stage(self) -> Path:
+        """Its lists, where the data set asks for them: apart from the rivals, for all models are scored on them."""
+        return self.folder / "first_stage"
 
     @property
     def rivals(self) -> Path:

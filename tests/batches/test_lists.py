@@ -60,7 +60,7 @@ def data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     paths = DataPaths("mine")
     paths.processed.mkdir(parents=True)
-    paths.rivals.mkdir()
+    paths.first_stage.mkdir()
     sequences = {"user": [1, 0], "items": [[0, 3, 1], [3, 1, 2, 1]]}
     pl.DataFrame(sequences).write_parquet(paths.processed / "sequences.parquet")
     write(paths.processed, "train", [True, True, False, False])
@@ -87,7 +87,7 @@ def test_the_teacher_answers_labelled_and_transfer_lists(data):
 
 def test_tests_are_the_families_that_were_written_wherever_they_stand(data):
     assert list(read_tests(data)) == ["matched", "uniform"]
-    (data.processed / "test_uniform.parquet").rename(data.rivals / "test_two-stage.parquet")
+    (data.processed / "test_uniform.parquet").rename(data.test_lists("two-stage"))
     found = read_tests(data)
     assert {family: rows(some) for family, some in found.items()} == {
         "matched": ROWS["test_matched"],
