@@ -31,7 +31,7 @@ from fisher_ld.distillation.cache import TeacherCache
 from fisher_ld.distillation.layer_map import layer_map
 from fisher_ld.distillation.matching import Weighting
 from fisher_ld.distillation.methods import METHODS
-from fisher_ld.distillation.signals import SIGNALS, StateStatistics
+from fisher_ld.distillation.signals import SIGNALS, StateStatistics, asked
 from fisher_ld.distillation.trainer import distill
 from fisher_ld.models.projection import SAMPLE
 from fisher_ld.models.scorer import Scorer
@@ -60,10 +60,9 @@ class OnlineTeacher:
         numbers = np.unique(np.searchsorted(self.lists.offsets, examples, side="right") - 1)
         windows = [numbers[window] for window in take(self.lists, numbers).windows()]
         batch = self.scorer.pack(self.lists, windows, self.prompts)
-        scored = self.scorer(batch, with_states="states" in names)
+        scored = asked(self.scorer, batch, names)
         order = batch.examples.argsort()[torch.from_numpy(examples).argsort().argsort()]
-        found = {name: SIGNALS[name].of(scored) for name in names}
-        return {name: values[order] for name, values in found.items() if values is not None}
+        return {name: SIGNALS[name].of(scored, batch)[order] for name in names}
 
 
 def main() -> None:

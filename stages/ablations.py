@@ -1,5 +1,5 @@
-"""The tables of the paper, cut from what `evaluate` and `efficiency` say: metrics/tables/NAME.csv and NAME.md, and all
-of them in tables.json."""
+"""The tables of the paper, cut from what `distill`, `evaluate` and `efficiency` say: metrics/tables/NAME.csv, NAME.md
+and NAME.tex, and all of them in tables.json."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from fisher_ld.core.files import write_csv, write_json
 from fisher_ld.experiments.results import Results
 from fisher_ld.experiments.tables import fill, paper
 from fisher_ld.report.blocks import write_page
+from fisher_ld.report.latex import latex
 from fisher_ld.report.markdown import markdown
 from fisher_ld.report.paper import table_blocks, table_rows
 from fisher_ld.run.stage import stage
@@ -23,7 +24,8 @@ def main(params: Params, run: StageRun) -> None:
     for table in tables:
         path = TABLES / table["name"]
         write_csv(path.with_suffix(".csv"), pl.DataFrame(table_rows(table), infer_schema_length=None))
-        write_page(path.with_suffix(".md"), markdown(table["title"], table_blocks(table)[1:]))
+        for suffix, written in ((".md", markdown), (".tex", latex)):
+            write_page(path.with_suffix(suffix), written(table["title"], table_blocks(table)[1:]))
     write_json(TABLES / "tables.json", tables)
 
 

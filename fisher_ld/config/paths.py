@@ -87,6 +87,10 @@ class DataPaths:
     def cache(self) -> Path:
         return self.folder / "cache"
 
+    def signals(self, method: str) -> Path:
+        """What a method needs of the teacher that no other does; empty for most."""
+        return self.folder / "signals" / method
+
     @property
     def traces(self) -> Path:
         return self.folder / "fisher" / "traces.parquet"
@@ -137,6 +141,10 @@ class DataPaths:
 
     def gate(self, student: str) -> Path:
         return cell("gate", self.name, student) / "gate.json"
+
+    def strength(self, student: str, method: str) -> Path:
+        """The weight of a method's layer term, and what it was chosen by."""
+        return cell("choose_strength", self.name, student, method) / "strength.json"
 
     def efficiency(self, student: str) -> Path:
         return cell("efficiency", self.name, student) / "efficiency.json"

@@ -40,6 +40,16 @@ def check_teacher_fit(params: Params, folder: Path) -> None:
         raise UserError("the parameters do not fit the teacher:\n" + "\n".join(f"  {fault}" for fault in faults))
 
 
+def check_shape(student: Student, folder: Path) -> None:
+    """Raises UserError where a pretrained student in `folder` is not of the shape that its params state."""
+    config = read_json(folder / "config.json")
+    _, own = widths(student, config)
+    own["layers"] = _of(config, "num_hidden_layers")
+    if wrong := {name: value for name, value in own.items() if getattr(student, name) != value}:
+        stated = ", ".join(f"{name}: {value}" for name, value in wrong.items())
+        raise UserError(f"students: the pretrained model has another shape than params.yaml states: set {stated}")
+
+
 def _depths(params: Params, config: dict[str, Any]) -> Iterator[str]:
     depth = _of(config, "num_hidden_layers")
     for asked in params.run.depths:
@@ -59,7 +69,8 @@ def size_in_layers(student: Student, config: dict[str, Any]) -> int:
     and fewer than the teacher has. `config`: the teacher's."""
     asked, own = widths(student, config)
     size = config.get("head_dim") or own["hidden_size"] // own["heads"]
-    asked_size = asked["hidden_size"] // asked["heads"] if student.init == "random" else size  # else heads stay whole
+    cut = student.init in ("random", "pretrained")  # else heads stay whole
+    asked_size = asked["hidden_size"] // asked["heads"] if cut else size
     layers = round(student.layers * _layer_parameters(asked, asked_size) / _layer_parameters(own, size))
     return max(1, min(layers, _of(config, "num_hidden_layers") - 1))
 
@@ -72,6 +83,8 @@ def _layer_parameters(shape: dict[str, int], head_size: int) -> int:
 
 def _student(student: Student, config: dict[str, Any], folder: Path) -> Iterator[str]:
     """What does not fit, each fault beginning with its key."""
+    if student.init == "pretrained":
+        return
     depth, tokenizer = _of(config, "num_hidden_layers"), folder / "tokenizer.json"
     if student.layers > depth:
         yield f"layers: expected at most the teacher's {depth} layers, got {student.layers}"

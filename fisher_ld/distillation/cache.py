@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from fisher_ld.batches.lists import Lists
-from fisher_ld.batches.packing import longest_first
+from fisher_ld.batches.packing import PackedBatch, longest_first
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import atomic_path, fingerprint, read_json, write_json
 from fisher_ld.core.progress import progress
-from fisher_ld.distillation.signals import SIGNALS, StateStatistics
+from fisher_ld.distillation.signals import SIGNALS, Sizes, StateStatistics, asked
 from fisher_ld.models.scorer import Scored, Scorer
 
 SHARD, DONE, MANIFEST = "{}-{:05d}.npy", "done.npy", "manifest.json"
@@ -33,6 +33,7 @@ CODE = (  # that turns a teacher into signals, in fisher_ld/
     "distillation/signals.py",
     "kernels/attention.py",
     "kernels/last_layer.py",
+    "models/relations.py",
     "models/scorer.py",
 )
 
@@ -97,14 +98,12 @@ class CacheWriter:
         folder: Path,
         signals: Collection[str],
         examples: int,
-        layers: int,
-        width: int,
+        sizes: Sizes,
         shard_rows: int,
         fingerprint: Mapping[str, str],
     ):
         self.folder, self.rows = folder, shard_rows
-        facts = {"signals": sorted(signals), "examples": examples, "layers": layers, "width": width}
-        facts |= {"shard_rows": shard_rows}
+        facts = {"signals": sorted(signals), "examples": examples, **sizes._asdict(), "shard_rows": shard_rows}
         resumed = (folder / MANIFEST).is_file()
         if resumed:
             remedy = f"Delete {folder} to start over."
@@ -121,8 +120,8 @@ class CacheWriter:
 
         def shards(name: str) -> list[np.memmap]:
             signal = SIGNALS[name]
-            sizes = enumerate(_shards(examples, shard_rows))
-            return [mapped(SHARD.format(name, i), signal.dtype, (n, *signal.shape(layers, width))) for i, n in sizes]
+            counts = enumerate(_shards(examples, shard_rows))
+            return [mapped(SHARD.format(name, i), signal.dtype, (n, *signal.shape(sizes))) for i, n in counts]
 
         self.arrays = {name: shards(name) for name in sorted(signals)}
         self.done = mapped(DONE, np.bool_, (examples,))
@@ -133,16 +132,17 @@ class CacheWriter:
         """(N,) bool: which of these are not written yet."""
         return ~self.done[examples]
 
-    def write(self, examples: np.ndarray, scored: Scored) -> None:
-        """The signals of examples (N,), from what the teacher gave for them. They count as done only once they are on
-        disk. Raises UserError for values that are not finite, naming the signal and the layer."""
+    def write(self, examples: np.ndarray, scored: Scored, batch: PackedBatch) -> None:
+        """The signals of examples (N,), from what the teacher gave for their batch. They count as done only once they
+        are on disk. Raises UserError for values that are not finite, naming the signal and the layer."""
         _check_examples(examples, len(self.done))
         shards = examples // self.rows
         for name, arrays in self.arrays.items():
-            values = _finite(name, SIGNALS[name].of(scored), examples)
+            values = _finite(name, SIGNALS[name].of(scored, batch), examples)
+            places = (..., slice(values.shape[-1])) if values.ndim > 1 else ()  # the rest stays 0: no such tokens
             for shard in np.unique(shards):
                 here = shards == shard
-                arrays[shard][examples[here] % self.rows] = values[here]
+                arrays[shard][(examples[here] % self.rows, *places)] = values[here]
                 arrays[shard].flush()
         self.done[examples] = True
         self.done.flush()
@@ -175,14 +175,11 @@ def fill(
     with scorer.inference():
         for group in progress(groups, "caching the teacher", unit="batch"):
             batch = scorer.pack(lists, group, prompts)
-            scored = scorer(batch, with_states="states" in writer.arrays)
-            writer.write(batch.examples.cpu().numpy(), scored)
+            writer.write(batch.examples.cpu().numpy(), asked(scorer, batch, writer.arrays), batch)
 
 
-def _finite(name: str, values: torch.Tensor | None, examples: np.ndarray) -> np.ndarray:
+def _finite(name: str, values: torch.Tensor, examples: np.ndarray) -> np.ndarray:
     """A signal (N, ...) as it goes to disk."""
-    if values is None:
-        raise ValueError(f"expected the signal {name} of every example, the teacher gave none")
     values = values.detach().float().cpu()
     if not values.isfinite().all():
         where = (~values.isfinite()).nonzero()[0].tolist()
@@ -220,6 +217,11 @@ class TeacherCache:
         manifest = read_json(folder / MANIFEST)
         _check(manifest, fingerprint or {}, folder, AGAIN)
         return cls(folder, manifest, names)
+
+    def joined(self, other: TeacherCache) -> TeacherCache:
+        """Itself, with the signals of another cache of the same examples."""
+        self.arrays |= other.arrays
+        return self
 
     def read(self, examples: np.ndarray, name: str) -> np.ndarray:
         """A signal of examples (N,), (N, *shape) as on disk. Neighbours in `examples` that are neighbours on disk are

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from fisher_ld.core.errors import UserError
+
 
 def layer_map(
     kind: str, teacher_layers: int, student_layers: int, init: str, mass: list[float] | None = None
@@ -13,7 +15,8 @@ def layer_map(
     all: every teacher layer, m(l) = ceil(l * L_S / L_T); but min(l, L_S) where the student's `init` is `first`, for
     its layers start as the teacher's first ones. The others take one teacher layer a student layer: spaced and last
     from l = ceil(m * L_T / L_S) and L_T - L_S + m; fisher the layer of the highest `mass` (tr(F_l) or its share,
-    (L_T,)) within each block of `all`.
+    (L_T,)) within each block of `all`. Methods have maps of their own: middle (FitNets) and final pair one layer, skip
+    (PKD) is spaced without the last. Raises UserError where a student has too few layers for a map.
     """
     layers = range(1, teacher_layers + 1)
     blocks = {layer: math.ceil(layer * student_layers / teacher_layers) for layer in layers}
@@ -25,6 +28,14 @@ def layer_map(
         return [(math.ceil(m * teacher_layers / student_layers), m) for m in students]
     if kind == "last":
         return [(teacher_layers - student_layers + m, m) for m in students]
+    if kind == "middle":
+        return [(math.ceil(teacher_layers / 2), math.ceil(student_layers / 2))]
+    if kind == "final":
+        return [(teacher_layers, student_layers)]
+    if kind == "skip":
+        if student_layers < 2:
+            raise UserError("PKD matches all layers but the last: expected a student of at least 2 layers, got 1")
+        return [(math.ceil(m * teacher_layers / student_layers), m) for m in students[:-1]]
     if mass is None:
         raise ValueError(f"layer_map {kind}: expected the Fisher mass of {teacher_layers} layers, got none")
     of_layer = dict(enumerate(mass, 1))

@@ -1,4 +1,4 @@
-"""What the terms of Eq. 7 compute."""
+"""What the terms of Eq. 7 and of its rivals compute."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from fisher_ld.batches.packing import PackedBatch
-from fisher_ld.training.losses import ranking_loss
+from fisher_ld.models.relations import Places, attention_maps, attention_scores, relations
+from fisher_ld.models.scorer import Scored
+from fisher_ld.training.losses import list_cross_entropy, ranking_loss
+
+TOP, DECAY = 3, 1.0  # of Ranking Distillation: so many candidates of a list, the r-th weighted by e^(-r / DECAY)
 
 
 def label_loss(z: torch.Tensor, batch: PackedBatch, list_weight: float) -> torch.Tensor | None:
@@ -27,10 +31,86 @@ def output_loss(teacher: torch.Tensor, student: torch.Tensor, temperature: float
     return kl.mean() * temperature**2
 
 
+def list_output_loss(
+    teacher: torch.Tensor, student: torch.Tensor, list_of: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """KL of the softmax over each list from the teacher's, of logits (N,) at `temperature`, times temperature^2, mean
+    over lists."""
+    t, s = teacher / temperature, student / temperature
+    number, own = list_of.unique(return_inverse=True)
+    largest = t.new_full((len(number),), -torch.inf).scatter_reduce(0, own, t, "amax")
+    odds = (t - largest[own]).exp()
+    p = odds / t.new_zeros(len(number)).index_add(0, own, odds)[own]
+    return (list_cross_entropy(s, p, list_of) - list_cross_entropy(t, p, list_of)) * temperature**2
+
+
+def top_ranked_loss(teacher: torch.Tensor, student: torch.Tensor, batch: PackedBatch) -> torch.Tensor | None:
+    """L_RD of Ranking Distillation (Tang & Wang 2018): -sum_r w_r log sigmoid(z_S) over the candidates that the teacher
+    ranks 1..TOP in a list without label, w_r falling with r and of sum 1; mean over such lists, None where there are
+    none."""
+    unknown = batch.labels.isnan().nonzero()[:, 0]
+    if not len(unknown):
+        return None
+    by_score = unknown[teacher[unknown].argsort(descending=True, stable=True)]
+    by_list = by_score[batch.list_of[by_score].argsort(stable=True)]  # each list's from the best down
+    number, own, size = batch.list_of[by_list].unique(return_inverse=True, return_counts=True)
+    rank = torch.arange(len(by_list), device=own.device) - (size.cumsum(0) - size)[own]  # 0, 1, ..
+    weight = torch.where(rank < TOP, (-rank.to(student.dtype) / DECAY).exp(), 0.0)
+    weight = weight / weight.new_zeros(len(number)).index_add(0, own, weight)[own]
+    return -(weight * F.logsigmoid(student[by_list])).sum() / len(number)
+
+
 def layer_losses(targets: torch.Tensor, adapted: torch.Tensor) -> torch.Tensor:
     """Eq. 8 for each pair: mean squared error of standardised teacher states (N, P, d_T), as (P,). A share of the
     constant predictor's error: 1 where the student knows no more than the mean, 0 where it is exact."""
     return (targets - adapted).square().mean((0, 2))
+
+
+def cosine_losses(targets: torch.Tensor, adapted: torch.Tensor) -> torch.Tensor:
+    """1 - cosine for each pair, of standardised teacher states (N, P, d_T), as (P,): half of the squared distance of
+    unit vectors, which PKD takes."""
+    return 1 - F.cosine_similarity(targets, adapted, dim=-1).mean(0)
+
+
+def attention_map_loss(
+    teacher: torch.Tensor, student: Scored, batch: PackedBatch, pairs: Sequence[tuple[int, int]]
+) -> torch.Tensor:
+    """Squared distance of unit attention maps, for each pair of layers (from 1), mean over candidates and pairs.
+    teacher: (N, L_T, P), P of the longest prompt of all."""
+    of_teacher, of_student = _layers_of(pairs)
+    maps = attention_maps([student.attended[m] for m in of_student], Places.of(batch))  # (N, pairs, p)
+    targets = teacher[:, of_teacher, : maps.shape[-1]]
+    return (F.normalize(maps, dim=-1) - F.normalize(targets, dim=-1)).square().sum(-1).mean()
+
+
+def attention_score_loss(
+    teacher: torch.Tensor, student: Scored, batch: PackedBatch, pairs: Sequence[tuple[int, int]]
+) -> torch.Tensor:
+    """Squared distance of attention scores in common relation heads, mean over the places of the prompts, heads,
+    candidates and pairs. teacher: (N, L_T, HEADS, P)."""
+    of_teacher, of_student = _layers_of(pairs)
+    places = Places.of(batch)
+    scores = attention_scores([student.attended[m] for m in of_student], places)  # (N, pairs, HEADS, p)
+    squares = (scores - teacher[:, of_teacher, :, : scores.shape[-1]]).square()
+    return (squares * places.present[:, None, None]).sum() / (places.present.sum() * squares[0, :, :, 0].numel())
+
+
+def relation_loss(teacher: torch.Tensor, student: Scored, batch: PackedBatch) -> torch.Tensor:
+    """MiniLM: KL of the student's relations from the teacher's, of attention and of values in the last layers, mean
+    over heads and candidates, summed over the two. teacher: (N, 2, HEADS, P)."""
+    places = Places.of(batch)
+    own = relations(student.attended[-1], places)  # (N, 2, HEADS, p)
+    targets = teacher[..., : own.shape[-1]]
+    kl = 0.0
+    for kind in range(2):
+        t, s = places.log_softmax(targets[:, kind]), places.log_softmax(own[:, kind])
+        kl = kl + (t.exp() * places.present[:, None] * (t - s)).sum(-1).mean()
+    return torch.as_tensor(kl)
+
+
+def _layers_of(pairs: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    """Of teacher and student, from 0."""
+    return [layer - 1 for layer, _ in pairs], [layer - 1 for _, layer in pairs]
 
 
 def ridge_maps(

@@ -18,6 +18,9 @@ class TrainedTerm(nn.Module):
         super().__init__()
         self.trajectory: list[dict[str, float]] = []  # rows of what changed in training
 
+    def begin_phase(self) -> None:
+        """Is called where its phase begins after another, and the student is no longer as it was when it was built."""
+
     def begin_step(self, step: int) -> None:
         """Is called before every optimiser step."""
 

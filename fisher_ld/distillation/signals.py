@@ -2,32 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 
-from fisher_ld.models.scorer import Scored, unit_rms
+from fisher_ld.batches.packing import PackedBatch
+from fisher_ld.distillation.terms import BASIC
+from fisher_ld.models import relations
+from fisher_ld.models.relations import HEADS, Places
+from fisher_ld.models.scorer import Scored, Scorer, unit_rms
+
+
+class Sizes(NamedTuple):
+    """Of the teacher that gives the signals."""
+
+    layers: int  # L
+    width: int  # d
+    tokens: int  # P, of the longest prompt
 
 
 @dataclass(frozen=True)
 class Signal:
     dtype: type[np.generic]  # on disk
-    shape: Callable[[int, int], tuple[int, ...]]  # of one example, for L layers of width d
-    of: Callable[[Scored], torch.Tensor | None]  # (N, *shape)
+    shape: Callable[[Sizes], tuple[int, ...]]  # of one example
+    of: Callable[[Scored, PackedBatch], torch.Tensor]  # (N, *shape); of attention with fewer places where the batch has
+    # no longer prompt
+
+
+def _states(scored: Scored, batch: PackedBatch) -> torch.Tensor:
+    """h_l / rms(h_l), which no activation can overflow in float16."""
+    assert scored.states is not None
+    return unit_rms(scored.states.float())
 
 
 SIGNALS: Mapping[str, Signal] = {
-    "logits": Signal(np.float32, lambda layers, width: (), lambda scored: scored.logits),
-    # h_l / rms(h_l), which no activation can overflow in float16
-    "states": Signal(
+    "logits": Signal(np.float32, lambda sizes: (), lambda scored, batch: scored.logits),
+    "states": Signal(np.float16, lambda sizes: (sizes.layers, sizes.width), _states),
+    "attention": Signal(
         np.float16,
-        lambda layers, width: (layers, width),
-        lambda scored: None if scored.states is None else unit_rms(scored.states.float()),
+        lambda sizes: (sizes.layers, sizes.tokens),
+        lambda scored, batch: relations.attention_maps(scored.attended, Places.of(batch)),
+    ),
+    "scores": Signal(
+        np.float16,
+        lambda sizes: (sizes.layers, HEADS, sizes.tokens),
+        lambda scored, batch: relations.attention_scores(scored.attended, Places.of(batch)),
+    ),
+    "relations": Signal(
+        np.float16,
+        lambda sizes: (2, HEADS, sizes.tokens),
+        lambda scored, batch: relations.relations(scored.attended[-1], Places.of(batch)),
     ),
 }
+
+
+def asked(scorer: Scorer, batch: PackedBatch, signals: Collection[str]) -> Scored:
+    """What a scorer gives for a batch, with what these signals are made of."""
+    return scorer(batch, with_states="states" in signals, with_attention=bool({*signals} - {*BASIC}))
 
 
 @dataclass(frozen=True)

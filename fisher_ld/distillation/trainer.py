@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -11,14 +14,14 @@ import torch
 from torch import nn
 
 from fisher_ld.batches.lists import Lists
-from fisher_ld.batches.packing import step_plan
+from fisher_ld.batches.packing import PackedBatch, step_plan
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.config.params import Distill
 from fisher_ld.distillation.losses import l2
 from fisher_ld.distillation.matching import Matching, Weighting
-from fisher_ld.distillation.methods import Method
+from fisher_ld.distillation.methods import Method, Phase
 from fisher_ld.distillation.objective import Loss, TrainedTerm, objective
-from fisher_ld.distillation.signals import TeacherSignals
+from fisher_ld.distillation.signals import StateStatistics, TeacherSignals, asked
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.training.loop import Fit, Schedule, Training, fit
 
@@ -40,31 +43,39 @@ def distill(
     """Trains `student` in place by the loss of `method` (Eq. 7) on the windows of `lists`: each step reads some whose
     labels are known, alike for every method, and where the method has a teacher some transfer windows, which only the
     teacher has answered. `weighting`: None for a method without a layer term. Returns the fit, and the layer weights
-    at the start and whenever Eq. 9 changed them (`TRAJECTORY`)."""
+    at the start and whenever Eq. 9 changed them (`TRAJECTORY`). The phases of a method share the steps."""
     torch.manual_seed(training.seed)
     student.requires_grad_(True)
     plan = _plan(lists, prompts, params, bool(method.signals), training.seed)
     matching = None
-    if method.layers:
+    if method.signals - {"logits"}:
         assert weighting is not None
-        matching = _matching(student, teacher, weighting, plan, lists, prompts, training.seed)
-    losses: dict[str, Loss] = {term.name: term.build(params, matching) for term in method.terms}
-    weights = {term.name: float(getattr(params, term.weight)) for term in method.terms}
-    if params.explicit_l2:
-        losses["l2"], weights["l2"] = lambda *given: l2(student.parameters()), params.l2
-    trained = {name: loss for name, loss in losses.items() if isinstance(loss, TrainedTerm)}
+        statistics = teacher.statistics().to(student.model.device) if "states" in method.signals else None
+        matching = _matching(student, teacher, weighting, statistics, plan, lists, prompts, training.seed)
+    given = method.phases(len(student.layers))
+    phases = [_Phase.of(phase, params, matching, student) for phase in given]
+    ends = [round(share * len(plan)) for share in accumulate(phase.share for phase in given)]
+    begins = (0, *ends[:-1])
+    trained = nn.ModuleDict({f"{n}-{name}": part for n, phase in enumerate(phases) for name, part in phase.trained()})
 
     def loss(windows: list[np.ndarray], step: int) -> tuple[torch.Tensor, dict[str, float], int]:
-        for part in trained.values():
+        number = bisect_right(begins, step) - 1
+        phase = phases[number]
+        phase.hold(student)
+        for _, part in phase.trained():
+            if number and step == begins[number]:
+                part.begin_phase()
             part.begin_step(step)
         batch = student.pack(lists, windows, prompts)
-        scored = student(batch, with_states="states" in method.signals)
-        total, parts = objective(losses, weights, scored, _signals(teacher, method, batch, scored.logits), batch)
+        scored = asked(student, batch, phase.signals)
+        total, parts = objective(
+            phase.losses, phase.weights, scored, _signals(teacher, phase.signals, batch, scored.logits), batch
+        )
         return total, parts, batch.tokens
 
     schedule = Schedule(
         params.learning_rate, 0.0 if params.explicit_l2 else params.l2, params.warmup, params.eval_every, None,
-        params.checkpoint_every,
+        params.checkpoint_every, begins=begins,
     )  # fmt: skip
 
     def state() -> dict[str, Any]:
@@ -77,8 +88,38 @@ def distill(
     module = nn.ModuleDict({"student": student, **trained})
     result = fit(module, plan, loss, schedule, training, state, load)
     student.requires_grad_(False)
-    rows = [row for part in trained.values() for row in part.trajectory]
+    rows = [row for phase in phases for _, part in phase.trained() for row in part.trajectory]
     return result, pl.DataFrame(rows, schema=TRAJECTORY)
+
+
+@dataclass(frozen=True)
+class _Phase:
+    losses: Mapping[str, Loss]
+    weights: Mapping[str, float]  # of the losses
+    signals: Collection[str]
+    resting: Collection[nn.Parameter]
+
+    @classmethod
+    def of(cls, phase: Phase, params: Distill, matching: Matching | None, student: Scorer) -> _Phase:
+        losses: dict[str, Loss] = {term.name: term.build(params, matching) for term in phase.terms}
+        weights = {term.name: float(getattr(params, term.weight)) for term in phase.terms}
+        if params.explicit_l2:
+            losses["l2"], weights["l2"] = lambda *given: l2(student.parameters()), params.l2
+        first, last = phase.only or (1, len(student.layers))
+        others = [*student.layers[: first - 1], *student.layers[last:]]
+        if first > 1:
+            others.append(student.body.get_input_embeddings())
+        resting = [parameter for part in others for parameter in part.parameters()]
+        return cls(losses, weights, sorted({signal for term in phase.terms for signal in term.signals}), resting)
+
+    def trained(self) -> Iterator[tuple[str, TrainedTerm]]:
+        yield from ((name, loss) for name, loss in self.losses.items() if isinstance(loss, TrainedTerm))
+
+    def hold(self, student: Scorer) -> None:
+        """What rests in this phase does not train; all else does."""
+        student.requires_grad_(True)
+        for parameter in self.resting:
+            parameter.requires_grad_(False)
 
 
 def _plan(lists: Lists, prompts: Prompts, params: Distill, taught: bool, seed: int) -> list[list[np.ndarray]]:
@@ -97,6 +138,7 @@ def _matching(
     student: Scorer,
     teacher: TeacherSignals,
     weighting: Weighting,
+    statistics: StateStatistics | None,
     plan: list[list[np.ndarray]],
     lists: Lists,
     prompts: Prompts,
@@ -124,12 +166,14 @@ def _matching(
         chosen = np.random.default_rng((seed, step)).permutation(examples)[:RECENT_EXAMPLES]
         return weighting.teacher_trace(chosen)
 
-    statistics = teacher.statistics().to(student.model.device)
-    return Matching(weighting, statistics, start, trace_before if weighting.teacher_trace else None, seed)
+    trace = trace_before if weighting.teacher_trace else None
+    return Matching(weighting, len(student.layers), statistics, start, trace, seed)
 
 
-def _signals(teacher: TeacherSignals, method: Method, batch: Any, like: torch.Tensor) -> dict[str, torch.Tensor]:
-    if not method.signals:
+def _signals(
+    teacher: TeacherSignals, names: Collection[str], batch: PackedBatch, like: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    if not names:
         return {}
-    found = teacher.signals(batch.examples.cpu().numpy(), sorted(method.signals))
+    found = teacher.signals(batch.examples.cpu().numpy(), sorted(names))
     return {name: values.to(like.device) for name, values in found.items()}

@@ -21,6 +21,13 @@ def fisher_weights(trace: np.ndarray, beta: float, delta: float) -> np.ndarray:
     return _normalised(trace / trace.sum() * depth_bias(len(trace), beta, delta))
 
 
+def attention_weights(divergence: np.ndarray) -> np.ndarray:
+    """In proportion to the mean KL of the decision token's attention from uniform (Table III), (L,), with sum 1."""
+    if not np.isfinite(divergence).all():
+        raise UserError("attention was not taken with the Fisher traces: the teacher computes it in a way of its own")
+    return _normalised(divergence)
+
+
 def depth_bias(layers: int, beta: float, delta: float) -> np.ndarray:
     """(1 + beta l / L)^delta for l = 1..L (Eq. 6)."""
     return (1 + beta * _depth(layers)) ** delta
@@ -35,14 +42,18 @@ OF_DEPTH: Mapping[str, Strategy] = {
     # steeper than linear, as exp(l / L) is not
     "exponential": lambda traces, beta, delta: _normalised(np.exp(5 * _depth(len(traces.trace)))),
 }
-# By Eq. 5 and 6 from a measure of the layers.
+# Of a measure of the layers, by Eq. 5 and 6.
 OF_FISHER: Mapping[str, Strategy] = {
     "fisher": lambda traces, beta, delta: fisher_weights(traces.trace, beta, delta),
     "per-parameter": lambda traces, beta, delta: fisher_weights(traces.per_parameter, beta, delta),
     "relative": lambda traces, beta, delta: fisher_weights(traces.state_fisher.value, beta, delta),
     "without-last": lambda traces, beta, delta: fisher_weights(np.append(traces.trace[:-1], 0), beta, delta),
 }
-STRATEGIES: Mapping[str, Strategy] = {**OF_DEPTH, **OF_FISHER}
+STRATEGIES: Mapping[str, Strategy] = {
+    **OF_DEPTH,
+    "attention": lambda traces, beta, delta: attention_weights(traces.attention),
+    **OF_FISHER,
+}
 
 
 def ordered(weights: np.ndarray, order: str, seed: int) -> np.ndarray:

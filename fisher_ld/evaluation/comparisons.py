@@ -88,10 +88,11 @@ class Pair:
     question: str | None = None  # a key of QUESTIONS
 
 
-def quality(frames: Frames) -> dict[str, dict[str, dict[str, float]]]:
-    """model -> metric -> mean over users and seeds with its 95% interval (`low`, `high`), and n, the users, and seeds;
-    a metric that fewer than two users have is left out."""
-    result: dict[str, dict[str, dict[str, float]]] = {}
+def quality(frames: Frames) -> dict[str, dict[str, dict[str, Any]]]:
+    """model -> metric -> mean over users and seeds with its 95% interval (`low`, `high`), n, the users, and seeds, with
+    the standard deviation of their means (`spread`; None of one); a metric that fewer than two users have is left
+    out."""
+    result: dict[str, dict[str, dict[str, Any]]] = {}
     for model, runs in frames.items():
         result[model] = {}
         for metric in METRICS:
@@ -99,7 +100,9 @@ def quality(frames: Frames) -> dict[str, dict[str, dict[str, float]]]:
             seeds, n = values.shape
             if n > 1:
                 low, high = estimate(values).interval()
-                result[model][metric] = {"mean": float(values.mean()), "low": low, "high": high, "n": n, "seeds": seeds}
+                spread = float(values.mean(1).std(ddof=1)) if seeds > 1 else None
+                cell = {"mean": float(values.mean()), "low": low, "high": high, "spread": spread}
+                result[model][metric] = cell | {"n": n, "seeds": seeds}
     return result
 
 
@@ -122,7 +125,8 @@ def pairs(frames: Frames, known: Known) -> Iterator[tuple[str | None, str, list[
     `main`: with the rivals, itself before adaptation, and truncations of no student's size. Of each student `main`: the
     questions, the best method (on validation lists) with the teacher, COMPETING methods with the best rival and their
     start; `peers`, by which its cost is read: the best method and ours with the truncations and the teacher;
-    `strategies` (Table III): every layered method with uniform."""
+    `strategies` (Table III): every other weighting of layers with uniform; `methods` (Tables I, VI): every other method
+    with uniform; `best`: every other method with the best one, which validation lists chose."""
 
     def present(chosen: Sequence[Pair]) -> list[Pair]:
         return [pair for pair in chosen if pair.a in frames and pair.b in frames]
@@ -143,8 +147,11 @@ def pairs(frames: Frames, known: Known) -> Iterator[tuple[str | None, str, list[
         models, sides = dict.fromkeys((top, named[OURS])), ("teacher", *truncations)
         peers = [Pair(model, side) for model in models for side in sides if (model, side) != (top, "teacher")]
         yield student, "peers", present(peers)
-        layered = [method for method in methods if METHODS[method].layers and method != "uniform"]
-        yield student, "strategies", present([Pair(named[method], named["uniform"]) for method in layered])
+        weighted = [method for method in methods if METHODS[method].weighting and method != "uniform"]
+        yield student, "strategies", present([Pair(named[method], named["uniform"]) for method in weighted])
+        rivals = [method for method in methods if not METHODS[method].weighting]
+        yield student, "methods", present([Pair(named[method], named["uniform"]) for method in rivals])
+        yield student, "best", present([Pair(named[method], top) for method in methods if named[method] != top])
 
 
 def untested(model: str, known: Known) -> str | None:

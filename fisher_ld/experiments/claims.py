@@ -90,7 +90,7 @@ def judge(claim: Mapping[str, Any], results: Results) -> Judged:
 def _subject(claim: Mapping[str, Any], results: Results) -> Subject:
     if "measure" not in claim:
         raise Empty("no such experiment yet")
-    locate(results, {"model": claim.get("against", "teacher")})
+    locate(results, {**claim, "model": claim.get("against", "teacher")})
     return Subject(claim, *locate(results, {"model": PROPOSED, **claim}))
 
 

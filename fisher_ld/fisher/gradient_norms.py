@@ -26,6 +26,7 @@ from fisher_ld.fisher.hooks import GradientReader, Sums, reading_states
 from fisher_ld.kernels.attention import by_strips
 from fisher_ld.kernels.last_layer import only_at_decisions
 from fisher_ld.kernels.linear import by_onednn, replaced
+from fisher_ld.models.relations import Places, attention_divergence, keeping
 from fisher_ld.models.scorer import Scorer
 
 
@@ -57,6 +58,7 @@ class GradientNorms(Squares):
 
     logits: torch.Tensor  # (N,) z
     sensitivity: torch.Tensor  # (N, L) ||dz/dh_l||^2 rms(h_l)^2, h_l the output of layer l at the decision token
+    attention: torch.Tensor | None  # (N, L) KL of the decision token's attention from uniform; None where it is `eager`
     lists: Squares | None  # of sum_c p_c dz_c/dtheta of each list, p the softmax of z over its candidates
 
 
@@ -144,12 +146,17 @@ def gradient_norms(
         at_decisions,
         reader.reading(covered),
         reading_states(stack, batch.decision, sensitivity),
+        keeping(model) as attended,
         torch.enable_grad(),
     ):
         z = logits_of(model, batch)
         if candidates:
             sums[1].weights = z.detach().double().view(-1, candidates).softmax(-1).flatten()  # (N,)
         z.sum().backward()
+    divergence = None
+    if attended:
+        with torch.no_grad():  # recomputed layers attend a second time
+            divergence = attention_divergence(attended[:count], Places.alone(batch.decision, batch.attention_mask))
 
     reader.finish(covered)
     total, _ = sums[0].squares  # (N, L + 2)
@@ -165,6 +172,7 @@ def gradient_norms(
         **vars(of_examples),
         logits=z.detach().double(),
         sensitivity=sensitivity[:, [layer - 1 for layer in wanted]],
+        attention=None if divergence is None else divergence[:, [layer - 1 for layer in wanted]].double(),
         lists=lists[0] if lists else None,
     )
 

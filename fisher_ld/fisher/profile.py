@@ -53,6 +53,7 @@ class LayerTraces(Measure):
     normalisation_share: np.ndarray  # (L,) what the normalisation parameters hold of the trace
     relative: Measure  # tr(F_l) times the mean square of the layer's weights
     state_fisher: Measure  # E c ||dz/dh_l||^2 rms(h_l)^2 of the layer's output at the decision token
+    attention: np.ndarray  # (L,) mean KL of the decision token's attention from uniform; nan where it was not taken
 
     @property
     def trace(self) -> np.ndarray:
@@ -85,6 +86,7 @@ def layer_traces(table: pl.DataFrame, kind: Kind) -> LayerTraces:
     """
     contributed = _contributions(table, kind)
     count = layer_count(table)
+    attention = _rows(table, kind).group_by("layer").agg(pl.col("attention").mean()).sort("layer")["attention"]
     traces = contributed.all[:, 1:-1]  # (S, L)
     if not traces.sum() > 0:
         raise UserError(f"the {kind} Fisher of all layers is zero: the model is certain of every answer")
@@ -98,6 +100,7 @@ def layer_traces(table: pl.DataFrame, kind: Kind) -> LayerTraces:
         normalisation_share=np.divide(normalisation, trace, out=np.zeros_like(trace), where=trace > 0),
         relative=Measure(traces * layers["mean_square"].to_numpy()),
         state_fisher=Measure(contributed.states[:, 1:-1]),
+        attention=attention.cast(pl.Float64).to_numpy()[1:-1],
     )
 
 

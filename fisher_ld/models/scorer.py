@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from fisher_ld.core.progress import progress
 from fisher_ld.kernels.attention import STRIPS
 from fisher_ld.kernels.last_layer import only_at_decisions
 from fisher_ld.models.layers import layers_name
+from fisher_ld.models.relations import Attended, keeping
 
 
 def unit_rms(states: torch.Tensor) -> torch.Tensor:
@@ -35,6 +36,7 @@ class Scored(NamedTuple):
     logits: torch.Tensor  # (N,) z
     states: torch.Tensor | None  # (N, L, d) h_l at the decision token before the final norm, where asked for
     hidden: Sequence[torch.Tensor] = ()  # L of (B, T, d), of all tokens, where asked for with gradients
+    attended: Sequence[Attended] = ()  # L, where asked for
 
     def sensitivity(self, batch: PackedBatch) -> torch.Tensor:
         """||dz/ds_l||^2 of each candidate, s_l = h_l / rms(h_l): (N, L). Scaling a layer's stream changes nothing."""
@@ -98,7 +100,7 @@ class Scorer(nn.Module):
         """The windows packed within the model's context, where the model is."""
         return pack(lists, windows, prompts, self.context()).to(self.model.device)
 
-    def forward(self, batch: PackedBatch, with_states: bool = False) -> Scored:
+    def forward(self, batch: PackedBatch, with_states: bool = False, with_attention: bool = False) -> Scored:
         row, column = batch.decision.unbind(1)
         states: list[torch.Tensor] = []
         hidden: list[torch.Tensor] = []  # kept by autograd in any case
@@ -109,7 +111,8 @@ class Scorer(nn.Module):
             if torch.is_grad_enabled():
                 hidden.append(whole)
 
-        with only_at_decisions(self.layers[-1], batch.decision):
+        keep_attention = keeping(self.model) if with_attention else nullcontext(())
+        with only_at_decisions(self.layers[-1], batch.decision), keep_attention as attended:
             hooks = [layer.register_forward_hook(keep) for layer in self.layers] if with_states else []
             try:
                 with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=self.bf16):
@@ -123,7 +126,7 @@ class Scorer(nn.Module):
                 for hook in hooks:
                     hook.remove()
         no, yes = self.model.score(last[row, column].to(self.model.score.weight.dtype)).unbind(-1)  # (N,), (N,)
-        return Scored(yes - no, torch.stack(states, 1) if states else None, hidden)
+        return Scored(yes - no, torch.stack(states, 1) if states else None, hidden, attended)
 
     @contextmanager
     def inference(self) -> Iterator[None]:

@@ -46,9 +46,7 @@ def _config(teacher: Any, student: Student, rows: np.ndarray | None, tokenizer: 
     config.num_labels, config.tie_word_embeddings = 2, False
     config.id2label, config.label2id = {0: "no", 1: "yes"}, {"no": 0, "yes": 1}
     if rows is not None:
-        config.vocab_size = len(rows)
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            setattr(config, name, getattr(tokenizer, name))
+        _set_vocabulary(config, len(rows), tokenizer)
     if config.pad_token_id is None:  # a padded batch cannot be pooled without one
         config.pad_token_id = config.eos_token_id
     return config
@@ -100,6 +98,24 @@ def build_student(
         raise RuntimeError(f"the student's body does not match the teacher's: {unexpected}, {missing}")
     model.score.load_state_dict(score)
     return made.eval(), tokenizer
+
+
+def prune_vocabulary(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> PreTrainedTokenizerBase:
+    """Cuts the embedding of a scorer down to what `texts` need, in place, and its tokenizer. Raises UserError for a
+    vocabulary that cannot be pruned."""
+    pruned, rows = prune(tokenizer, texts)
+    embedding, config = scorer.body.get_input_embeddings(), scorer.model.config
+    embedding.weight = torch.nn.Parameter(embedding.weight.detach()[torch.from_numpy(rows)])
+    embedding.num_embeddings, embedding.padding_idx = len(rows), None
+    _set_vocabulary(config, len(rows), pruned)
+    config.pad_token_id = config.pad_token_id or config.eos_token_id
+    return pruned
+
+
+def _set_vocabulary(config: Any, size: int, tokenizer: PreTrainedTokenizerBase) -> None:
+    config.vocab_size = size
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(config, name, getattr(tokenizer, name))
 
 
 def initialised_anew(start: Scorer, seed: int) -> Scorer:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fisher_ld.core.files import atomic_path
 
-Cell = str | tuple[str, str]  # a value, and what stands small below it
+Cell = str | tuple[str, ...]  # a value, and the lines that stand small below it
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     strong: Sequence[int] = field(default=())  # rows that stand out
     words: Sequence[int] = field(default=(0,))  # columns of words, set left; the others are numbers
+    best: Sequence[tuple[int, int]] = field(default=())  # row and column of cells in bold
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Picture:
 
 
 Block = Heading | Text | Table | Picture
+
+
+def lines(cell: Cell) -> list[str]:
+    """The value, and what is to stand below it."""
+    return [cell] if isinstance(cell, str) else [cell[0], *filter(None, cell[1:])]
 
 
 def write_page(path: Path, text: str) -> None:

@@ -15,6 +15,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from fisher_ld.batches.lists import MAIN
 from fisher_ld.experiments.claims import FISHER
+from fisher_ld.experiments.peers import front, places
 from fisher_ld.experiments.results import PROPOSED, Part
 from fisher_ld.report.names import (
     BLUE,
@@ -51,7 +52,7 @@ def charts(part: Part, method: str) -> dict[str, str]:
     with rc_context(STYLE):
         figures = {
             "quality": quality(part),
-            "tradeoff": tradeoff(part, method),
+            "tradeoff": tradeoff(part),
             "profile": profile(part),
             "data": data(part.data),
         }
@@ -93,52 +94,55 @@ def quality(part: Part) -> Figure:
     return figure
 
 
-def _places(part: Part, method: str) -> dict[str, tuple[float, float]]:
-    """Model -> its throughput, in times the teacher's, and its parameters, in % of them. All methods of a shape have
-    one architecture."""
-    places = {"teacher": (1.0, 100.0)}
-    for student, found in part.efficiency.items():
-        for name, ratios in found["ratios"].items():
-            models = [f"{student}/{m}" for m in ("none", "uniform", method)] if name == student else [name]
-            places |= {m: (ratios["throughput"], 100 / ratios["parameters"]) for m in models if part.quality(m)}
-    return places
-
-
 def _marker(model: str, part: Part) -> str:
-    shape, _, method = model.partition("/")
-    if method:
+    shape = model.partition("/")[0]
+    if shape in part.run.students:
         return "o^Dv"[part.run.students.index(shape) % 4]
-    return "o" if model == "teacher" else "s"
+    return {"teacher": "o", "rivals": "X"}.get(shape, "s")
+
+
+def _key(model: str, part: Part) -> str:
+    """In the legend, which names a method once: it has one colour in all shapes."""
+    shape, students = model.partition("/")[0], part.run.students
+    if shape not in students:
+        return label(model, part.run)
+    return short(model) if shape == students[0] else f"_{model}"  # that is in no legend
 
 
 def _rival(model: str) -> bool:
     return model.startswith("rivals/")
 
 
-def tradeoff(part: Part, method: str) -> Figure:
-    """NDCG@10 against throughput and parameters, both relative to the teacher; the best rivals as lines: of those
-    without more labels and of those with all."""
-    places = _places(part, method)
-    shown = ordered(places, part.run)
-    means = {m: found["ndcg_10"]["mean"] for m, found in part.evaluate["quality"][MAIN].items() if _rival(m)}
+def tradeoff(part: Part) -> Figure:
+    """NDCG@10 against throughput and parameters, both relative to the teacher, with the front of quality and
+    throughput; the best rivals that were not timed as lines: of those without more labels and of those with all."""
+    found = places(part)
+    shown = ordered(found, part.run)
+    means = {m: row["ndcg_10"]["mean"] for m, row in part.evaluate["quality"][MAIN].items() if _rival(m)}
     kinds = [[m for m in means if (learned_from(m) == "all") is informed] for informed in (False, True)]
-    rivals = [max(kind, key=means.__getitem__) for kind in kinds if kind]
+    best = [max(kind, key=means.__getitem__) for kind in kinds if kind]
+    rivals = [rival for rival in best if rival not in found]
     figure = Figure(figsize=(WIDTH, 4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    for axes, which, name in (
-        (left, 0, "throughput, times the teacher's"),
-        (right, 1, "parameters, % of the teacher's"),
+    for axes, costs, name in (
+        (left, {m: place.throughput for m, place in found.items()}, "throughput, times the teacher's"),
+        (right, {m: place.parameters for m, place in found.items()}, "parameters, % of the teacher's"),
     ):
-        spread = 0.03 * max(place[which] for place in places.values())
+        at = {}
         for model in shown:
             # models of one architecture share a place: moved apart to be seen
-            here = [m for m in shown if places[m] == places[model]]
-            at = places[model][which] + (here.index(model) - (len(here) - 1) / 2) * spread
+            here = [m for m in shown if costs[m] == costs[model]]
+            step = min(0.03, 0.2 / len(here)) * max(costs.values())
+            at[model] = costs[model] + (here.index(model) - (len(here) - 1) / 2) * step
             cell = part.evaluate["quality"][MAIN][model]["ndcg_10"]
             axes.errorbar(
-                at, cell["mean"], yerr=_error(cell), fmt=_marker(model, part), color=colour(model), capsize=3,
-                label=label(model, part.run),
+                at[model], cell["mean"], yerr=_error(cell), fmt=_marker(model, part), color=colour(model),
+                elinewidth=0.8, capsize=2, label=_key(model, part),
             )  # fmt: skip
+        if axes is left:
+            unbeaten = front(found)
+            line = [at[m] for m in unbeaten], [found[m].quality for m in unbeaten]
+            axes.step(*line, where="pre", color=INK, linewidth=1, zorder=1)
         for rival in rivals:
             value = means[rival]
             axes.axhline(value, color=GREY, linestyle=":", linewidth=1)
@@ -150,8 +154,11 @@ def tradeoff(part: Part, method: str) -> Figure:
         axes.margins(x=0.1)
         axes.set_xlabel(name)
     left.set_ylabel(f"{NDCG}, {MAIN} lists")
+    for student in part.run.students if len(part.run.students) > 1 else []:
+        left.plot([], [], _marker(student, part), color=GREY, label=f"student {student}")
     handles, names = left.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper left", ncols=min(3, len(shown)))
+    figure.legend(handles, names, loc="outside upper left", ncols=min(3, len(names)))
+    figure.set_figheight(4 + 0.2 * (len(names) // 3))
     return figure
 
 

@@ -91,7 +91,8 @@ def turned(part: Part, family: str) -> list[tuple[str, str]]:
         {(row["a"], row["b"]): row["verdict"] for row in part.evaluate["comparisons"][f]} for f in (MAIN, family)
     ]
     shown = {"shown above", "shown below"}
-    return [pair for pair, verdict in verdicts[0].items() if {verdict, verdicts[1].get(pair)} == shown]
+    found = [pair for pair, verdict in verdicts[0].items() if {verdict, verdicts[1].get(pair)} == shown]
+    return list({frozenset(pair): pair for pair in found}.values())  # groups may compare two either way round
 
 
 def flagged(part: Part, family: str) -> bool:

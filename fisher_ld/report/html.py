@@ -6,7 +6,7 @@ import base64
 from collections.abc import Sequence
 from html import escape
 
-from fisher_ld.report.blocks import Block, Cell, Heading, Picture, Table, Text
+from fisher_ld.report.blocks import Block, Cell, Heading, Picture, Table, Text, lines
 
 # verdicts that are set as a badge
 GOOD = ("passed", "shown above", "reproduced")
@@ -61,16 +61,17 @@ def _html(block: Block) -> str:
             return f"<h{level}>{escape(text)}</h{level}>"
         case Text(text, lead):
             return f"<p{_class('lead' if lead else '')}>{escape(text)}</p>"
-        case Table(header, rows, strong, words):
+        case Table(header, rows, strong, words, best):
             kinds = [_class("word" if i in words else "") for i in range(len(header))]
             head = "".join(f"<th{kind}>{escape(name)}</th>" for kind, name in zip(kinds, header, strict=True))
-            lines = []
+            body = []
             for number, row in enumerate(rows):
-                cells = "".join(f"<td{kind}>{_cell(cell)}</td>" for kind, cell in zip(kinds, row, strict=True))
-                lines.append(f"<tr{_class('strong' if number in strong else '')}>{cells}</tr>")
+                texts = [_cell(cell, (number, column) in best) for column, cell in enumerate(row)]
+                cells = "".join(f"<td{kind}>{text}</td>" for kind, text in zip(kinds, texts, strict=True))
+                body.append(f"<tr{_class('strong' if number in strong else '')}>{cells}</tr>")
             return (
                 f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n'
-                + "\n".join(lines)
+                + "\n".join(body)
                 + "\n</tbody>\n</table></div>"
             )
         case Picture(alt, svg, caption):
@@ -85,10 +86,9 @@ def _class(name: str) -> str:
     return f' class="{name}"' if name else ""
 
 
-def _cell(cell: Cell) -> str:
-    if not isinstance(cell, str):
-        return escape(cell[0]) + (f"<small>{escape(cell[1])}</small>" if cell[1] else "")
+def _cell(cell: Cell, best: bool) -> str:
     for kind, words in (("good", GOOD), ("bad", BAD), ("open", OPEN)):
         if cell in words:
-            return f'<span class="badge {kind}">{escape(cell)}</span>'
-    return escape(cell)
+            return f'<span class="badge {kind}">{cell}</span>'
+    value, *below = map(escape, lines(cell))
+    return (f"<b>{value}</b>" if best else value) + "".join(f"<small>{line}</small>" for line in below)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fisher_ld.report.blocks import Block, Cell, Heading, Picture, Table, Text
+from fisher_ld.report.blocks import Block, Cell, Heading, Picture, Table, Text, lines
 
 
 def markdown(title: str, blocks: Sequence[Block]) -> str:
@@ -15,15 +15,16 @@ def markdown(title: str, blocks: Sequence[Block]) -> str:
                 parts.append(f"{'#' * level} {text}")
             case Text(text):
                 parts.append(text)
-            case Table(header, rows, _, words):
+            case Table(header, rows, _, words, best):
                 rule = [":--" if i in words else "--:" for i in range(len(header))]
-                lines = [header, rule, *([_plain(cell) for cell in row] for row in rows)]
-                parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
+                body = [[_plain(cell, (r, c) in best) for c, cell in enumerate(row)] for r, row in enumerate(rows)]
+                parts.append("\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *body)))
             case Picture(caption=caption):
                 parts.append(f"*Picture in report.html: {caption}*")
     return "\n\n".join(parts) + "\n"
 
 
-def _plain(cell: Cell) -> str:
-    text = cell if isinstance(cell, str) else f"{cell[0]} ({cell[1]})" if cell[1] else cell[0]
+def _plain(cell: Cell, best: bool) -> str:
+    value, *below = lines(cell)
+    text = (f"**{value}**" if best else value) + (f" ({'; '.join(below)})" if below else "")
     return text.replace("|", "\\|")

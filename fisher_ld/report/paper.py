@@ -7,16 +7,31 @@ from string import ascii_lowercase
 from typing import Any
 
 from fisher_ld.experiments.claims import Judged, doubts
+from fisher_ld.experiments.tables import ALIKE, BEST
 from fisher_ld.report.blocks import Block, Cell, Heading, Table, Text
+
+DAGGER = "†"
+KEPT = ("paper", "value", "spread", "low", "high", "p", "mark", "empty")  # of a cell, for a CSV
 
 
 def table_blocks(table: Mapping[str, Any]) -> list[Block]:
-    """Any table that `experiments.tables.fill` filled: ours, small below it our interval and the paper's number. An
-    empty cell refers to the reason below the table."""
-    reasons = list(dict.fromkeys(cell["empty"] for row in table["rows"] for cell in row["cells"] if cell["empty"]))
-    marks = {reason: f"({ascii_lowercase[number]})" for number, reason in enumerate(reasons)}
+    """Any table that `experiments.tables.fill` filled: ours, small below it our interval, the spread over seeds, p and
+    the paper's number. An empty cell refers to the reason below the table."""
+    cells = [cell for row in table["rows"] for cell in row["cells"]]
+    reasons = dict.fromkeys(cell["empty"] for cell in cells if cell["empty"])
+    marks = {reason: f"({letter})" for reason, letter in zip(reasons, ascii_lowercase, strict=False)}
     rows = [[row["name"], *(_beside(cell, marks) for cell in row["cells"])] for row in table["rows"]]
-    blocks: list[Block] = [Heading(table["title"], 3), Table(["", *table["columns"]], rows)]
+    width = len(table["columns"])
+    best = [(i // width, 1 + i % width) for i, cell in enumerate(cells) if cell["mark"] == BEST]
+    blocks: list[Block] = [Heading(table["title"], 3), Table(["", *table["columns"]], rows, best=best)]
+    if chosen := dict.fromkeys(cell["best"] for cell in cells if cell["best"]):
+        blocks.append(
+            Text(
+                "p is that of a test against uniform layers, after Holm. "
+                f"Best on validation lists: {', '.join(chosen)}, in bold where it is a row here. "
+                f"{DAGGER} marks what is not shown to differ from it."
+            )
+        )
     if marks:
         blocks.append(Text(f"Empty: {'; '.join(f'{mark} {reason}' for reason, mark in marks.items())}."))
     return blocks
@@ -26,13 +41,15 @@ def _beside(cell: Mapping[str, Any], marks: Mapping[str, str]) -> Cell:
     paper = f"paper {cell['paper']}"
     if cell["empty"]:
         return marks[cell["empty"]], paper
-    return cell["ours"], "; ".join(filter(None, [cell["interval"], paper]))
+    value = cell["ours"] + (DAGGER if cell["mark"] == ALIKE else "")
+    spread = "" if cell["spread"] is None else f"± {cell['spread']:.3f} over seeds"
+    return value, cell["interval"] or "", spread, "" if cell["p"] is None else f"p = {cell['p']:.2g}", paper
 
 
 def table_rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The same for a CSV, a row a cell."""
     return [
-        {"row": row["name"], "column": column} | {key: cell[key] for key in ("paper", "value", "low", "high", "empty")}
+        {"row": row["name"], "column": column} | {key: cell[key] for key in KEPT}
         for row in table["rows"]
         for column, cell in zip(table["columns"], row["cells"], strict=True)
     ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from fisher_ld.batches.lists import MAIN
 from fisher_ld.config import paths
-from fisher_ld.experiments.peers import smallest_equal
+from fisher_ld.experiments.peers import front, places, smallest_equal
 from fisher_ld.experiments.results import Part
 from fisher_ld.report.blocks import Block, Cell, Heading, Picture, Table, Text
 from fisher_ld.report.families import families, mean, spread
@@ -32,6 +32,7 @@ GROUPS = {
     "main": "Who is above whom",
     "peers": "Which smaller model is as good?",
     "strategies": "Does it matter which layer gets which weight?",
+    "methods": "How do other methods compare with uniform layers?",
 }
 
 
@@ -73,9 +74,17 @@ def _quality(part: Part, model: str) -> list[Cell]:
 
 
 def speed(part: Part, method: str, pictures: Pictures) -> list[Block]:
-    caption = "Quality against speed and against size; students of one architecture are drawn side by side."
+    caption = (
+        "Quality against speed and against size; students of one architecture are drawn side by side. The stepped line "
+        "joins the models that nothing beats, the dotted ones are the best rivals, which are not timed."
+    )
     alt = "NDCG@10 against throughput and parameters"
-    blocks: list[Block] = [Heading("Quality against speed"), Picture(alt, pictures["tradeoff"], caption)]
+    unbeaten = "; ".join(label(model, part.run) for model in front(places(part)))
+    blocks: list[Block] = [
+        Heading("Quality against speed"),
+        Picture(alt, pictures["tradeoff"], caption),
+        Text(f"By their means, no other model that was timed is both better and faster than these: {unbeaten}."),
+    ]
     for student, found in part.efficiency.items():
         rows = []
         largest_first = sorted(found["models"].items(), key=lambda entry: -entry[1]["parameters"]["total"])
@@ -177,9 +186,11 @@ def compared(part: Part) -> list[Block]:
     """All comparisons, by the groups within which Holm's correction was made."""
     blocks: list[Block] = []
     for group, heading in GROUPS.items():
-        blocks += [Heading(heading), *([Text(_strategies(part))] if group == "strategies" else [])]
-        for student in (None, *part.run.students):
-            if rows := part.comparisons(student, group):
+        found = {student: part.comparisons(student, group) for student in (None, *part.run.students)}
+        if any(found.values()):
+            blocks += [Heading(heading), *([Text(_strategies(part))] if group == "strategies" else [])]
+        for student, rows in found.items():
+            if rows:
                 blocks += [*title(part, student), _differences(part, rows)]
     note = (
         "Differences in NDCG@10 over the same users and seeds; p of a t test, after Holm over the comparisons of a "

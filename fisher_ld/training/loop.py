@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,9 +27,13 @@ class Schedule:
     patience: int | None  # validations without a better score; None: never stop early
     checkpoint_every: int
     clip: float = 1.0  # gradient norm
+    begins: Sequence[int] = (0,)  # the steps with which a cycle of the rate begins
 
     def rate(self, step: int, steps: int) -> float:
-        """Linear warm-up, then cosine to zero."""
+        """Linear warm-up, then cosine to zero, in each cycle."""
+        cycle = bisect_right(self.begins, step)
+        begin, end = self.begins[cycle - 1], (*self.begins, steps)[cycle]
+        step, steps = step - begin, end - begin
         warm = max(1, round(self.warmup * steps))
         if step < warm:
             return self.learning_rate * (step + 1) / warm

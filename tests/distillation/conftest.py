@@ -11,9 +11,9 @@ from fisher_ld.batches.packing import pack
 from fisher_ld.core.checkpoint import Checkpoint
 from fisher_ld.distillation.matching import Weighting
 from fisher_ld.distillation.methods import METHODS
-from fisher_ld.distillation.signals import StateStatistics
+from fisher_ld.distillation.signals import SIGNALS, StateStatistics
 from fisher_ld.distillation.trainer import distill
-from fisher_ld.models.scorer import Scorer, unit_rms
+from fisher_ld.models.scorer import Scorer
 from fisher_ld.training.loop import Fit, Training
 from tests.given import given
 
@@ -22,14 +22,15 @@ PAIRS = ((1, 1), (2, 1), (3, 2), (4, 2))
 
 
 class MemoryTeacher:
-    """States of a 4-layer scorer, and logits that know the labels."""
+    """The signals of a 4-layer scorer, but logits that know the labels."""
 
     def __init__(self, tiny):
         scorer = tiny.scorer(layers=4, seed=1)
         batch = pack(tiny.lists, tiny.lists.windows(), tiny.prompts, scorer.context())
         with torch.no_grad():
-            states = scorer(batch, with_states=True).states
-        known = {"logits": 6 * batch.labels.nan_to_num(0.5) - 3, "states": unit_rms(states)}
+            scored = scorer(batch, with_states=True, with_attention=True)
+            known = {name: signal.of(scored, batch) for name, signal in SIGNALS.items()}
+        known["logits"] = 6 * batch.labels.nan_to_num(0.5) - 3
         self.known = {name: values[batch.examples.argsort()] for name, values in known.items()}
         self.layers, self.width = 4, 32
         self.asked = []  # the names of each time
@@ -62,10 +63,10 @@ def distilled(tiny, tmp_path, monkeypatch):
         done = Distilled(None, None, teacher or MemoryTeacher(tiny), tiny.scorer())  # type: ignore
         forward = done.student.forward
 
-        def watched(batch, with_states=False):
+        def watched(batch, with_states=False, with_attention=False):
             done.with_states.append(with_states)
             done.rows.append(len(batch.input_ids))
-            return forward(batch, with_states)
+            return forward(batch, with_states, with_attention)
 
         monkeypatch.setattr(done.student, "forward", watched)
         small = {"steps": steps, "eval_every": steps, "checkpoint_every": steps, "learning_rate": 3e-3}

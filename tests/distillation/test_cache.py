@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,19 +16,22 @@ from fisher_ld.batches.packing import pack
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.core.errors import UserError
 from fisher_ld.distillation.cache import CacheWriter, TeacherCache, fill, signal_fingerprint
+from fisher_ld.distillation.signals import Sizes
+from fisher_ld.models.relations import HEADS
 from fisher_ld.models.scorer import Scored, Scorer, score_lists, unit_rms
 
 ROOT = Path(__file__).parents[2]
 MARKS = {"teacher": "aa", "tokenizer": "bb", "prompt": "cc", "data": "dd", "windows": "ff", "code": "ee"}
 BOTH = ("logits", "states")
-SHAPE = {"examples": 10, "layers": 3, "width": 4, "shard_rows": 4}
+SHAPE = {"examples": 10, "sizes": Sizes(layers=3, width=4, tokens=9), "shard_rows": 4}
+BATCH: Any = None  # logits and states are made of no batch
 ALL = np.arange(10)
 
 
 def rows(examples):
     """Logits and states of SHAPE, each layer at a scale of its own."""
     states = torch.randn(10, 3, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 30.0, 1e6])[:, None]
-    return examples, Scored(torch.arange(10.0)[examples], states[examples])
+    return examples, Scored(torch.arange(10.0)[examples], states[examples]), BATCH
 
 
 def writer_in(work, signals=BOTH, **changes):
@@ -53,7 +57,7 @@ def test_round_trip_across_shards(tmp_path):
     assert not (tmp_path / "work").exists()
     cache = TeacherCache.open(tmp_path / "cache", BOTH, MARKS)
     for asked in ([9, 0, 5, 5, 3], list(range(2, 10)), [4, 3, 2], []):
-        examples, expected = rows(np.array(asked, int))
+        examples, expected, _ = rows(np.array(asked, int))
         logits, states = cache.read(examples, "logits"), cache.read(examples, "states")
         assert (logits.dtype, states.dtype) == (np.float32, np.float16)
         assert logits.tolist() == expected.logits.tolist()
@@ -87,7 +91,7 @@ def test_a_missing_example_is_an_error(tmp_path, wrong):
     with pytest.raises(UserError, match=rf"examples 0\.\.9, asked for {wrong}"):
         cache.read(np.array([3, wrong]), "logits")
     with pytest.raises(UserError, match=f"asked for {wrong}"):
-        writer_in(tmp_path / "other").write(np.array([wrong]), Scored(torch.zeros(1), torch.ones(1, 3, 4)))
+        writer_in(tmp_path / "other").write(np.array([wrong]), Scored(torch.zeros(1), torch.ones(1, 3, 4)), BATCH)
 
 
 def test_an_unfinished_cache_is_not_moved(tmp_path):
@@ -113,18 +117,29 @@ def test_a_signal_that_the_cache_lacks_is_named(tmp_path):
         TeacherCache.open(tmp_path / "cache", BOTH)
 
 
-def test_a_signal_that_the_teacher_does_not_give_is_named(tmp_path):
-    writer = writer_in(tmp_path / "work")
-    with pytest.raises(ValueError, match="expected the signal states of every example, the teacher gave none"):
-        writer.write(ALL, Scored(torch.zeros(10), None))
-    assert writer.missing(ALL).all()
-    writer_in(tmp_path / "other", ["logits"]).write(ALL, Scored(torch.zeros(10), None))
+def test_two_caches_of_the_same_examples_are_one(tmp_path):
+    """What attention says has as many places as the longest prompt of all; a batch of shorter ones leaves zeros."""
+    scorer, lists, prompts = world()
+    signals = ["attention", "relations", "scores"]
+    sizes = Sizes(len(scorer.layers), 16, prompts.longest(lists) + 3)
+    for name, chosen in (("basic", BOTH), ("own", signals)):
+        writer = CacheWriter(tmp_path / "work", chosen, int(lists.offsets[-1]), sizes, 5, MARKS)
+        fill(writer, scorer, lists, prompts)
+        writer.finish(tmp_path / name)
+    own = TeacherCache.open(tmp_path / "own", signals)
+    joined = TeacherCache.open(tmp_path / "basic", BOTH).joined(own)
+    every = np.arange(joined.examples)
+    found = joined.signals(every, [*BOTH, *signals])
+    assert found["attention"].shape == (len(every), 3, sizes.tokens)
+    assert found["scores"].shape == (len(every), 3, HEADS, sizes.tokens)
+    assert found["relations"].shape == (len(every), 2, HEADS, sizes.tokens)
+    assert found["attention"][..., -3:].eq(0).all() and found["attention"][..., 1:3].gt(0).all()
 
 
 def test_extremes_do_not_overflow(tmp_path):
     states = torch.tensor([[[3e5, 1.0, -2.0, 0.5]], [[1e15, -1e15, 1e15, 1e15]], [[0.0, 0.0, 0.0, 0.0]]])
-    writer = writer_in(tmp_path / "work", examples=3, layers=1)
-    writer.write(np.arange(3), Scored(torch.zeros(3), states))
+    writer = writer_in(tmp_path / "work", examples=3, sizes=Sizes(1, 4, 9))
+    writer.write(np.arange(3), Scored(torch.zeros(3), states), BATCH)
     writer.finish(tmp_path / "cache")
     cached = TeacherCache.open(tmp_path / "cache", ["states"]).read(np.arange(3), "states")
     expected = [[[2.0, 2 / 3e5, -4 / 3e5, 1 / 3e5]], [[1, -1, 1, 1]], [[0, 0, 0, 0]]]
@@ -134,14 +149,14 @@ def test_extremes_do_not_overflow(tmp_path):
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_a_broken_signal_names_its_example_and_layer(tmp_path, value):
-    examples, scored = rows(np.array([4, 8]))
+    examples, scored, _ = rows(np.array([4, 8]))
     writer = writer_in(tmp_path / "work")
     scored.states[1, 1, 0] = value
     with pytest.raises(UserError, match="the teacher's states of example 8, layer 2 are not finite"):
-        writer.write(examples, scored)
+        writer.write(examples, scored, BATCH)
     scored.logits[0] = value
     with pytest.raises(UserError, match="the teacher's logits of example 4 are not finite"):
-        writer.write(examples, Scored(scored.logits, torch.ones(2, 3, 4)))
+        writer.write(examples, Scored(scored.logits, torch.ones(2, 3, 4)), BATCH)
     assert writer.missing(ALL).all()
 
 
@@ -159,7 +174,7 @@ def test_another_fingerprint_is_refused_by_name(tmp_path, field):
 def test_a_restart_with_another_shape_or_other_signals_is_refused(tmp_path):
     writer_in(tmp_path / "work")
     with pytest.raises(UserError, match=rf"another layers: expected 5, it has 3\. Delete {tmp_path / 'work'}"):
-        writer_in(tmp_path / "work", layers=5)
+        writer_in(tmp_path / "work", sizes=Sizes(5, 4, 9))
     with pytest.raises(UserError, match=r"another signals: expected \['logits'\], it has \['logits', 'states'\]"):
         writer_in(tmp_path / "work", ["logits"])
 
@@ -215,7 +230,7 @@ def world():
 
 
 def cache_world(work, target, signals=BOTH):
-    writer = CacheWriter(Path(work), signals, 12, 3, 16, 5, MARKS)
+    writer = CacheWriter(Path(work), signals, 12, Sizes(3, 16, 9), 5, MARKS)
     left = int(writer.missing(np.arange(12)).sum())
     fill(writer, *world())
     writer.finish(Path(target))
@@ -237,8 +252,9 @@ def test_fill_caches_what_the_teacher_says(tmp_path):
 def test_states_are_taken_only_for_a_cache_that_holds_them(tmp_path, monkeypatch):
     asked, forward = [], Scorer.forward
 
-    def watched(self, batch, with_states=False):
+    def watched(self, batch, with_states=False, with_attention=False):
         asked.append(with_states)
+        assert not with_attention
         return forward(self, batch, with_states)
 
     monkeypatch.setattr(Scorer, "forward", watched)

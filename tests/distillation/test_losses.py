@@ -5,9 +5,24 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fisher_ld.batches.packing import pack
+from fisher_ld.core.errors import UserError
 from fisher_ld.distillation.layer_map import layer_map
-from fisher_ld.distillation.losses import l2, label_loss, layer_losses, output_loss, ridge_maps
-from fisher_ld.distillation.signals import StateStatistics
+from fisher_ld.distillation.losses import (
+    TOP,
+    attention_map_loss,
+    attention_score_loss,
+    cosine_losses,
+    l2,
+    label_loss,
+    layer_losses,
+    list_output_loss,
+    output_loss,
+    relation_loss,
+    ridge_maps,
+    top_ranked_loss,
+)
+from fisher_ld.distillation.signals import SIGNALS, StateStatistics
 from fisher_ld.training.losses import list_cross_entropy, ranking_loss
 
 
@@ -116,3 +131,81 @@ def test_layer_maps():
 def test_a_student_of_the_first_layers_answers_for_them_and_its_last_for_those_above():
     assert layer_map("all", 5, 2, "first") == [(1, 1), (2, 2), (3, 2), (4, 2), (5, 2)]
     assert layer_map("fisher", 5, 2, "first", [0.1, 0.1, 0.1, 0.5, 0.2]) == [(1, 1), (4, 2)]
+
+
+def test_list_output_loss_is_the_kl_of_two_softmaxes_at_a_temperature():
+    """Two lists of unlike lengths, in float64 by torch's own KL."""
+    teacher, student = torch.randn(5).double(), torch.randn(5).double()
+    lists = torch.tensor([4, 4, 9, 9, 9])
+    expected = [
+        F.kl_div((student[part] / 2).log_softmax(0), (teacher[part] / 2).softmax(0), reduction="sum") * 4
+        for part in (slice(0, 2), slice(2, 5))
+    ]
+    assert list_output_loss(teacher, student, lists, 2.0).item() == pytest.approx(float(sum(expected)) / 2, rel=1e-9)
+    assert list_output_loss(teacher, teacher + 3, lists, 2.0).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_top_ranked_loss_takes_the_teachers_best_of_lists_without_label():
+    teacher = torch.tensor([0.0, 5, 1, 3, 2, 9, 8]).double()
+    student = torch.tensor([0.3, -1, 2, 0.5, 1, 4, 4]).double().requires_grad_()
+    labels = torch.tensor([math.nan] * 5 + [1.0, 0.0])
+    batch = SimpleNamespace(labels=labels, list_of=torch.tensor([0, 0, 0, 0, 0, 1, 1]))
+    weights = [math.exp(-r) for r in range(TOP)]
+    best = [1, 3, 4]  # by the teacher
+    expected = -sum(w * math.log(1 / (1 + math.exp(-student[i].item()))) for w, i in zip(weights, best, strict=True))
+    loss = top_ranked_loss(teacher, student, batch)
+    assert loss.item() == pytest.approx(expected / sum(weights), rel=1e-9)
+    (gradient,) = torch.autograd.grad(loss, student)
+    assert gradient.nonzero()[:, 0].tolist() == best
+    known = SimpleNamespace(labels=torch.zeros(7), list_of=batch.list_of)
+    assert top_ranked_loss(teacher, student, known) is None
+
+
+def test_cosine_losses_look_at_directions_alone():
+    targets, adapted = torch.tensor([[[1.0, 0]], [[0, 2.0]]]), torch.tensor([[[3.0, 0]], [[1.0, 0]]])
+    assert cosine_losses(targets, adapted).tolist() == pytest.approx([0.5])
+
+
+ATTENTION = {
+    "attention": lambda known, scored, batch: attention_map_loss(known, scored, batch, [(1, 1), (2, 2)]),
+    "scores": lambda known, scored, batch: attention_score_loss(known, scored, batch, [(1, 1), (2, 2)]),
+    "relations": relation_loss,
+}
+
+
+@pytest.mark.parametrize("signal", ATTENTION)
+def test_what_attention_says_is_lost_nowhere_and_learned_by_what_makes_it(tiny, signal):
+    """Zero where student equals teacher, in packed rows of other neighbours and with places to spare; else a gradient
+    for queries and keys of the layers compared, and values where these are."""
+    scorer, loss = tiny.scorer().double().requires_grad_(), ATTENTION[signal]
+    windows = tiny.lists.windows()
+    whole = pack(tiny.lists, windows, tiny.prompts, scorer.context())
+    known = SIGNALS[signal].of(scorer(whole, with_attention=True), whole).detach()[whole.examples.argsort()]
+    known = F.pad(known, (0, 4))  # of a longer prompt elsewhere
+    batch = pack(tiny.lists, windows[2:], tiny.prompts, scorer.context())
+    scored = scorer(batch, with_attention=True)
+    assert loss(known[batch.examples], scored, batch).item() == pytest.approx(0, abs=1e-10)
+    other = tiny.scorer(seed=3).double().requires_grad_()
+    wrong = loss(known[batch.examples], other(batch, with_attention=True), batch)
+    assert wrong.item() > 1e-6
+    wrong.backward()
+    last = other.layers[-1].self_attn
+    learned = {name for name in ("q_proj", "k_proj", "v_proj", "o_proj") if getattr(last, name).weight.grad is not None}
+    assert learned == {"q_proj", "k_proj"} | ({"v_proj"} if signal == "relations" else set())
+    assert other.model.score.weight.grad is None and other.layers[-1].mlp.up_proj.weight.grad is None
+
+
+def test_the_squared_distance_of_scores_is_a_mean_over_places_of_the_prompts(tiny):
+    scorer = tiny.scorer().double()
+    batch = pack(tiny.lists, tiny.lists.windows()[:1], tiny.prompts, scorer.context())
+    scored = scorer(batch, with_attention=True)
+    known = SIGNALS["scores"].of(scored, batch)
+    assert attention_score_loss(known + 2, scored, batch, [(1, 1), (2, 2)]).item() == pytest.approx(4, rel=1e-5)
+
+
+def test_methods_have_maps_of_their_own():
+    assert layer_map("middle", 30, 3, "") == [(15, 2)]
+    assert layer_map("final", 30, 3, "") == [(30, 3)]
+    assert layer_map("skip", 12, 6, "") == [(2, 1), (4, 2), (6, 3), (8, 4), (10, 5)]  # as in the paper of PKD
+    with pytest.raises(UserError, match="at least 2 layers, got 1"):
+        layer_map("skip", 12, 1, "")

@@ -9,6 +9,7 @@ from fisher_ld.batches.packing import pack
 from fisher_ld.distillation.losses import layer_losses
 from fisher_ld.distillation.matching import LayerMatching, Matching, Weighting
 from fisher_ld.distillation.signals import StateStatistics
+from fisher_ld.distillation.terms import Layers
 from fisher_ld.models.scorer import Scored, Scorer, unit_rms
 
 EXAMPLES, TEACHER_WIDTH, WIDTH = 64, 4, 3
@@ -28,10 +29,10 @@ def term(pairs=((1, 1), (2, 1), (3, 2)), order="own", dynamic=True, **changes):
     weighting = Weighting(pairs, [0.2, 0.3, 0.5], [1.0, 1.0, 1.0], update_rate=0.5, update_interval=2)
     own = {name: changes.pop(name) for name in list(changes) if hasattr(weighting, name)}
     matching = Matching(
-        replace(weighting, **own), StateStatistics.of(TEACHER), start=lambda: (STUDENT, TEACHER), recent_trace=None,
+        replace(weighting, **own), 2, StateStatistics.of(TEACHER), start=lambda: (STUDENT, TEACHER), recent_trace=None,
         seed=0,
     )  # fmt: skip
-    return LayerMatching(replace(matching, **changes), order, dynamic)
+    return LayerMatching(replace(matching, **changes), Layers("fisher", order, dynamic))
 
 
 def value(term, student=STUDENT, teacher=TEACHER):

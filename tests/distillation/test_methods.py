@@ -10,28 +10,39 @@ import torch
 
 from fisher_ld.config.params import parse
 from fisher_ld.core.errors import UserError
-from fisher_ld.distillation.methods import METHODS, Method
+from fisher_ld.distillation.methods import METHODS, Method, at_once
 from fisher_ld.distillation.terms import Labels, Layers, Output, Term
+from fisher_ld.distillation.weights import STRATEGIES
 from fisher_ld.report import names
 from tests.given import given, raw
 
-LAYERED = ["uniform", "linear", "exponential", "fisher", "fisher-shuffled", "fisher-reversed", "fisher-ld"]
+RIVALS = [
+    "none", "logits", "list-kl", "ranking", "attention-transfer", "fitnets", "progressive", "tinybert", "minilm",
+    "distilbert", "pkd",
+]  # fmt: skip
+LAYERED = [
+    "uniform", "linear", "exponential", "attention-based", "fisher", "fisher-ld-no-depth", "fisher-per-parameter",
+    "fisher-relative", "fisher-without-last", "fisher-fixed-shuffled", "fisher-fixed-reversed", "fisher-shuffled",
+    "fisher-reversed", "fisher-ld",
+]  # fmt: skip
 
 
-def test_the_methods_of_the_paper_and_their_controls_are_there():
-    assert list(METHODS) == ["none", "logits", *LAYERED]
-    assert [name for name, method in METHODS.items() if method.layers] == LAYERED
+def test_the_methods_of_the_paper_its_rivals_and_their_controls_are_there():
+    assert list(METHODS) == [*RIVALS, *LAYERED]
+    assert [name for name, method in METHODS.items() if method.weighting] == LAYERED
     assert {name for name in LAYERED if METHODS[name].layers.dynamic} == {
-        "fisher-shuffled", "fisher-reversed", "fisher-ld",
+        "fisher-shuffled", "fisher-reversed", "fisher-ld", "fisher-ld-no-depth",
     }  # fmt: skip
+    assert {METHODS[name].layers.strategy for name in LAYERED} == set(STRATEGIES)
     assert [METHODS[f"fisher-{order}"].layers.order for order in ("shuffled", "reversed", "ld")] == [
         "shuffled", "reversed", "own",
     ]  # fmt: skip
 
 
 def test_what_a_method_needs_of_the_teacher_follows_from_its_terms():
-    assert METHODS["none"].signals == set() and METHODS["none"].terms == (Labels(),)
-    assert METHODS["logits"].signals == {"logits"} and METHODS["logits"].terms == (Labels(), Output())
+    assert METHODS["none"].signals == set() and METHODS["none"].terms == [Labels()]
+    assert METHODS["logits"].signals == {"logits"} and METHODS["logits"].terms == [Labels(), Output()]
+    assert METHODS["minilm"].own_signals == {"relations"} and METHODS["fisher-ld"].own_signals == set()
     assert all(METHODS[name].signals == {"logits", "states"} for name in LAYERED)
 
 
@@ -41,10 +52,16 @@ def test_every_method_can_be_told_from_the_others():
     assert all(method.source for method in METHODS.values())
 
 
-def test_every_term_weighs_by_a_key_of_distill_and_stands_once_in_a_method():
+@pytest.mark.parametrize("layers", [1, 3, 7])
+def test_every_term_weighs_by_a_key_of_distill_and_stands_once_in_a_phase(layers):
     for method in METHODS.values():
-        assert len({term.name for term in method.terms}) == len(method.terms)
-        assert all(hasattr(given().distill, term.weight) for term in method.terms)
+        phases = method.phases(layers)
+        assert sum(phase.share for phase in phases) == pytest.approx(1)
+        for phase in phases:
+            assert len({term.name for term in phase.terms}) == len(phase.terms)
+            assert all(hasattr(given().distill, term.weight) for term in phase.terms)
+    only = [phase.only for phase in METHODS["progressive"].phases(layers)]
+    assert only == [*((m, m) for m in range(1, layers + 1)), None]
 
 
 def test_the_table_of_methods_is_read_without_torch():
@@ -69,7 +86,7 @@ class Margin(Term):
         return loss
 
 
-MARGIN = Method("Margin", "this test", "#123456", (Labels(), Margin(least=1.0)))
+MARGIN = Method("Margin", "this test", "#123456", at_once(Labels(), Margin(least=1.0)))
 
 
 @pytest.fixture
@@ -106,7 +123,7 @@ def test_a_row_of_ones_own_is_trained_by_its_term(margin, distilled):
 
 
 def test_a_row_of_ones_own_may_join_the_terms_that_are_there(monkeypatch, distilled):
-    both = Method("Both", "this test", "#654321", (Margin(least=0.0), Layers("uniform")))
+    both = Method("Both", "this test", "#654321", at_once(Margin(least=0.0), Layers("uniform")))
     monkeypatch.setitem(METHODS, "both", both)
     done = distilled("both", steps=12)
     assert {*chain(*done.teacher.asked)} == {"logits", "states"} and all(done.with_states)

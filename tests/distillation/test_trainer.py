@@ -9,7 +9,8 @@ from fisher_ld.batches.packing import pack, step_plan
 from fisher_ld.core.checkpoint import Checkpoint
 from fisher_ld.distillation.losses import l2, label_loss, output_loss
 from fisher_ld.distillation.matching import LayerMatching, Matching, Weighting
-from fisher_ld.distillation.methods import METHODS
+from fisher_ld.distillation.methods import METHODS, Method, Phase
+from fisher_ld.distillation.terms import Labels, Layers
 from fisher_ld.distillation.trainer import TRAJECTORY, distill
 from fisher_ld.training.loop import Training
 from tests.distillation.conftest import PAIRS, WEIGHTS
@@ -57,8 +58,8 @@ def test_the_first_loss_is_eq_7_by_hand(distilled, tiny, explicit_l2):
     known = done.teacher.signals(batch.examples.numpy(), ["logits", "states"])
     start = lambda: (scored.states.detach(), known["states"])  # noqa: E731
     weighting = Weighting(PAIRS, [0.25] * 4, [1.0] * 4, 0.5, 10)
-    matching = Matching(weighting, done.teacher.statistics(), start, None, 0)
-    term = LayerMatching(matching, "own", False)
+    matching = Matching(weighting, 2, done.teacher.statistics(), start, None, 0)
+    term = LayerMatching(matching, Layers("uniform"))
     parts = {
         "labels": label_loss(scored.logits, batch, 0.3),
         "output": output_loss(known["logits"], scored.logits, 2.0),
@@ -127,6 +128,76 @@ def test_an_interrupted_distillation_goes_on(tiny, tmp_path, distilled):
     resumed, again, trajectory_again = run(tmp_path / "cut")
     assert trajectory["step"].unique(maintain_order=True).to_list() == [0, 5, 10]
     assert trajectory_again.equals(trajectory)
+    assert [row.get("layers") for row in again.curve] == [row.get("layers") for row in fit.curve]
+    for name, parameter in resumed.named_parameters():
+        assert torch.equal(parameter, whole.get_parameter(name))
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "pkd"])
+def test_every_method_trains_in_its_phases_within_one_budget(distilled, method):
+    """The rate begins anew with each phase, and each reads no other signal than its terms need."""
+    done = distilled(method, steps=12)
+    phases = METHODS[method].phases(2)
+    assert len(done.curve) == 12
+    ends = np.rint(np.cumsum([phase.share for phase in phases]) * 12).astype(int)
+    for begin, end, phase in zip([0, *ends[:-1]], ends, phases, strict=True):
+        names = {term.name for term in phase.terms} - {"top_ranked"}  # all lists have labels here
+        rows = done.curve[begin:end]
+        assert all(names == row.keys() & {term.name for term in METHODS[method].terms} for row in rows)
+        rates = [row["learning_rate"] for row in rows]
+        assert (max(rates) > 0.9 * 3e-3 and rates[-1] < rates[0]) or len(rates) < 3
+    asked = {frozenset(names) for names in done.teacher.asked} - {frozenset({"states"})}
+    wanted = {frozenset(s for term in phase.terms for s in term.signals) for phase in phases}
+    assert asked <= wanted | {frozenset()}
+
+
+@pytest.mark.parametrize(("method", "phase", "trained"), [("progressive", 1, {"1"}), ("fitnets", 0, {"0", "embed"})])
+def test_a_layer_at_rest_does_not_train(distilled, monkeypatch, tiny, method, phase, trained):
+    """Progressive KD in the phase of the second layer of two, FitNets in that of its middle one: nothing else moves,
+    decay and all, but the embedding where the lowest layer trains."""
+    row = replace(METHODS[method].phases(2)[phase], share=1.0)
+    monkeypatch.setitem(METHODS, "alone", Method("Alone", "this test", "#111111", lambda layers: (row,)))
+    done, start = distilled("alone", steps=5), tiny.scorer()
+    moved = {
+        name.split(".")[1] if "layers" in name else name.split("_")[0]
+        for name, value in done.student.model.model.named_parameters()
+        if not torch.equal(value, start.model.model.get_parameter(name))
+    }
+    assert moved == trained
+    assert not any(parameter.requires_grad for parameter in done.student.parameters())
+
+
+def test_adapt_starts_anew_where_its_phase_begins_after_another(distilled, monkeypatch):
+    """On the student as it then is: the loss of a phase begins no higher than the constant predictor's."""
+    late = Method("Late", "this test", "#222222", lambda layers: (Phase(0.5, (Labels(),)), Phase(0.5, (Layers(),))))
+    monkeypatch.setitem(METHODS, "late", late)
+    done = distilled("late", steps=40, learning_rate=3e-2)
+    assert done.curve[20]["layers"] < 1.1
+
+
+def test_an_interrupted_method_of_phases_goes_on(tiny, tmp_path, distilled):
+    teacher = distilled("none", steps=1, weights=()).teacher
+    small = {"steps": 12, "eval_every": 3, "checkpoint_every": 3, "learning_rate": 3e-3}
+    params, weighting = given({"distill": small}).distill, Weighting(PAIRS, WEIGHTS, [1.0] * 4, 0.5, 5, None)
+
+    def run(folder, until=None):
+        student, left = tiny.scorer(), until
+
+        def validate():
+            nonlocal left
+            if left == 0:
+                raise KeyboardInterrupt
+            left = left and left - 1
+            return 0.5
+
+        training = Training("progressive", 0, validate, Checkpoint("distill", {}, folder), lambda values, step: None)
+        row = METHODS["progressive"]
+        return student, *distill(student, teacher, row, weighting, tiny.lists, tiny.prompts, params, training)
+
+    whole, fit, _ = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", until=2)  # at the start and after 3 steps; goes on from there, the end of the first phase
+    resumed, again, _ = run(tmp_path / "cut")
     assert [row.get("layers") for row in again.curve] == [row.get("layers") for row in fit.curve]
     for name, parameter in resumed.named_parameters():
         assert torch.equal(parameter, whole.get_parameter(name))

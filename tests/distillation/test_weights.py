@@ -10,9 +10,11 @@ TRACE = np.array([4.0, 1.0, 3.0, 2.0])
 PARAMETERS, STATE_FISHER = np.array([4, 1, 3, 1]), np.array([5.0, 2.0, 2.0, 1.0])
 
 
-def weights(strategy, beta=0.3, delta=1.0, trace=TRACE):
+def weights(strategy, beta=0.3, delta=1.0, trace=TRACE, attention=STATE_FISHER):
     measures = {"relative": Measure(np.ones((1, 4))), "state_fisher": Measure(STATE_FISHER[None])}
-    traces = LayerTraces(trace[None], parameters=PARAMETERS, normalisation_share=np.zeros(4), **measures)
+    traces = LayerTraces(
+        trace[None], parameters=PARAMETERS, normalisation_share=np.zeros(4), attention=attention, **measures
+    )
     return STRATEGIES[strategy](traces, beta, delta)
 
 
@@ -33,6 +35,7 @@ def test_strategies_by_hand():
     assert weights("uniform") == pytest.approx([0.25] * 4)
     assert weights("linear") == pytest.approx([0.1, 0.2, 0.3, 0.4])
     assert weights("exponential")[1:] / weights("exponential")[:-1] == pytest.approx([np.exp(5 / 4)] * 3)
+    assert weights("attention") == pytest.approx([0.5, 0.2, 0.2, 0.1])
     assert weights("fisher", beta=0) == pytest.approx([0.4, 0.1, 0.3, 0.2])
     assert weights("per-parameter", beta=0) == pytest.approx([0.2, 0.2, 0.2, 0.4])
     assert weights("relative", beta=0) == pytest.approx([0.5, 0.2, 0.2, 0.1])
@@ -81,6 +84,11 @@ def test_the_shuffle_is_seeded_and_never_the_original_order():
         assert ordered(np.array([1.0, 2.0]), "shuffled", seed).tolist() == [2, 1]
     assert ordered(np.array([1.0]), "shuffled", 0).tolist() == [1]
     assert ordered(np.array([]), "shuffled", 0).shape == (0,)
+
+
+def test_attention_that_was_not_taken_is_refused():
+    with pytest.raises(UserError, match="attention was not taken"):
+        weights("attention", attention=np.full(4, np.nan))
 
 
 @pytest.mark.parametrize("trace", [[1.0, np.nan], [1.0, -1.0], [0.0, 0.0]])

@@ -95,6 +95,18 @@ def test_quality_of_several_runs_counts_how_they_vary(frames):
     cell, alone = cp.quality(lucky)["m"]["ndcg_10"], cp.quality({"m": [run]})["m"]["ndcg_10"]
     assert (cell["mean"], cell["n"], cell["seeds"]) == (pytest.approx(alone["mean"]), 300, 3)
     assert cell["high"] - cell["low"] > 3 * (alone["high"] - alone["low"])
+    assert (cell["spread"], alone["spread"]) == (pytest.approx(0.1), None)
+
+
+def test_the_best_method_is_that_of_the_validation_lists(frames):
+    """On the test lists it is the worst."""
+    known = Known({"small": gate()}, fits(none={"validation_ndcg_10": 0.9}))
+    [best] = [chosen for _, group, chosen in cp.pairs(frames, known) if group == "best"]
+    assert [(pair.a, pair.b) for pair in best] == [
+        (f"small/{m}", "small/none") for m in ("fisher-ld", "uniform", "logits")
+    ]
+    means = {m: cp.quality({m: frames[m]})[m]["ndcg_10"]["mean"] for m in fits()}
+    assert min(means, key=means.__getitem__) == "small/none"
 
 
 def test_comparisons_say_who_is_better(rows):
@@ -168,8 +180,11 @@ def test_pairs_of_a_run_with_all_methods():
         ("s/fisher-ld", "truncated-2"),
         ("s/fisher-ld", "truncated-6"),
     ]
-    layered = ["linear", "exponential", "fisher", "fisher-shuffled", "fisher-reversed", "fisher-ld"]
-    assert found["s", "strategies"] == [(f"s/{m}", "s/uniform") for m in layered]
+    weighted = [m for m in METHODS if METHODS[m].weighting]
+    assert {"linear", "fisher", "fisher-reversed", "fisher-ld"} < set(weighted) and "pkd" not in weighted
+    assert found["s", "strategies"] == [(f"s/{m}", "s/uniform") for m in weighted if m != "uniform"]
+    assert found["s", "methods"] == [(f"s/{m}", "s/uniform") for m in METHODS if m not in weighted]
+    assert found["s", "best"] == [(f"s/{m}", "s/linear") for m in METHODS if m != "linear"]
 
 
 def test_a_run_without_fisher_ld_is_compared_as_far_as_it_goes(frames):
@@ -188,7 +203,8 @@ def test_holm_is_within_one_group_of_one_student(frames):
     known = Known({"small": gate(), "tiny": gate(6)}, fits() | tiny)
     rows = cp.evaluate_family(frames, known, PARAMS, 0)["comparisons"]
     groups = {(row["student"], row["group"]) for row in rows}
-    assert groups == {(None, "main"), *((s, g) for s in ("small", "tiny") for g in ("main", "peers", "strategies"))}
+    names = ("main", "peers", "strategies", "methods", "best")
+    assert groups == {(None, "main"), *((s, g) for s in ("small", "tiny") for g in names)}
     for student, group in groups:
         within = list(by_pair(rows, student, group).values())
         assert [row["p_holm"] for row in within] == pytest.approx(holm([row["p"] for row in within]))

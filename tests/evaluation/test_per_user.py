@@ -53,7 +53,7 @@ def test_single_candidate_lists_have_no_auc():
     assert frame["auc"].null_count() == frame["diversity_10"].null_count() == 2
     cells = quality({"m": [frame]})["m"]
     assert set(cells) == set(METRICS) - {"auc", "diversity_10"}
-    assert cells["mrr"] == {"mean": 1, "low": 1, "high": 1, "n": 2, "seeds": 1}
+    assert cells["mrr"] == {"mean": 1, "low": 1, "high": 1, "n": 2, "seeds": 1, "spread": None}
 
 
 def test_chance_values_that_are_known():
@@ -65,7 +65,6 @@ def test_chance_values_that_are_known():
 
 def test_every_cell_of_a_run_is_on_the_shelf_once():
     params = given({
-        "students": {"tiny": {"init": "first", "layers": 1, "vocabulary": "pruned"}},
         "run": {"students": ["small", "tiny"], "methods": ["none", "fisher-ld"], "seeds": [3, 1], "depths": [2, 5],
                 "teacher_seeds": [4, 0]},
     })  # fmt: skip

@@ -123,6 +123,7 @@ def write_fisher(paths):
                 "list_norm": of_list if taken else [None] * len(example),
                 "list_normalisation_part": 0.2 * of_list if taken else [None] * len(example),
                 "sensitivity": np.tile(1 + depth, 40) * rng.gamma(4, 0.25, len(example)),
+                "attention": np.tile(1 + depth, 40),
                 "parameters": 3_540_096, "mean_square": np.tile(1 + depth[::-1], 40),
             }  # fmt: skip
             tables.append(pl.DataFrame(table, schema_overrides=sometimes))
@@ -158,6 +159,8 @@ def write_training(params, paths, share):
                 fit |= {"validation_start": 0.1, "gain_last": 0.001}
             write_json(folder / "fit.json", fit)
             if "/" in model:
+                cost = {"stage": "distill", "cell": folder.name, "run_id": None, "seconds": 72.0 * (1 + seed)}
+                write_json(folder / "run.json", cost | {"peak_memory_mib": 1000.0})
                 write_csv(folder / "weights.csv", trajectory(layers, share, rng))
 
 

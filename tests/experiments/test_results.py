@@ -34,6 +34,7 @@ def read_all(results):
         (cell("efficiency", DATA, "small") / "efficiency.json", f"efficiency@{DATA}-small"),
         (cell("distill", DATA, "small", "uniform", 1) / "fit.json", f"distill@{DATA}-small-uniform-1"),
         (cell("distill", DATA, "small", "fisher-ld", 0) / "weights.csv", f"distill@{DATA}-small-fisher-ld-0"),
+        (cell("distill", DATA, "small", "none", 1) / "run.json", f"distill@{DATA}-small-none-1"),
         ("metrics/tables/tables.json", "ablations"),
     ],
 )

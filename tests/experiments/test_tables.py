@@ -9,16 +9,19 @@ import sys
 import polars as pl
 import pytest
 
+from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.files import read_json
+from fisher_ld.distillation.methods import METHODS
 from fisher_ld.experiments.claims import ANSWERS
 from fisher_ld.experiments.results import Results
-from fisher_ld.experiments.tables import FORM, MEASURES, fill, measure, paper
+from fisher_ld.experiments.tables import FORM, MEASURES, Empty, fill, measure, paper
 from fisher_ld.report.paper import table_blocks
 from stages import ablations
 from tests.experiments.conftest import FEWER
 from tests.given import given
 
 PAPER = {table["name"]: table for table in paper()["tables"]}
+EVALUATE = DataPaths("movielens-100k").evaluate
 NUMBERS = {  # as the paper prints them; all of every table
     "table-1": """0.847 0.823 0.792 0.634 1,230 28.5 8,000 12.5
         0.721 0.698 0.689 0.552 385 4.2 768 156  0.734 0.712 0.701 0.568 398 4.4 768 151
@@ -68,14 +71,18 @@ def test_every_number_of_the_paper_is_there_as_printed(name, results):
     assert printed == NUMBERS[name].split()
 
 
-def test_rows_name_the_methods_that_they_have_or_will_have():
+def test_rows_name_their_methods_or_say_what_is_lacking():
     for name, models in ROWS.items():
         assert [row["model"] for row in PAPER[name]["rows"]] == models
+    rows = [row for table in PAPER.values() for row in table["rows"] if "model" in row]
+    others = {row["model"]: row.get("lacking") for row in rows if row["model"] not in METHODS}
+    assert set(others) == {"teacher", "layerdrop", "structbert", "fisher-ld-all-examples"}
+    assert [model for model, lacking in others.items() if not lacking] == ["teacher"]
     assert [row.get("student") for row in PAPER["table-4"]["rows"]] == [None, None, "tiny", "tiny", "micro", "micro"]
 
 
 def test_what_the_declarations_say_exists():
-    keys = {"name", "model", "student", "data", "measure", "form", "paper"}
+    keys = {"name", "model", "lacking", "student", "data", "measure", "form", "paper"}
     for table in PAPER.values():
         assert set(table) == {"name", "title", "columns", "rows"}
         for spec in [*table["columns"], *table["rows"], *(p for r in table["rows"] for p in r["paper"])]:
@@ -83,7 +90,7 @@ def test_what_the_declarations_say_exists():
                 assert set(spec) <= keys, spec
                 assert spec.get("measure") in (None, *MEASURES)
                 assert len(list(string.Formatter().parse(spec.get("form", FORM)))) <= 2
-    known = {"where", "what", "paper", "form", "measure", "note", "metric", "metrics", "model", "against"}
+    known = {"where", "what", "paper", "form", "measure", "note", "metric", "metrics", "model", "against", "lacking"}
     for claim in paper()["claims"]:
         assert set(claim) <= known and {"where", "what", "paper"} <= set(claim)
         assert claim.get("measure") in (None, *MEASURES, *ANSWERS)
@@ -107,7 +114,10 @@ def test_a_cell_that_was_not_run_says_why(results):
         assert cell["ours"] is cell["value"] is None and cell["paper"]
         return cell["empty"]
 
-    assert empty("table-1", "TinyBERT", "NDCG@5") == "no such method here yet"
+    assert empty("table-1", "TinyBERT", "NDCG@5") == "not among run.methods"
+    assert empty("table-6", "LayerDrop", "NDCG@5") == "no such model here yet"
+    assert empty("table-6", "StructBERT", "Speedup").startswith("no such pretrained model offline")
+    assert empty("table-10", "w/o Fisher Sampling", "MRR") == "run with a higher fisher.samples"
     assert empty("table-4", "Tiny, FISHER-LD", "Speedup") == "no student shape tiny in run.students"
     assert empty("table-5", "Books", "Baseline NDCG@5") == "no data set amazon-books in run.data"
     assert empty("table-8", "Energy (Wh/1K queries)", "Teacher") == "not measured on this machine"
@@ -150,22 +160,75 @@ def test_an_unknown_measure_is_refused(results):
 
 
 def test_rendering_gives_each_reason_once_and_marks_its_cells(results):
-    _, table, text = table_blocks(fill(PAPER["table-1"], results))
+    _, table, _, text = table_blocks(fill(PAPER["table-1"], results))
     rows = {row[0]: row[1:] for row in table.rows}
     assert set(rows["FitNets"][0]) == {"(a)", "paper 0.728"}
-    value, below = rows["Uniform KD"][0]
-    assert value.startswith("0.") and below.endswith("; paper 0.721")
-    assert text.text.count("(a) no such method here yet") == 1
+    value, *below = rows["Uniform KD"][0]
+    assert value.startswith("0.") and below[-1] == "paper 0.721"
+    assert text.text == "Empty: (a) not among run.methods."
+
+
+def test_a_metric_has_its_spread_over_seeds_and_a_single_run_none(results):
+    first, second = results.parts["movielens-100k"].evaluate["seeds"]["matched"]["small/uniform"]
+    own, teacher = (cells("table-1", results, row) for row in ("Uniform KD", "Llama3-8B (Full)"))
+    assert own["NDCG@10"]["spread"] == pytest.approx(abs(first - second) / 2**0.5)
+    assert own["MRR"]["spread"] > 0 and own["QPS"]["spread"] is None and teacher["NDCG@10"]["spread"] is None
+
+
+def rows_of(*models):
+    """Table I of these models."""
+    numbers = PAPER["table-1"]["rows"][0]["paper"]
+    return PAPER["table-1"] | {"rows": [{"name": model, "model": model, "paper": numbers} for model in models]}
+
+
+def test_p_against_uniform_layers_stands_beside_ndcg_10_alone(results):
+    part = results.parts["movielens-100k"]
+    for model, group in {"teacher": None, "uniform": None, "logits": "methods", "fisher-ld": "strategies"}.items():
+        [row] = fill(rows_of(model), results)["rows"]
+        p = [row["p_holm"] for row in part.comparisons("small", group or "") if row["a"] == f"small/{model}"] or [None]
+        assert [cell["p"] for cell in row["cells"]] == [None, *p, *[None] * 6], model
+
+
+def test_of_ndcg_10_the_best_and_those_not_shown_to_differ_are_marked(edited):
+    verdicts = {"uniform": "equal", "linear": "not shown", "logits": "shown below", "exponential": "not tested"}
+
+    def change(content):
+        row = next(row for row in content["comparisons"]["matched"] if row["group"] == "best")
+        content["comparisons"]["matched"] = [
+            row | {"a": f"small/{method}", "b": "small/fisher-ld", "verdict": verdict}
+            for method, verdict in verdicts.items()
+        ]
+
+    filled = fill(rows_of("teacher", "fisher-ld", *verdicts), edited(EVALUATE, change))
+    marks = [[cell["mark"] for cell in row["cells"]] for row in filled["rows"]]
+    alike = "not shown to differ"
+    assert [found.pop(1) for found in marks] == [None, "best", alike, alike, None, None]
+    assert {mark for found in marks for mark in found} == {None}
+    _, table, text = table_blocks(filled)
+    assert table.best == [(1, 2)] and [row[2][0][-1] == "†" for row in table.rows] == [0, 0, 1, 1, 0, 0]
+    assert "Best on validation lists: Fisher-LD, in bold" in text.text
+
+
+def test_training_time_and_memory_are_means_over_seeds(results):
+    own = cells("table-10", results, "Full Fisher-LD")
+    assert own["Training Time (h)"]["value"] == pytest.approx(0.03) and own["Training Time (h)"]["ours"] == "0.03"
+    assert own["Memory (GB)"]["value"] == pytest.approx(1000 * 2**20 / 1e9)
+    with pytest.raises(Empty, match="not measured"):
+        measure("training_hours", results.parts["movielens-100k"], "small", "teacher")
 
 
 def test_the_stage_writes_every_table(sample):
     folder = sample / "metrics/tables"
     assert {path.name for path in folder.iterdir()} == {
-        "tables.json", *(f"{name}.{kind}" for name in PAPER for kind in ("csv", "md"))
+        "tables.json", *(f"{name}.{kind}" for name in PAPER for kind in ("csv", "md", "tex"))
     }  # fmt: skip
     rows = pl.read_csv(folder / "table-1.csv", schema_overrides={"paper": pl.String})
     assert len(rows) == 8 * 8 and rows["empty"].null_count() == 3 * 8
+    assert rows.columns == ["row", "column", "paper", "value", "spread", "low", "high", "p", "mark", "empty"]
+    tested = rows.filter(pl.col("p").is_not_null())
+    assert set(tested["column"]) == {"NDCG@10"} and set(tested["row"]) == {"FISHER-LD (Ours)"}
     assert (folder / "table-3.md").read_text().startswith("# Table III")
+    assert (folder / "table-1.tex").read_text().startswith("% Table I: ")
     assert [table["name"] for table in read_json(folder / "tables.json")] == list(PAPER)
 
 
@@ -175,7 +238,7 @@ def test_the_stage_needs_no_torch():
 
 
 def test_the_stage_reads_no_other_stage(sample, tmp_path, monkeypatch):
-    for stage in ("evaluate", "efficiency"):
+    for stage in ("distill", "evaluate", "efficiency"):
         shutil.copytree(sample / "metrics/cells" / stage, tmp_path / "metrics/cells" / stage)
     monkeypatch.chdir(tmp_path)
     ablations.main(given(FEWER), None)

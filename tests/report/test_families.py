@@ -56,6 +56,21 @@ def test_a_pair_changes_sides_where_both_families_show_it(edited, main, other, s
     assert turned(part(edited(PATHS.evaluate, change)), "popularity") == ([pair] if said else [])
 
 
+def test_a_pair_that_two_groups_compare_either_way_round_is_named_once(edited):
+    def change(content):
+        for family, verdicts in (
+            ("matched", ("shown above", "shown below")),
+            ("popularity", ("shown below", "shown above")),
+        ):
+            row, sides = content["comparisons"][family][0], ("small/uniform", "small/logits")
+            content["comparisons"][family] = [
+                row | {"a": a, "b": b, "verdict": verdict}
+                for a, b, verdict in zip(sides, reversed(sides), verdicts, strict=True)
+            ]
+
+    assert len(turned(part(edited(PATHS.evaluate, change)), "popularity")) == 1
+
+
 @pytest.mark.parametrize(("suffix", "inverse", "knn", "flag"), [
     ("", 0.5, 0.4, True), ("-all", 0.5, 0.4, True), ("", 0.4, 0.5, False),
 ])  # fmt: skip

@@ -8,11 +8,15 @@ import pytest
 
 from fisher_ld.config.paths import DataPaths, cell
 from fisher_ld.core.files import write_json
+from fisher_ld.experiments.peers import front, places
 from fisher_ld.experiments.results import Results
-from fisher_ld.report.charts import charts
+from fisher_ld.report.blocks import Heading
+from fisher_ld.report.charts import charts, tradeoff
 from fisher_ld.report.html import html
 from fisher_ld.report.markdown import markdown
+from fisher_ld.report.names import label
 from fisher_ld.report.page import document
+from fisher_ld.report.sections import GROUPS, compared
 from tests.docs.prose import sentences
 from tests.experiments.conftest import FEWER, write
 from tests.given import given
@@ -23,7 +27,6 @@ TWO = FEWER | {
         "seeds": [0, 1], "depths": [2],
     },
     "data_sets": {"mine": {"source": {"kind": "movielens-1m"}}},
-    "students": {"tiny": {"init": "first", "layers": 2, "vocabulary": "full"}},
 }  # fmt: skip
 
 
@@ -114,6 +117,43 @@ def test_every_student_has_its_pictures(double, monkeypatch, drawn):
     assert all("<svg" in picture for picture in pictures.values())
 
 
+def test_all_methods_are_drawn_with_the_front_and_rivals_that_were_not_timed(results):
+    part = results.parts["movielens-100k"]
+    left, right = tradeoff(part).axes
+    assert len(left.containers) == len(right.containers) == 2 + 9  # teacher, truncated, methods
+    assert [line.get_linestyle() for line in left.lines].count(":") == 2  # with and without all labels
+    stepped, none = ([line for line in axes.lines if line.get_drawstyle() == "steps-pre"] for axes in (left, right))
+    unbeaten = [part.quality(model)["mean"] for model in front(places(part))]
+    assert [list(line.get_ydata()) for line in stepped] == [unbeaten] and none == []
+    assert unbeaten == sorted(unbeaten, reverse=True)
+
+
+def test_a_rival_that_was_timed_is_a_point(edited):
+    def change(content):
+        content["ratios"]["rivals/ease-all"] = {"throughput": 50.0, "parameters": 20.0}
+
+    part = edited(DataPaths("movielens-100k").efficiency("small"), change).parts["movielens-100k"]
+    left, _ = tradeoff(part).axes
+    assert "EASE, all labels" in [container.get_label() for container in left.containers]
+
+
+def test_what_nothing_beats_is_named_below_the_picture(text, results):
+    part = results.parts["movielens-100k"]
+    names = "; ".join(label(model, part.run) for model in front(places(part)))
+    [said] = [line for line in text.splitlines() if line.startswith("By their means, no other model")]
+    assert said.endswith(f"than these: {names}.") and "teacher, adapted" in said
+
+
+def test_a_group_of_comparisons_has_a_heading_where_it_has_rows(results):
+    def headings(part):
+        return [block.text for block in compared(part) if isinstance(block, Heading)]
+
+    part = results.parts["movielens-100k"]
+    assert headings(part) == list(GROUPS.values())  # the group `best` has none: marks in the tables say it
+    part.evaluate["comparisons"]["matched"] = part.comparisons(None, "main")
+    assert headings(part) == [GROUPS["main"]]
+
+
 def rows_of(text, heading):
     """The rows of the first table below a heading, as lists of cells."""
     lines = text.split(f"# {heading}\n")[1].splitlines()
@@ -202,7 +242,10 @@ def test_what_each_stage_took_of_this_run_alone(here):
     write_json(cell("ablations") / "run.json", cost | {"stage": "ablations", "cell": "run"})
     section = markdown("t", document(Results(PARAMS.run), PARAMS)).split("## What the run took")[1]
     rows = [line for line in section.splitlines() if line.startswith("| ")][2:]
-    assert rows == ["| layer_weights | 9 | 22 | 300 |", "| evaluate | 1 | 60 | 900 |", "| ablations | 1 | 1 | 1 |"]
+    assert rows == [
+        "| layer_weights | 9 | 22 | 300 |", "| distill | 18 | 1,944 | 1,000 |", "| evaluate | 1 | 60 | 900 |",
+        "| ablations | 1 | 1 | 1 |",
+    ]  # fmt: skip
 
 
 def test_a_run_without_the_proposed_method_is_reported_too(sample, monkeypatch):

@@ -119,9 +119,9 @@ def test_experiment_key(monkeypatch):
     key = experiment_key(given())
     assert experiment_key(given({"cluster": {"threads": 2}, "tracking": {"experiment": "x"}})) == key
     assert experiment_key(given({"seed": 1})) != key
-    tiny = {"students": {"tiny": {"init": "first", "layers": 1, "vocabulary": "full"}}}
-    assert experiment_key(given(tiny)) == key  # an entry that the run does not name
-    assert experiment_key(given({**tiny, "run": {"students": ["small", "tiny"]}})) != key
+    mine = {"students": {"mine": {"init": "first", "layers": 1, "vocabulary": "full"}}}
+    assert experiment_key(given(mine)) == key  # an entry that the run does not name
+    assert experiment_key(given({**mine, "run": {"students": ["small", "mine"]}})) != key
     monkeypatch.setenv("DVC_EXP_BASELINE_REV", "b")
     assert experiment_key(given()) != key
 

@@ -1,6 +1,7 @@
 """From the pretrained teacher to trained students: the stages between, on tiny data and a tiny teacher."""
 
 import shutil
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -28,7 +29,9 @@ from fisher_ld.models.student import initialised_anew
 from stages import (
     adapt_teacher,
     adapt_truncated,
+    cache_signals,
     cache_teacher,
+    choose_strength,
     distill,
     estimate_fisher,
     layer_weights,
@@ -36,6 +39,7 @@ from stages import (
 )
 from tests.given import given
 
+NO_PART = {"step", "loss", "validation_ndcg_10", "learning_rate", "gradient_norm", "tokens_per_second"}
 ITEMS, LAYERS, DATA, TEACHER = 12, 4, DataPaths("tiny"), 0
 PROMPT = {"prefix": "w0", "history": "{text}", "candidate": "{text} ?"}
 LABELLED, TRANSFER = (4, 5), (6, 7)  # candidates of a user's two lists; the last four users' windows are unlabelled
@@ -128,6 +132,9 @@ def laid(tmp_path_factory, new_run):
         for method in METHODS:
             layer_weights.main(params(), new_run(), DATA.name, method)
         cache_teacher.main(params(), new_run(), DATA.name, TEACHER)
+        for method in METHODS:
+            cache_signals.main(params(), new_run(), DATA.name, method, TEACHER)
+            choose_strength.main(params(), new_run(), DATA.name, "small", method, TEACHER)
     return folders
 
 
@@ -205,9 +212,10 @@ def test_traces_and_weights_of_a_tiny_teacher(project, run):
         assert entry["strategy"] == (layers.strategy if layers else None)
         assert entry["order"] == (layers.order if layers else None)
         of_fisher = layers is not None and layers.strategy in OF_FISHER
+        biased = of_fisher and layers.depth_bias
         assert entry["kind"] == ("model" if of_fisher else None)
         assert len(entry["weights"]) == (LAYERS if layers else 0) and entry["mass"] is None
-        assert entry["depth_bias"] == ([1.5, 2, 2.5, 3] if of_fisher else [1] * 4 if layers else [])
+        assert entry["depth_bias"] == ([1.5, 2, 2.5, 3] if biased else [1] * 4 if layers else [])
     raised = share * (1 + 2.0 * np.arange(1, 5) / 4)
     assert found["fisher"]["weights"] == pytest.approx(raised / raised.sum())
     for method in ("fisher-shuffled", "fisher-reversed", "fisher-ld"):  # in their own order; a seed's comes later
@@ -217,7 +225,7 @@ def test_traces_and_weights_of_a_tiny_teacher(project, run):
     for kind in ("label", "list"):
         for method in METHODS:
             layer_weights.main(params(fisher={"beta": 0.5, "kind": kind}), run, DATA.name, method)
-        for method in ("none", "logits", "uniform", "linear", "exponential"):
+        for method in ("none", "logits", "pkd", "uniform", "linear", "exponential"):
             assert weights_of(method) == found[method]
         raised = shares[kind] * (1 + 0.5 * np.arange(1, 5) / 4)
         assert weights_of("fisher")["weights"] == pytest.approx(raised / raised.sum())
@@ -260,20 +268,23 @@ def test_every_method_starts_from_one_student_and_learns_by_its_terms(begun, run
     start_student.main(params(), run, DATA.name, "small", TEACHER)
     start = Scorer.load(DATA.model("small/start"))
     assert not run.metrics
-    first, expected = {}, weights_of("fisher")["weights"]
+    first, expected, parts_of = {}, weights_of("fisher")["weights"], {}
     for method in METHODS:
         distill.main(params(), run, DATA.name, "small", method, 0, TEACHER)
         told = DATA.training(f"small/{method}", 0)
         curve = pl.read_csv(told / "curve.csv")
-        parts = {"labels", *(name for name in ("output", "layers") if name in curve.columns)}
-        assert parts == {term.name for term in METHODS[method].terms}
+        parts = parts_of[method] = set(curve.columns) - NO_PART
+        assert parts <= {term.name for term in METHODS[method].terms}
         assert curve["step"].to_list() == [0, 1, 2]
-        first[method] = curve["labels"][1]
+        if len(METHODS[method].phases(2)) == 1:
+            first[method] = curve["labels"][1]
+            assert parts == {term.name for term in METHODS[method].terms}
         fit = read_json(told / "fit.json")
         assert (fit["steps"], fit["best_step"]) == (2, 2) and 0 <= fit["validation_ndcg_10"] <= 1
         weights = weights_told(method, 0)["weight"].to_list()
-        assert len(weights) == (LAYERS if METHODS[method].layers else 0)
-        if METHODS[method].layers:
+        assert bool(weights) == bool(METHODS[method].layers)
+        if METHODS[method].weighting:
+            assert len(weights) == LAYERS
             wanted = ordered(np.array(weights_of(method)["weights"]), METHODS[method].layers.order, 0)
             assert weights == pytest.approx(wanted.tolist(), rel=1e-5)
         trained = Scorer.load(DATA.model(f"small/{method}", 0))
@@ -282,7 +293,47 @@ def test_every_method_starts_from_one_student_and_learns_by_its_terms(begun, run
     assert set(first.values()) == {first["none"]}  # the same start, the same data
     assert run.metrics["weight/layer_04"] == pytest.approx(expected[-1], rel=1e-5)  # of fisher-ld, the last
     assert {"loss", "labels", "output", "layers", "validation_ndcg_10"} <= run.metrics.keys()
+    assert parts_of["tinybert"] == {"layers", "scores", "output"} and parts_of["minilm"] == {
+        "relations",
+        "labels",
+        "output",
+    }
     assert not left_over(begun)
+
+
+def test_what_one_method_needs_of_the_teacher_is_its_own_to_cache(begun):
+    for method, row in METHODS.items():
+        files = {path.name for path in DATA.signals(method).iterdir()}
+        assert {name.split("-")[0] for name in files - {"manifest.json"}} == row.own_signals
+    assert {method for method, row in METHODS.items() if row.own_signals} == {
+        "attention-transfer", "tinybert", "minilm",
+    }  # fmt: skip
+
+
+def test_a_method_takes_the_strength_that_is_best_on_validation(begun, run, monkeypatch):
+    start_student.main(params(), run, DATA.name, "small", TEACHER)
+    best = {0.25: 0.3, 1.0: 0.5, 4.0: 0.4}
+
+    def trained(params, run, paths, student, method, seed, teacher, weight):
+        assert seed == params.seed
+        done = real(params, run, paths, student, method, seed, teacher, weight)
+        return done._replace(fit=replace(done.fit, best_score=best[weight]))
+
+    real = distill.train
+    monkeypatch.setattr(distill, "train", trained)
+    asked = params(distill={"layer_weight": 0.25, "layer_weight_trials": [1.0, 4.0]})
+    choose_strength.main(asked, run, DATA.name, "small", "uniform", TEACHER)
+    told = read_json(DATA.strength("small", "uniform"))
+    assert told["layer_weight"] == 1.0
+    assert {row["layer_weight"]: row["validation_ndcg_10"] for row in told["tried"]} == best
+    monkeypatch.setattr(distill, "train", real)
+    distill.main(asked, run, DATA.name, "small", "uniform", 0, TEACHER)
+    assert read_json(DATA.training("small/uniform", 0) / "fit.json")["layer_weight"] == 1.0
+    curve = pl.read_csv(DATA.training("small/uniform", 0) / "curve.csv").row(1, named=True)
+    asked_weights = {"labels": asked.distill.alpha, "output": asked.distill.output_weight, "layers": 1.0}
+    assert curve["loss"] == pytest.approx(sum(w * curve[name] for name, w in asked_weights.items()), rel=1e-4)
+    choose_strength.main(asked, run, DATA.name, "small", "logits", TEACHER)
+    assert read_json(DATA.strength("small", "logits")) == {"layer_weight": 0.25, "tried": []}
 
 
 def test_the_start_is_the_teachers_first_layers_with_a_head_fitted_to_them(begun, run):
@@ -298,6 +349,7 @@ def test_a_narrower_student_starts_from_the_states_in_the_cache(begun, run):
     shape = {"init": "spaced", "hidden_size": 8, "heads": 2, "kv_heads": 1, "layers": 2, "vocabulary": "full"}
     asked = params(students={"projected": shape})
     start_student.main(asked, run, DATA.name, "projected", TEACHER)
+    choose_strength.main(asked, run, DATA.name, "projected", "uniform", TEACHER)
     distill.main(asked, run, DATA.name, "projected", "uniform", 0, TEACHER)
     assert Scorer.load(DATA.model("projected/uniform", 0)).model.config.hidden_size == 8
 
@@ -319,6 +371,7 @@ def test_another_seed_is_another_start_only_where_the_start_is_random(begun, run
         distill={"learning_rate": 1e-12},  # what is saved is what it starts from
     )
     start_student.main(asked, run, DATA.name, "drawn", TEACHER)
+    choose_strength.main(asked, run, DATA.name, "drawn", "none", TEACHER)
     for seed in (5, 6):
         distill.main(asked, run, DATA.name, "drawn", "none", seed, TEACHER)
     start, same, other = (
