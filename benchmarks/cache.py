@@ -17,19 +17,21 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 
 from fisher_ld.batches.lists import Lists, make_lists, read_taught
-from fisher_ld.batches.packing import by_length
+from fisher_ld.batches.packing import PackedBatch, by_length
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.errors import UserError
 from fisher_ld.distillation.cache import CacheWriter, TeacherCache
+from fisher_ld.distillation.signals import Sizes
+from fisher_ld.distillation.terms import BASIC
 from fisher_ld.models.scorer import Scored
 
 LAYERS, WIDTH = 30, 576
-SIGNALS = ("logits", "states")
 USERS, WINDOWS, LISTS, CANDIDATES = 1000, 2, 2, 5  # windows a user, lists a window, candidates a list
 BATCH_USERS, REPEATS = 4, 7
 
@@ -43,9 +45,10 @@ def random_lists() -> Lists:
 
 
 def random_cache(folder: Path, examples: int) -> Path:
-    writer = CacheWriter(folder / "work", SIGNALS, examples, LAYERS, WIDTH, 8192, {})
+    sizes, no_batch = Sizes(LAYERS, WIDTH, tokens=1), cast("PackedBatch", None)  # these signals are made of none
+    writer = CacheWriter(folder / "work", BASIC, examples, sizes, 8192, {})
     for rows in np.split(np.arange(examples), range(2000, examples, 2000)):
-        writer.write(rows, Scored(torch.zeros(len(rows)), torch.randn(len(rows), LAYERS, WIDTH)))
+        writer.write(rows, Scored(torch.zeros(len(rows)), torch.randn(len(rows), LAYERS, WIDTH)), no_batch)
     writer.finish(folder / "cache")
     return folder / "cache"
 
@@ -59,10 +62,10 @@ def orders(lists: Lists) -> list[np.ndarray]:
 
 
 def read_cache(folder: Path, batches: list[np.ndarray]) -> float:
-    cache = TeacherCache.open(folder, SIGNALS)
+    cache = TeacherCache.open(folder, BASIC)
     begin = time.perf_counter()
     for batch in batches:
-        for name in SIGNALS:
+        for name in BASIC:
             cache.read(batch, name)
     return time.perf_counter() - begin
 
@@ -84,7 +87,7 @@ def drop(paths: list[Path]) -> None:
 
 
 def reading(folder: Path, lists: Lists, plain: Path) -> None:
-    cache, batches = TeacherCache.open(folder, SIGNALS), orders(lists)
+    cache, batches = TeacherCache.open(folder, BASIC), orders(lists)
     row = cache.layers * 2 * cache.width + 4  # states, logit
     sizes = [len(batch) * row for batch in batches]
     total, chunk = sum(sizes), os.urandom(1 << 20)

@@ -28,6 +28,7 @@ from fisher_ld.distillation.terms import BASIC
 from fisher_ld.distillation.trainer import distill
 from fisher_ld.evaluation.validation import same_order, validator
 from fisher_ld.fisher.estimate import online_trace
+from fisher_ld.fisher.profile import Kind
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.student import initialised_anew, save
 from fisher_ld.run.stage import stage
@@ -46,7 +47,7 @@ class Trained(NamedTuple):
 
 
 def weighting(
-    params: Params, paths: DataPaths, shape: Student, method: str, layers: int, online: Callable[[str], Trace]
+    params: Params, paths: DataPaths, shape: Student, method: str, layers: int, online: Callable[[Kind], Trace]
 ) -> Weighting:
     """What `layer_weights` found for a method that learns from the teacher's `layers`, uniform weights where it has
     none of its own. `online`: kind of Fisher -> the trace of a teacher that is there in training, if Eq. 9 asks."""
@@ -73,7 +74,7 @@ def train(
         cache = cache.joined(TeacherCache.open(paths.signals(method), row.own_signals, marks))
         prompts.check_alike(saved_prompts(folder, processed), method)
 
-    def online(kind: str) -> Trace:
+    def online(kind: Kind) -> Trace:
         known, prompt = Scorer.load(folder).to(compute.device), saved_prompts(folder, processed).example
         return partial(online_trace, known, partial(prompt, lists), lists.labels(), kind, params.cluster.checkpointing)
 

@@ -229,7 +229,7 @@ def impossible(ndcg_5: float, ndcg_10: float, mrr: float, hit_5: float) -> list[
 
 def doubts() -> list[tuple[str, str]]:
     """What the paper does not state, and what its own numbers would mean if it held."""
-    tables = {table["name"]: {row["name"]: row["paper"] for row in table["rows"]} for table in paper()["tables"]}
+    tables = {table["name"]: {row["name"]: row.get("paper") for row in table["rows"]} for table in paper()["tables"]}
     first = list(tables["table-1"].items())
     rows = sum(bool(impossible(*numbers[:4])) for _, numbers in first)
     name, numbers = first[-1]

@@ -16,6 +16,7 @@ from fisher_ld.evaluation.metrics import catalogue as metrics
 from fisher_ld.experiments.results import Part, Results
 
 FORM = "{:,.4g}"  # of a number that says no other
+TESTED = {"name": "NDCG@10", "measure": "ndcg_10", "form": "{:.3f}"}
 BEST, ALIKE = "best", "not shown to differ"  # marks of NDCG@10
 Reading = tuple[float, float, float]  # a value and its interval, without width where it has none
 
@@ -115,24 +116,28 @@ def measure(name: str, part: Part, student: str, model: str) -> Reading:
 def fill(table: Mapping[str, Any], results: Results) -> dict[str, Any]:
     """A table of paper.yaml with what the run has: name, title, columns, rows of `name` and `cells`, a cell a column.
     A cell has `paper`, the number as printed there, and `ours`, `interval` (text, None where there is none), `value`,
-    `low`, `high` and what `_compared` says; or `empty`, why not."""
+    `low`, `high` and what `_compared` says; or `empty`, why not. Columns and rows of our own have no `paper`: a table
+    that is `tested` has NDCG@10 last, the metric that comparisons are made in."""
+    columns, own_columns = table["columns"], [TESTED] if table.get("tested") else []
     rows = []
     for row in table["rows"]:
         cells = []
-        for column, printed in zip(table["columns"], row["paper"], strict=True):
+        numbers = [*row.get("paper", [None] * len(columns)), *(None for _ in own_columns)]
+        for column, printed in zip([*columns, *own_columns], numbers, strict=True):
             own = printed if isinstance(printed, Mapping) else {"paper": printed}
             cells.append(_cell({**column, **row, **own}, results))
         rows.append({"name": row["name"], "cells": cells})
     return {
         **{key: table[key] for key in ("name", "title")},
-        "columns": [c["name"] for c in table["columns"]],
+        "columns": [column["name"] for column in (*columns, *own_columns)],
         "rows": rows,
     }
 
 
 def _cell(spec: Mapping[str, Any], results: Results) -> dict[str, Any]:
     form = spec.get("form", FORM)
-    cell: dict[str, Any] = {"paper": form.format(spec["paper"]), "empty": None}
+    printed = None if spec["paper"] is None else form.format(spec["paper"])
+    cell: dict[str, Any] = {"paper": printed, "empty": None}
     cell |= dict.fromkeys(("ours", "interval", "value", "low", "high", "spread", "p", "best", "mark"))
     try:
         if "measure" not in spec:

@@ -38,7 +38,7 @@ def table_blocks(table: Mapping[str, Any]) -> list[Block]:
 
 
 def _beside(cell: Mapping[str, Any], marks: Mapping[str, str]) -> Cell:
-    paper = f"paper {cell['paper']}"
+    paper = "" if cell["paper"] is None else f"paper {cell['paper']}"
     if cell["empty"]:
         return marks[cell["empty"]], paper
     value = cell["ours"] + (DAGGER if cell["mark"] == ALIKE else "")
