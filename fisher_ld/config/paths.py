@@ -21,7 +21,7 @@ PARAMS = Path("params.yaml")
 
 def cell(stage: str, *names: str | int) -> Path:
     """What a stage says of one of its cells, for people and for the report; `run.json` among it."""
-    return METRICS / "cells" / stage / ("-".join(map(str, names)) or "run")
+    return METRICS.joinpath("cells", stage, *map(str, names or ["run"]))
 
 
 def truncated(depth: int) -> str:

@@ -48,18 +48,18 @@ def processor(cpuinfo: str) -> dict[str, Any]:
     return {"model": fields.get("model name", "unknown"), "flags": [flag for flag in FLAGS if flag in found]}
 
 
-def cells(body: Mapping[str, Any], run: Mapping[str, Sequence]) -> list[str]:
+def cells(body: Mapping[str, Any], run: Mapping[str, Sequence]) -> list[tuple[Any, ...]]:
     """Names of the cells of one stage of dvc.yaml: every combination of the names in `run`."""
     axes = [body["foreach"]] if "foreach" in body else list(body.get("matrix", {}).values())
     names = (run[axis.removeprefix("${run.").removesuffix("}")] for axis in axes)
-    return ["-".join(map(str, combination)) or "run" for combination in product(*names)]
+    return list(product(*names))
 
 
 def seconds(stages: Mapping[str, Any], run: Mapping[str, Sequence]) -> dict[str, dict[str, float]]:
     """Stage of dvc.yaml -> number of its cells and their seconds, together; stages that leave no run.json apart."""
     result = {}
     for stage, body in stages.items():
-        files = [cell(stage, name) / "run.json" for name in cells(body, run)]
+        files = [cell(stage, *names) / "run.json" for names in cells(body, run)]
         found = [read_json(file)["seconds"] for file in files if file.is_file()]
         if found:
             result[stage] = {"cells": len(found), "seconds": round(sum(found), 1)}

@@ -28,8 +28,8 @@ def _present(path: Path) -> Path:
     if not path.is_file():
         stage = "ablations"
         if path.is_relative_to(CELLS):
-            name, cell, *_ = path.relative_to(CELLS).parts
-            stage = name if cell == "run" else f"{name}@{cell}"
+            name, *cell = path.parent.relative_to(CELLS).parts
+            stage = name if cell == ["run"] else f"{name}@{'-'.join(cell)}"
         raise UserError(f"{path}: no such file; run the stage that writes it (dvc repro {stage})")
     return path
 

@@ -85,7 +85,8 @@ def _costs(results: Results) -> list[Block]:
     """Of the cells of this run that left a run.json; that of the report itself is an older one."""
     rows, total = [], 0.0
     for stage, body in read_yaml("dvc.yaml")["stages"].items():
-        files = [cell(stage, name) / "run.json" for name in cells(body, results.run.model_dump()) if stage != "report"]
+        names = cells(body, results.run.model_dump()) if stage != "report" else []
+        files = [cell(stage, *one) / "run.json" for one in names]
         if found := [read_json(file) for file in files if file.is_file()]:
             seconds, peak = (f(c[key] for c in found) for f, key in ((sum, "seconds"), (max, "peak_memory_mib")))
             rows.append([stage, f"{len(found):,}", f"{seconds:,.0f}", f"{peak:,.0f}"])

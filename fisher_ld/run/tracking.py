@@ -252,7 +252,7 @@ class StageRun:
         self.open()
         for path in artifacts:
             self.log_artifact(path, parent=True)
-        records = [read_json(file) for file in sorted(METRICS.glob("cells/*/*/run.json"))]
+        records = [read_json(file) for file in sorted(METRICS.glob("cells/**/run.json"))]
         tags = [RunTag(f"run.{r['stage']}.{r['cell']}", r["run_id"]) for r in records if r["run_id"]]
         with self._reported(f"the parent run {self.parent_id} is not complete"):
             self.client.log_batch(self.parent_id, metrics=_points(flatten(summary, separator="/"), 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,13 @@ from tests.docs.prose import sentences
 ROOT = Path(__file__).parents[2]
 STAGES = {
     "download": {"foreach": "${run.data}", "do": {}},
-    "distill": {"matrix": {"data": "${run.data}", "method": "${run.methods}", "seed": "${run.seeds}"}},
+    "distill": {
+        "matrix": {
+            "data": "${run.data}", "student": "${run.students}", "method": "${run.methods}", "seed": "${run.seeds}"
+        }
+    },
     "report": {"cmd": "python -m stages.report"},
-}
+}  # fmt: skip
 ROW = {"student": None, "group": "main", "question": "teacher_over_rival", "metric": "ndcg_10", "a": "teacher"}
 ROW |= {"b": "rivals/ease", "n": 9, "seeds": 1, "difference": 0.25, "low": 0.125, "high": 0.375, "p_holm": 0.0004}
 ROW |= {
@@ -87,13 +92,13 @@ def metrics(tmp_path, monkeypatch) -> None:
     ratios = {"small": {"throughput": 19.25, "latency_p50": 18.0}}
     timed = {"ratios": ratios, "queries": 200, "threads": 2, "precision": "bf16", "device": "cpu", "models": {}}
     write_json(films.efficiency("small"), timed)
-    for name in ("films-none-0", "films-none-1", "films-fisher-ld-0", "films-fisher-ld-1", "films-gone-0"):
-        write_json(paths.cell("distill", name) / "run.json", {"stage": "distill", "seconds": 10.0})
+    for method, seed in product(("none", "fisher-ld", "gone"), range(2)):
+        write_json(films.training(f"small/{method}", seed) / "run.json", {"stage": "distill", "seconds": 10.0})
 
 
 def test_a_record_holds_the_cells_of_the_run_and_no_older_ones(metrics, params):
     found = collect(params, STAGES)
-    assert found["seconds"] == {"distill": {"cells": 4, "seconds": 40.0}}  # films-gone-0 is of an earlier run
+    assert found["seconds"] == {"distill": {"cells": 4, "seconds": 40.0}}  # those of `gone` are of an earlier run
     assert found["quality"]["films"]["matched"]["small/fisher-ld"] == {
         "mean": 0.375, "low": 0.275, "high": 0.475, "n": 9
     }  # fmt: skip
@@ -118,10 +123,11 @@ def test_a_record_needs_a_name():
 
 
 def test_cells_are_all_combinations_of_the_names():
-    run = {"data": ["films", "books"], "methods": ["none"], "seeds": [0, 1]}
-    assert cells(STAGES["download"], run) == ["films", "books"]
-    assert cells(STAGES["distill"], run) == ["films-none-0", "films-none-1", "books-none-0", "books-none-1"]
-    assert cells(STAGES["report"], run) == ["run"]
+    run = {"data": ["films", "books"], "students": ["small"], "methods": ["none"], "seeds": [0, 1]}
+    assert cells(STAGES["download"], run) == [("films",), ("books",)]
+    students = [("films", "small", "none"), ("books", "small", "none")]
+    assert cells(STAGES["distill"], run) == [(*names, seed) for names in students for seed in (0, 1)]
+    assert cells(STAGES["report"], run) == [()]
 
 
 def test_the_stages_of_dvc_yaml_have_cells_that_a_record_can_name():

@@ -237,8 +237,8 @@ def test_prose_is_short(text, double, monkeypatch):
 
 def test_what_each_stage_took_of_this_run_alone(here):
     cost = {"run_id": None, "seconds": 1.0, "peak_memory_mib": 1.0}
-    for stage, name in (("evaluate", "older"), ("adapt_teacher", "movielens-100k-2"), ("report", "run")):
-        write_json(cell(stage, name) / "run.json", cost | {"stage": stage, "cell": name})
+    for stage, *names in (("evaluate", "older"), ("adapt_teacher", "movielens-100k", 2), ("report", "run")):
+        write_json(cell(stage, *names) / "run.json", cost | {"stage": stage, "cell": "-".join(map(str, names))})
     write_json(cell("ablations") / "run.json", cost | {"stage": "ablations", "cell": "run"})
     section = markdown("t", document(Results(PARAMS.run), PARAMS)).split("## What the run took")[1]
     rows = [line for line in section.splitlines() if line.startswith("| ")][2:]

@@ -134,7 +134,7 @@ def test_a_cell_has_the_names_of_the_command_line_but_for_the_teacher(project, c
     assert seen == [("movielens-100k", "small", "fisher-ld", 2, 7)]
     (run,) = project
     assert run.cell == "distill@movielens-100k-small-fisher-ld-2"
-    assert run.folder == Path("metrics/cells/distill/movielens-100k-small-fisher-ld-2")
+    assert run.folder == Path("metrics/cells/distill/movielens-100k/small/fisher-ld/2")
     assert run.opened  # a store that cannot be had must not cost hours of training
 
 
