@@ -57,6 +57,7 @@ def cells(stage: str, *names: list) -> set[str]:
 AFTER_BETA = (
     ENDS
     | cells("layer_weights", METHODS)
+    | cells("choose_strength", ["small"], ["fisher-ld"])
     | cells("distill", ["small"], ["fisher-ld"], SEEDS)
     | cells("score_student", ["small"], ["fisher-ld"], SEEDS)
 )
@@ -64,7 +65,8 @@ OF_A_STUDENT = {
     cell
     for stage, *names in (
         ("gate", ["tiny"]), ("start_student", ["tiny"]), ("score_start", ["tiny"]), ("efficiency", ["tiny"]),
-        ("distill", ["tiny"], METHODS[1:], SEEDS[:1]), ("score_student", ["tiny"], METHODS[1:], SEEDS[:1]),
+        ("choose_strength", ["tiny"], METHODS[1:]), ("distill", ["tiny"], METHODS[1:], SEEDS[:1]),
+        ("score_student", ["tiny"], METHODS[1:], SEEDS[:1]),
     )
     for cell in cells(stage, *names)
 }  # fmt: skip
