@@ -345,6 +345,38 @@ def test_the_start_is_the_teachers_first_layers_with_a_head_fitted_to_them(begun
     assert not torch.equal(start.model.score.weight, teacher.model.score.weight)
 
 
+PRETRAINED = {"init": "pretrained", "source": {"kind": "local", "name": str(BASE), "revision": None}} | {
+    "layers": LAYERS, "hidden_size": 16, "intermediate_size": 24, "heads": 4, "kv_heads": 2, "vocabulary": "full",
+}  # fmt: skip
+
+
+def test_a_pretrained_student_has_its_own_weights_and_tokenizer(begun, run):
+    """Of the adapted teacher it takes the answers and the states at the decision token alone."""
+    asked = params(students={"own": PRETRAINED})
+    start_student.main(asked, run, DATA.name, "own", TEACHER)
+    start, base = Scorer.load(DATA.model("own/start")), Scorer.from_causal_lm(BASE, yes=1, no=2)
+    for own, source in zip(start.layers, base.layers, strict=True):
+        assert torch.equal(own.mlp.up_proj.weight, source.mlp.up_proj.weight)
+    assert not torch.equal(start.model.score.weight, base.model.score.weight)  # fitted to the labels
+    choose_strength.main(asked, run, DATA.name, "own", "uniform", TEACHER)
+    distill.main(asked, run, DATA.name, "own", "uniform", 0, TEACHER)
+    assert read_json(DATA.training("own/uniform", 0) / "fit.json")["layer_loss"] >= 0
+
+
+def test_a_pretrained_student_of_another_shape_is_refused_with_its_own(begun, run):
+    asked = params(students={"own": PRETRAINED | {"heads": 2, "layers": 3}})
+    with pytest.raises(UserError, match="set heads: 4, layers: 4"):
+        start_student.main(asked, run, DATA.name, "own", TEACHER)
+
+
+def test_token_by_token_needs_the_teachers_tokenizer(begun, run):
+    prompts = saved_prompts(DATA.model("teacher", TEACHER), DATA.processed)
+    prompts.check_alike(prompts, "minilm")
+    other = replace(prompts, candidate=[piece[:1] for piece in prompts.candidate])
+    with pytest.raises(UserError, match="minilm compares attention token by token"):
+        prompts.check_alike(other, "minilm")
+
+
 def test_a_narrower_student_starts_from_the_states_in_the_cache(begun, run):
     shape = {"init": "spaced", "hidden_size": 8, "heads": 2, "kv_heads": 1, "layers": 2, "vocabulary": "full"}
     asked = params(students={"projected": shape})
