@@ -4,7 +4,7 @@ that is added caches its own and no other's."""
 from __future__ import annotations
 
 from fisher_ld.config.params import Params
-from fisher_ld.config.paths import DataPaths
+from fisher_ld.config.paths import DataPaths, cell
 from fisher_ld.core.files import atomic_path
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.run.stage import stage
@@ -16,7 +16,7 @@ def main(params: Params, run: StageRun, data: str, method: str, teacher: int) ->
     if signals:
         from stages.cache_teacher import write_cache  # here, for torch takes seconds to import
 
-        write_cache(params, run, paths, teacher, signals, paths.signals(method))
+        write_cache(params, run, paths, teacher, signals, paths.signals(method), cell("cache_signals", data, method))
     else:
         with atomic_path(paths.signals(method)) as temporary:
             temporary.mkdir()

@@ -8,9 +8,10 @@ from pathlib import Path
 from fisher_ld.batches.lists import read_taught
 from fisher_ld.batches.prompts import saved_prompts
 from fisher_ld.config.params import Params
-from fisher_ld.config.paths import DataPaths
+from fisher_ld.config.paths import DataPaths, cell
 from fisher_ld.core.checkpoint import Checkpoint
 from fisher_ld.core.compute import setup
+from fisher_ld.core.files import write_json
 from fisher_ld.distillation.cache import CacheWriter, fill, signal_fingerprint
 from fisher_ld.distillation.signals import Sizes
 from fisher_ld.distillation.terms import BASIC
@@ -20,9 +21,9 @@ from fisher_ld.run.tracking import StageRun
 
 
 def write_cache(
-    params: Params, run: StageRun, paths: DataPaths, teacher: int, signals: Collection[str], cache: Path
+    params: Params, run: StageRun, paths: DataPaths, teacher: int, signals: Collection[str], cache: Path, told: Path
 ) -> None:
-    """The folder `cache`, with these signals."""
+    """The folder `cache`, with these signals; and in the folder `told` what it takes on disk."""
     folder, processed = paths.model("teacher", teacher), paths.processed
     compute = setup(params.cluster, params.teacher.precision, params.seed)
     lists = read_taught(processed)
@@ -38,12 +39,15 @@ def write_cache(
     )
     fill(writer, scorer, lists, prompts)
     writer.finish(cache)
+    write_json(
+        told / "signals.json", {"signals": sorted(signals), "bytes": sum(f.stat().st_size for f in cache.iterdir())}
+    )
     checkpoint.done()
 
 
 def main(params: Params, run: StageRun, data: str, teacher: int) -> None:
     paths = DataPaths(data)
-    write_cache(params, run, paths, teacher, BASIC, paths.cache)
+    write_cache(params, run, paths, teacher, BASIC, paths.cache, cell("cache_teacher", data))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from fisher_ld.batches.lists import MAIN
 from fisher_ld.config.params import Params
 from fisher_ld.config.paths import TABLES, cell
 from fisher_ld.core.files import read_json, read_yaml
+from fisher_ld.distillation.methods import METHODS
 from fisher_ld.experiments.claims import judge
 from fisher_ld.experiments.record import cells
 from fisher_ld.experiments.results import Part, Results
@@ -27,7 +28,7 @@ def document(results: Results, params: Params) -> list[Block]:
     for part in results.parts.values():
         whole = _part(part, results.method, params)
         blocks += whole if len(results.parts) == 1 else [Heading(f"Data set {part.name}"), *map(_deeper, whole)]
-    return [*blocks, *_paper(results), *_costs(results)]
+    return [*blocks, *_paper(results), *_costs(results), *_signals(results)]
 
 
 def _deeper(block: Block) -> Block:
@@ -94,3 +95,18 @@ def _costs(results: Results) -> list[Block]:
     text = f"{total:,.0f} seconds in all, cell after cell; the report itself is not counted."
     header = ["stage", "cells", "seconds in all", "peak MiB of a cell"]
     return [Heading("What the run took"), Table(header, rows), Text(text)]
+
+
+def _signals(results: Results) -> list[Block]:
+    """What students learn from takes, where the stages that cache it say so."""
+    rows = []
+    for data in results.run.data:
+        places = [("every method with a teacher", cell("cache_teacher", data))]
+        places += [(METHODS[m].label, cell("cache_signals", data, m)) for m in results.run.methods]
+        for who, folder in places:
+            if (folder / "signals.json").is_file():
+                found, took = read_json(folder / "signals.json"), read_json(folder / "run.json")
+                rows.append(
+                    [data, who, ", ".join(found["signals"]), f"{found['bytes'] / 1e6:,.0f}", f"{took['seconds']:,.0f}"]
+                )
+    return [Table(["data set", "cached for", "signals", "MB", "seconds"], rows, words=(0, 1, 2))] if rows else []

@@ -248,6 +248,18 @@ def test_what_each_stage_took_of_this_run_alone(here):
     ]  # fmt: skip
 
 
+def test_what_the_teachers_signals_take_is_said_where_they_were_cached(here):
+    data, told = PARAMS.run.data[0], {"cache_teacher": ["logits", "states"], "cache_signals": ["relations"]}
+    assert "cached for" not in markdown("t", document(Results(PARAMS.run), PARAMS))
+    for stage, signals in told.items():
+        folder = cell(stage, data, *([] if stage == "cache_teacher" else ["uniform"]))
+        write_json(folder / "signals.json", {"signals": signals, "bytes": 72_400_000})
+        write_json(folder / "run.json", {"seconds": 61.4, "peak_memory_mib": 1.0})
+    text = markdown("t", document(Results(PARAMS.run), PARAMS))
+    assert f"| {data} | every method with a teacher | logits, states | 72 | 61 |" in text
+    assert f"| {data} | uniform layers | relations | 72 | 61 |" in text
+
+
 def test_a_run_without_the_proposed_method_is_reported_too(sample, monkeypatch):
     monkeypatch.chdir(sample)
     changed = FEWER["run"] | {"methods": ["none", "uniform"]}

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from fisher_ld.batches.lists import read_labelled, read_lists, read_taught, read_texts
 from fisher_ld.batches.prompts import build_prompts, read_template, saved_prompts
-from fisher_ld.config.paths import BASE, DataPaths
+from fisher_ld.config.paths import BASE, DataPaths, cell
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json, write_json
 from fisher_ld.distillation.cache import TeacherCache
@@ -305,6 +305,9 @@ def test_what_one_method_needs_of_the_teacher_is_its_own_to_cache(begun):
     for method, row in METHODS.items():
         files = {path.name for path in DATA.signals(method).iterdir()}
         assert {name.split("-")[0] for name in files - {"manifest.json"}} == row.own_signals
+        told = cell("cache_signals", DATA.name, method) / "signals.json"
+        assert told.is_file() == bool(row.own_signals)
+        assert not row.own_signals or read_json(told)["bytes"] > 1000 * len(row.own_signals)
     assert {method for method, row in METHODS.items() if row.own_signals} == {
         "attention-transfer", "tinybert", "minilm",
     }  # fmt: skip
