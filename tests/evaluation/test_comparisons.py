@@ -291,7 +291,7 @@ def test_what_was_known_is_read_from_gate_and_training(tmp_path, monkeypatch):
     assert [f["validation_ndcg_10"] for f in known.fits["small/logits"]] == [0.4, 0.1]
     assert known.quality("small/none") == pytest.approx(0.25)
     (DATA.training("small/none", 1) / "fit.json").unlink()
-    with pytest.raises(UserError, match=r"distill/movielens-100k-small-none-1/fit\.json: no such file"):
+    with pytest.raises(UserError, match=r"distill/movielens-100k/small/none/1/fit\.json: no such file"):
         Known.read(DATA, run)
 
 

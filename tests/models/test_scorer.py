@@ -29,8 +29,8 @@ SHAPE = {
 def test_bf16_is_near_float32_and_leaves_stream_and_head_alone(tiny):
     scorer = tiny.scorer()
     batch = pack(tiny.lists, tiny.lists.windows(), tiny.prompts, scorer.context())
-    exact, states, _ = scorer(batch, with_states=True)
-    near, near_states, _ = scorer.on(Compute(torch.device("cpu"), bf16=True))(batch, with_states=True)
+    exact, states, *_ = scorer(batch, with_states=True)
+    near, near_states, *_ = scorer.on(Compute(torch.device("cpu"), bf16=True))(batch, with_states=True)
     assert near.dtype == near_states.dtype == torch.float32
     assert {p.dtype for p in scorer.parameters()} == {torch.float32}
     assert not torch.equal(states, near_states)

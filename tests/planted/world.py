@@ -145,4 +145,5 @@ class Teacher(nn.Module):
             source=pl.lit(sample.source),
             normalisation_part=0.0,
             list_normalisation_part=pl.when(whole_lists).then(0.0),
+            attention=pl.lit(None),  # it has none
         ).select(*SCHEMA).cast(SCHEMA)  # fmt: skip
