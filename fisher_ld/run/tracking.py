@@ -117,6 +117,8 @@ class StageRun:
 
     def __init__(self, cell: str, folder: Path, params: Params, declared: Mapping[str, Any]):
         self.cell, self.folder, self.params, self.declared = cell, folder, params, declared
+        self.stage, _, name = cell.partition("@")
+        self.name = name or "run"
         self.uri, self.started = store_uri(params.tracking.uri), time.time()
         self.run_id = ""  # none yet
         self.buffer: list[Metric] = []
@@ -125,7 +127,7 @@ class StageRun:
     @cached_property
     def code(self) -> dict[str, str]:
         """Fingerprints of the modules that the stage runs, which belong in a checkpoint's key."""
-        return fingerprint(modules(Path("stages") / f"{self.folder.parent.name}.py"))
+        return fingerprint(modules(Path("stages") / f"{self.stage}.py"))
 
     def open(self) -> None:
         """Creates the nested run, unless it is there, and what it stands in: store, experiment, parent. Raises
@@ -196,7 +198,7 @@ class StageRun:
         for run in self._search(**{PARENT: self.parent_id, STAGE: self.cell}):
             if run.info.status == "RUNNING":  # killed before it could say so
                 self.client.set_terminated(run.info.run_id, "KILLED")
-        module = f"stages.{self.folder.parent.name}"
+        module = f"stages.{self.stage}"
         tags = {**tags, PARENT: self.parent_id, STAGE: self.cell, "mlflow.source.name": module}
         return self.client.create_run(self.experiment_id, tags=tags, run_name=self.cell).info.run_id
 
@@ -275,7 +277,7 @@ class StageRun:
                 for run in (self.run_id, self.parent_id):  # no later stage may come to close the parent
                     self.client.set_terminated(run, status)
         if kind is None:
-            record = {"stage": self.folder.parent.name, "cell": self.folder.name, "run_id": self.run_id or None, **cost}
+            record = {"stage": self.stage, "cell": self.name, "run_id": self.run_id or None, **cost}
             write_json(self.folder / "run.json", record)
 
 

@@ -271,6 +271,13 @@ def test_only_a_stage_that_ends_well_leaves_its_run_file(root):
     assert read_json("metrics/cells/gate/beauty-small/run.json")["run_id"] == run.run_id
 
 
+def test_a_cell_of_several_names_is_recorded_by_its_stage_and_name(root):
+    with stage_run("distill@beauty-small-none-0") as run:
+        run.folder = cell("distill", "beauty", "small", "none", 0)  # as the stage lays it
+    told = read_json(run.folder / "run.json")
+    assert (told["stage"], told["cell"]) == ("distill", "beauty-small-none-0")
+
+
 def test_code_is_that_of_the_stage(root, monkeypatch):
     monkeypatch.chdir(ROOT)
     code = stage_run("layer_weights@beauty-fisher-ld").code
