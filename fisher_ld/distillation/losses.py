@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from fisher_ld.batches.packing import PackedBatch
 from fisher_ld.models.relations import Places, attention_maps, attention_scores, relations
 from fisher_ld.models.scorer import Scored
-from fisher_ld.training.losses import list_cross_entropy, ranking_loss
+from fisher_ld.training.losses import list_cross_entropy, list_log_softmax, ranking_loss
 
 TOP, DECAY = 3, 1.0  # of Ranking Distillation: so many candidates of a list, the r-th weighted by e^(-r / DECAY)
 
@@ -37,10 +37,7 @@ def list_output_loss(
     """KL of the softmax over each list from the teacher's, of logits (N,) at `temperature`, times temperature^2, mean
     over lists."""
     t, s = teacher / temperature, student / temperature
-    number, own = list_of.unique(return_inverse=True)
-    largest = t.new_full((len(number),), -torch.inf).scatter_reduce(0, own, t, "amax")
-    odds = (t - largest[own]).exp()
-    p = odds / t.new_zeros(len(number)).index_add(0, own, odds)[own]
+    p = list_log_softmax(t, list_of).exp()
     return (list_cross_entropy(s, p, list_of) - list_cross_entropy(t, p, list_of)) * temperature**2
 
 

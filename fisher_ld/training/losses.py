@@ -20,8 +20,12 @@ def ranking_loss(
 def list_cross_entropy(z: torch.Tensor, target: torch.Tensor, list_of: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of the softmax over each list from `target` (N,), a distribution over each list, mean over lists:
     lists may be of any lengths."""
+    return -(target * list_log_softmax(z, list_of)).sum() / len(list_of.unique())
+
+
+def list_log_softmax(z: torch.Tensor, list_of: torch.Tensor) -> torch.Tensor:
+    """The logarithm of the softmax over each list, (N,)."""
     numbers, own = list_of.unique(return_inverse=True)  # (lists,), (N,)
     largest = z.new_full((len(numbers),), -torch.inf).scatter_reduce(0, own, z.detach(), "amax")
     total = z.new_zeros(len(numbers)).index_add(0, own, (z - largest[own]).exp())
-    log_p = z - (largest + total.log())[own]  # (N,)
-    return -(target * log_p).sum() / len(numbers)
+    return z - (largest + total.log())[own]
