@@ -102,10 +102,15 @@ def test_transfer_windows_are_read_by_methods_with_a_teacher_and_labels_alike_by
     assert first == pytest.approx([first[0]] * 3)
 
 
-def test_an_interrupted_distillation_goes_on(tiny, tmp_path, distilled):
-    """Student, maps and weights of Eq. 9."""
+# Cut at a validation: of 14 steps after the checkpoint at 8, of 12 after that at 3, the end of the first phase.
+@pytest.mark.parametrize(
+    ("method", "steps", "every", "until", "updates"),
+    [("fisher-ld", 14, 4, 3, [0, 5, 10]), ("progressive", 12, 3, 2, [0])],
+)
+def test_an_interrupted_distillation_goes_on(tiny, tmp_path, distilled, method, steps, every, until, updates):
+    """Student, maps and weights of Eq. 9, in one phase or in several."""
     teacher = distilled("none", steps=1, weights=()).teacher
-    small = {"steps": 14, "eval_every": 4, "checkpoint_every": 4, "learning_rate": 3e-3}
+    small = {"steps": steps, "eval_every": every, "checkpoint_every": every, "learning_rate": 3e-3}
     params, weighting = given({"distill": small}).distill, Weighting(PAIRS, WEIGHTS, [1.0] * 4, 0.5, 5, None)
 
     def run(folder, until=None):
@@ -118,15 +123,15 @@ def test_an_interrupted_distillation_goes_on(tiny, tmp_path, distilled):
             left = left and left - 1
             return 0.5
 
-        training = Training("fisher-ld", 0, validate, Checkpoint("distill", {}, folder), lambda values, step: None)
-        row = METHODS["fisher-ld"]
+        training = Training(method, 0, validate, Checkpoint("distill", {}, folder), lambda values, step: None)
+        row = METHODS[method]
         return student, *distill(student, teacher, row, weighting, tiny.lists, tiny.prompts, params, training)
 
     whole, fit, trajectory = run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", until=3)  # at the start, after 4 and 8 steps, not after 12: goes on from 8
+        run(tmp_path / "cut", until)
     resumed, again, trajectory_again = run(tmp_path / "cut")
-    assert trajectory["step"].unique(maintain_order=True).to_list() == [0, 5, 10]
+    assert trajectory["step"].unique(maintain_order=True).to_list() == updates
     assert trajectory_again.equals(trajectory)
     assert [row.get("layers") for row in again.curve] == [row.get("layers") for row in fit.curve]
     for name, parameter in resumed.named_parameters():
@@ -173,31 +178,3 @@ def test_adapt_starts_anew_where_its_phase_begins_after_another(distilled, monke
     monkeypatch.setitem(METHODS, "late", late)
     done = distilled("late", steps=40, learning_rate=3e-2)
     assert done.curve[20]["layers"] < 1.1
-
-
-def test_an_interrupted_method_of_phases_goes_on(tiny, tmp_path, distilled):
-    teacher = distilled("none", steps=1, weights=()).teacher
-    small = {"steps": 12, "eval_every": 3, "checkpoint_every": 3, "learning_rate": 3e-3}
-    params, weighting = given({"distill": small}).distill, Weighting(PAIRS, WEIGHTS, [1.0] * 4, 0.5, 5, None)
-
-    def run(folder, until=None):
-        student, left = tiny.scorer(), until
-
-        def validate():
-            nonlocal left
-            if left == 0:
-                raise KeyboardInterrupt
-            left = left and left - 1
-            return 0.5
-
-        training = Training("progressive", 0, validate, Checkpoint("distill", {}, folder), lambda values, step: None)
-        row = METHODS["progressive"]
-        return student, *distill(student, teacher, row, weighting, tiny.lists, tiny.prompts, params, training)
-
-    whole, fit, _ = run(tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", until=2)  # at the start and after 3 steps; goes on from there, the end of the first phase
-    resumed, again, _ = run(tmp_path / "cut")
-    assert [row.get("layers") for row in again.curve] == [row.get("layers") for row in fit.curve]
-    for name, parameter in resumed.named_parameters():
-        assert torch.equal(parameter, whole.get_parameter(name))
