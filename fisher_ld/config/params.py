@@ -328,7 +328,8 @@ class Cluster(Section):
     """Where a run happens; no stage depends on it."""
 
     device: Literal["cpu", "cuda"]
-    threads: Positive | None  # None: all cores
+    threads: Positive | None  # of a process; None: all cores
+    cells: Positive  # at once
     batch_users: Positive  # packed rows that are scored at once
     checkpointing: StrictBool  # of Fisher's backward pass
 

@@ -52,11 +52,16 @@ def keep_freed_memory() -> None:
         mallopt(mmap_max, 0)
 
 
+def usable_threads(cluster: Cluster) -> int:
+    """`threads: null` takes $OMP_NUM_THREADS if set, else every core that this process may use."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # a number for each level of nesting
+    return cluster.threads or int(asked or len(os.sched_getaffinity(0)))
+
+
 def setup(cluster: Cluster, precision: str, seed: int) -> Compute:
     """Sets threads, memory, seeds and deterministic kernels; returns where to compute. `precision`: fp32, bf16
     (autocast), or auto, which is bf16 where the hardware computes it. A device or precision that is
-    not to be had raises UserError. `threads: null` takes $OMP_NUM_THREADS if set, else every core this process may
-    use."""
+    not to be had raises UserError."""
     import torch
 
     if cluster.device == "cuda" and not torch.cuda.is_available():
@@ -64,9 +69,7 @@ def setup(cluster: Cluster, precision: str, seed: int) -> Compute:
     bf16 = precision != "fp32" and _has_bf16(cluster.device)
     if precision == "bf16" and not bf16:
         raise UserError("precision: this hardware does not compute in bf16; set it to fp32, or to auto")
-    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # a number for each level of nesting
-    default_threads = int(asked or len(os.sched_getaffinity(0)))
-    torch.set_num_threads(cluster.threads or default_threads)
+    torch.set_num_threads(usable_threads(cluster))
     keep_freed_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     torch.use_deterministic_algorithms(True)

@@ -115,7 +115,7 @@ def restrict(params: Params, stage: str, keys: tuple[str, ...]) -> DeclaredParam
     return DeclaredParams(params, keys, stage)
 
 
-def _terminate(number: int, frame: object) -> None:
+def terminate(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
@@ -176,7 +176,7 @@ def stage(main: Callable[..., None]) -> None:
     project's root. The names come from the command line: `data`, `student`, `method`, `seed` (of training), `depth`,
     and `teacher`, the seed of the teacher that students learn from, which is no part of the cell's name. A UserError or
     a full disk ends it with one message and exit code 1 (2: Unavailable), a bug with its traceback."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
     if not sys.stderr.isatty():
         _silence_bars()
     given = sys.argv[1:]

@@ -1,0 +1,135 @@
+"""The cells of a run, several at once: `python -m fisher_ld.run.cells` does what `dvc repro --keep-going` does, in less
+time where a cell of a student does not fill the machine.
+
+Each cell is a `dvc repro --single-item` of its own, begun when all that it depends on is done.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
+
+from fisher_ld.core.compute import usable_threads
+from fisher_ld.core.errors import UserError
+from fisher_ld.run.stage import read_params, terminate
+
+# They run the teacher, which uses every core, or measure time.
+ALONE = (
+    "embed_items", "adapt_teacher", "adapt_truncated", "cache_teacher", "cache_signals", "estimate_fisher",
+    "score_zero_shot", "score_teacher", "score_truncated", "efficiency",
+)  # fmt: skip
+NOISE = "Updating lock file"  # from here on DVC says how to commit what it did
+
+
+def alone(cell: str) -> bool:
+    return cell.split("@")[0] in ALONE
+
+
+def outdated() -> dict[str, set[str]]:
+    """The cells that DVC would look at: those that changed and all that depend on them, in an order in which they can
+    run, each with those of them that it needs done."""
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        graph = repo.index.graph
+        needs = {stage.addressing: {needed.addressing for needed in graph.successors(stage)} for stage in graph}
+        changed = set(repo.status())
+    found: dict[str, set[str]] = {}
+    for cell in TopologicalSorter(needs).static_order():
+        if cell in changed or needs[cell] & found.keys():
+            found[cell] = needs[cell] & found.keys()
+    return found
+
+
+@dataclass
+class Outcome:
+    failed: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)  # not begun, since they need one that failed
+
+
+def work_through(
+    needs: Mapping[str, set[str]], at_once: int, run: Callable[[str], bool], stop: Callable[[], None]
+) -> Outcome:
+    """Runs every cell of `needs` when those that it needs are done, up to `at_once` together, but the `alone` ones by
+    themselves. `run` says whether a cell went well; one that did not takes with it those that need it, no others.
+    `stop` ends what runs, when this is interrupted."""
+    waiting, running, done, outcome = list(needs), dict[Future[bool], str](), set[str](), Outcome()
+    with ThreadPoolExecutor(at_once) as pool:
+        try:
+            while waiting or running:
+                lost = [cell for cell in waiting if needs[cell] & {*outcome.failed, *outcome.left}]
+                outcome.left += lost
+                waiting = [cell for cell in waiting if cell not in lost]
+                for cell in [cell for cell in waiting if needs[cell] <= done]:
+                    if len(running) == at_once or any(map(alone, running.values())):
+                        break
+                    if not (running and alone(cell)):
+                        waiting.remove(cell)
+                        running[pool.submit(run, cell)] = cell
+                # woken to see Ctrl-C: where polars was at work, no signal ends a wait
+                for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
+                    cell = running.pop(future)
+                    done.add(cell) if future.result() else outcome.failed.append(cell)
+        except BaseException:
+            stop()
+            raise
+    return outcome
+
+
+class Cells:
+    """Cells as processes, whose words go to standard output with the cell's name before them. An `alone` one has all
+    `threads`, the others share them."""
+
+    def __init__(self, threads: int, at_once: int):
+        self.threads, self.at_once = threads, at_once
+        self.processes: set[subprocess.Popen[str]] = set()
+
+    def run(self, cell: str) -> bool:
+        threads = self.threads if alone(cell) else max(1, self.threads // self.at_once)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", cell],
+            env=os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
+        )  # fmt: skip
+        self.processes.add(process)
+        told = True
+        for line in process.stdout or ():
+            told = told and not line.startswith(NOISE)
+            if told and line.strip():
+                print(f"{cell} | {line}", end="", flush=True)
+        self.processes.remove(process)
+        return process.wait() == 0
+
+    def interrupt(self) -> None:
+        """As Ctrl-C would; what is interrupted goes on from its checkpoint."""
+        for process in list(self.processes):
+            os.killpg(process.pid, signal.SIGINT)
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        cluster = read_params().cluster
+    except UserError as error:
+        sys.exit(str(error))
+    started, needs = time.monotonic(), outdated()
+    cells = Cells(usable_threads(cluster), cluster.cells)
+    outcome = work_through(needs, cluster.cells, cells.run, cells.interrupt)
+    done = len(needs) - len(outcome.failed) - len(outcome.left)
+    print(f"{done} of {len(needs)} cells done in {(time.monotonic() - started) / 60:.1f} minutes")
+    if outcome.failed:
+        sys.exit(
+            f"failed: {', '.join(outcome.failed)}; not begun, since they need one of these: "
+            f"{', '.join(outcome.left) or 'none'}. What is done stays; put it right and run the same command again."
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Cells side by side, in a DVC repository of shell commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import yaml
+
+from fisher_ld.run import cells
+
+MEET = "touch {0}.here; for i in $(seq 200); do test -e {1}.here && break; sleep 0.05; done; test -e {1}.here"
+SINGLE = "set -C; echo > one; sleep 0.2; rm one"  # fails where another has made the file
+STAGES = {
+    "first": {"cmd": "echo $OMP_NUM_THREADS > first", "outs": ["first"], "params": ["value"]},
+    "a": {"cmd": MEET.format("a", "b") + " && echo $OMP_NUM_THREADS > a", "deps": ["first"], "outs": ["a"]},
+    "b": {"cmd": MEET.format("b", "a") + " && echo b > b", "deps": ["first"], "outs": ["b"]},
+    "efficiency": {"cmd": f"{SINGLE}; echo $OMP_NUM_THREADS > e", "deps": ["first"], "outs": ["e"]},
+    "score_teacher": {"cmd": f"{SINGLE}; echo > s", "deps": ["first"], "outs": ["s"]},
+    "last": {"cmd": "cat a b e s > last", "deps": ["a", "b", "e", "s"], "outs": ["last"]},
+}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("DVC_")]:
+        monkeypatch.delenv(name)
+    write(tmp_path / "dvc.yaml", {"stages": STAGES})
+    write(tmp_path / "params.yaml", {"value": 1})
+    dvc("init", "--no-scm", "--quiet")
+    return tmp_path
+
+
+def write(path, tree) -> None:
+    path.write_text(yaml.safe_dump(tree))
+
+
+def dvc(*command: str) -> str:
+    return subprocess.run([sys.executable, "-m", "dvc", *command], check=True, capture_output=True, text=True).stdout
+
+
+def work(threads: int = 4, at_once: int = 2) -> cells.Outcome:
+    made = cells.Cells(threads, at_once)
+    return cells.work_through(cells.outdated(), at_once, made.run, made.interrupt)
+
+
+def test_two_cells_run_at_once_and_dvc_lock_is_whole(project, capsys):
+    """`a` and `b` each end well only if the other one runs too."""
+    assert work() == cells.Outcome()
+    assert set(yaml.safe_load((project / "dvc.lock").read_text())["stages"]) == set(STAGES)
+    assert json.loads(dvc("status", "--json")) == {}
+    assert [(project / name).read_text() for name in ("a", "e")] == ["2\n", "4\n"]  # threads
+    lines = capsys.readouterr().out.splitlines()
+    assert "a | Running stage 'a':" in lines
+    assert all(" | " in line for line in lines) and not any("git add" in line for line in lines)
+
+
+def test_what_did_not_change_does_not_run_again(project, capsys):
+    work()
+    assert cells.outdated() == {}
+    (project / "b").unlink()
+    assert list(cells.outdated()) == ["b", "last"]
+    for name in "ab":
+        (project / f"{name}.here").touch()
+    write(project / "params.yaml", {"value": 2})
+    assert next(iter(cells.outdated())) == "first"
+    capsys.readouterr()
+    assert work() == cells.Outcome()
+    told = capsys.readouterr().out
+    assert "Running stage 'first'" in told
+    assert "Stage 'a' didn't change" in told  # `first` left the same file
+
+
+def test_a_failed_cell_takes_with_it_only_those_that_need_it(project):
+    stages = json.loads(json.dumps(STAGES))
+    stages["efficiency"]["cmd"] = "echo no such thing; exit 3"
+    write(project / "dvc.yaml", {"stages": stages})
+    assert work() == cells.Outcome(["efficiency"], ["last"])
+    assert all((project / name).exists() for name in ("first", "a", "b", "s"))
+
+
+def test_an_interruption_ends_what_runs(project, capsys):
+    write(project / "dvc.yaml", {"stages": {"long": {"cmd": "touch begun; exec sleep 600", "outs": ["never"]}}})
+    made = cells.Cells(1, 1)
+
+    def interrupt() -> None:
+        while not (project / "begun").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        cells.work_through({"long": set()}, 1, made.run, made.interrupt)
+    assert not made.processes
+    assert "long" in capsys.readouterr().out
+    (project / "dvc.yaml").write_text("stages: {}")
+    dvc("status")  # the repository is not left locked
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_no_cell_begins_before_what_it_needs_is_done(at_once):
+    needs = {"a": set(), "score_teacher": set(), "b": {"a"}, "c": {"a"}, "efficiency": {"b"}, "d": {"c", "efficiency"}}
+    done, running, guard = [], set(), threading.Lock()
+
+    def run(cell: str) -> bool:
+        with guard:
+            assert needs[cell] <= set(done) and len(running) < at_once
+            assert not (running and (cells.alone(cell) or any(map(cells.alone, running))))
+            running.add(cell)
+        time.sleep(0.01)
+        with guard:
+            running.remove(cell)
+            done.append(cell)
+        return True
+
+    assert cells.work_through(needs, at_once, run, lambda: None) == cells.Outcome()
+    assert sorted(done) == sorted(needs)
