@@ -12,16 +12,26 @@ from fisher_ld.core.files import fingerprint, write_csv, write_json
 from fisher_ld.evaluation.validation import score_validation, validator
 from fisher_ld.fisher.coverage import cover
 from fisher_ld.models.pretrained import load_pretrained
-from fisher_ld.models.student import save
+from fisher_ld.models.student import layers_taken, save
 from fisher_ld.run.stage import stage
 from fisher_ld.run.tracking import StageRun
-from fisher_ld.training.adapt import adapt
+from fisher_ld.training.adapt import LAYER_DROP, adapt
 from fisher_ld.training.head import fit_head, shuffled_windows
 from fisher_ld.training.loop import Training
 
 
-def adapt_model(params: Params, run: StageRun, paths: DataPaths, model: str, seed: int, depth: int | None) -> None:
-    """Adapts the teacher, or its first `depth` layers alone, with a head fitted to them, on the labelled windows."""
+def adapt_model(
+    params: Params,
+    run: StageRun,
+    paths: DataPaths,
+    model: str,
+    seed: int,
+    steps: int,
+    first: int | None = None,
+    spaced: int | None = None,
+) -> None:
+    """Adapts the teacher on the labelled windows, in `steps` at most: as a whole, or its `first` layers alone, with a
+    head fitted to them, or with layers left out at random, of which `spaced` are kept in the end."""
     compute = setup(params.cluster, params.teacher.precision, seed)
     settings, processed = params.teacher.adapt, paths.processed
     scorer, tokenizer, prompts = load_pretrained(BASE, processed, params.teacher.answers)
@@ -31,17 +41,17 @@ def adapt_model(params: Params, run: StageRun, paths: DataPaths, model: str, see
     for part in (*(read_lists(processed, name) for name in ("train", "transfer", "val")), *read_tests(paths).values()):
         check_context(prompts.longest(part), scorer.context())
     cover(scorer.model)
-    if depth is not None:
-        fit_head(scorer.truncate(depth), lists, shuffled_windows(lists, seed), prompts)
+    if first is not None:
+        fit_head(scorer.keep(range(first)), lists, shuffled_windows(lists, seed), prompts)
 
     key = {"model": model, "seed": seed, "params": params.model_dump(mode="json"), "compute": str(compute)}
     key |= {"inputs": fingerprint([processed, BASE]), "code": run.code}
     checkpoint = Checkpoint("adapt", key)
     validate = validator(scorer, processed, prompts, settings.val_users, params.seed)
-    steps = settings.steps if depth is None else params.teacher.truncated_steps
-    fitted = adapt(
-        scorer, lists, prompts, settings, steps, Training(model, seed, validate, checkpoint, run.log_metrics)
-    )
+    training = Training(model, seed, validate, checkpoint, run.log_metrics)
+    fitted = adapt(scorer, lists, prompts, settings, steps, training, LAYER_DROP if spaced else 0.0)
+    if spaced is not None:
+        scorer.keep(layers_taken("spaced", len(scorer.layers), spaced))
 
     save(scorer, tokenizer, read_template(processed), paths.model(model, seed))
     score_validation(scorer, processed, prompts, paths.validation(model, seed))
@@ -51,7 +61,7 @@ def adapt_model(params: Params, run: StageRun, paths: DataPaths, model: str, see
 
 
 def main(params: Params, run: StageRun, data: str, seed: int) -> None:
-    adapt_model(params, run, DataPaths(data), "teacher", seed, None)
+    adapt_model(params, run, DataPaths(data), "teacher", seed, params.teacher.adapt.steps)
 
 
 if __name__ == "__main__":

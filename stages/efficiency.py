@@ -1,9 +1,9 @@
-"""Teacher, the start of a shape's students and truncated teachers -> their speed, memory, energy and size."""
+"""Teacher, the start of a shape's students and shallow teachers -> their speed, memory, energy and size."""
 
 from __future__ import annotations
 
 from fisher_ld.config.params import Params
-from fisher_ld.config.paths import DataPaths, start, truncated
+from fisher_ld.config.paths import DataPaths, start
 from fisher_ld.core.compute import setup
 from fisher_ld.core.files import write_json
 from fisher_ld.evaluation.efficiency import REFERENCE, measure, read_queries
@@ -17,7 +17,7 @@ def main(params: Params, run: StageRun, data: str, student: str, teacher: int) -
     of_student = setup(params.cluster, params.distill.precision, params.seed)
     models = {REFERENCE: (paths.model("teacher", teacher), of_teacher)}
     models[student] = (paths.model(start(student)), of_student)
-    models |= {truncated(depth): (paths.model(truncated(depth)), of_teacher) for depth in params.run.depths}
+    models |= {model: (paths.model(model), of_teacher) for model in params.run.shallow}
     found = measure(models, read_queries(paths.processed, params.efficiency.queries, params.seed), params.seed)
     write_json(paths.efficiency(student), found)
     run.log_metrics({f"{model}/{name}": value for model, row in found["ratios"].items() for name, value in row.items()})

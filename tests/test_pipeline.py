@@ -108,7 +108,7 @@ def files_of_a_run():
         yield from map(data.weights, RUN.methods)
         yield from map(data.signals, RUN.methods)
         scored = [("teacher", seed) for seed in RUN.teacher_seeds]
-        scored += [(paths.truncated(depth), 0) for depth in RUN.depths]
+        scored += [(model, 0) for model in RUN.shallow]
         yield from (data.validation(*model) for model in (*scored, *((paths.rival(name), 0) for name in NAMES)))
         scored += [(paths.start(student), 0) for student in RUN.students]
         each = product(RUN.students, RUN.methods, RUN.seeds)

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from fisher_ld.config.messages import describe, nearest, template_fault
+from fisher_ld.config.paths import SHALLOW, is_shallow
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_yaml
 
@@ -51,9 +52,10 @@ Rate = Annotated[Number, Field(gt=0)]
 Date = Annotated[str, BeforeValidator(_date)]
 Seed = Annotated[Whole, Field(ge=0)]
 Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$")]  # part of file and stage names
+Shallow = Annotated[str, Field(pattern=rf"^({'|'.join(SHALLOW)})-[1-9][0-9]*$")]  # truncated-2
 Family = Literal["matched", "uniform", "popularity", "full", "two-stage"]  # of test lists, by their negatives
 Precision = Literal["auto", "fp32", "bf16"]  # auto: bf16 where the hardware computes it
-MODELS = ("teacher", "zero-shot", "truncated", "rivals")  # that are no students, by the first part of their name
+MODELS = ("teacher", "zero-shot", *SHALLOW, "rivals")  # that are no students, by the first part of their name
 
 
 def _known(catalogue: str) -> Callable[[str, ValidationInfo], str]:
@@ -73,7 +75,7 @@ def _distinct(values: list[Any]) -> list[Any]:
 
 
 def _not_a_model(name: str) -> str:
-    if name in MODELS:
+    if name in MODELS or is_shallow(name):
         raise ValueError(f"Input should be a name that is no model's ({', '.join(MODELS)})")
     return name
 
@@ -350,7 +352,7 @@ class Run(Section):
     methods: Annotated[list[Annotated[str, AfterValidator(_known("methods"))]], AfterValidator(_distinct)]
     seeds: Annotated[list[Seed], AfterValidator(_distinct)]
     teacher_seeds: Annotated[list[Seed], AfterValidator(_distinct)]  # students distil from the first
-    depths: Annotated[list[Positive], AfterValidator(_distinct)]  # layers of the truncated teachers
+    shallow: Annotated[list[Shallow], AfterValidator(_distinct)]
 
 
 class Params(Section):

@@ -1,9 +1,9 @@
 """Where every file of a run lies, relative to the project's root. The parts of a path are the names of its cell: data
-set, student, method, seed, depth.
+set, student, method, seed, shallow teacher.
 
-A model is named `teacher`, `zero-shot` (the teacher before adaptation), `truncated-DEPTH`, STUDENT/start,
-STUDENT/METHOD, or rivals/NAME. The scores of all models stand on one shelf: those of the validation lists, from which
-the gate and other choices are made, apart from those of the test lists.
+A model is named `teacher`, `zero-shot` (the teacher before adaptation), `truncated-DEPTH` or `layerdrop-DEPTH` (shallow
+teachers), STUDENT/start, STUDENT/METHOD, or rivals/NAME. The scores of all models stand on one shelf: those of the
+validation lists, from which the gate and other choices are made, apart from those of the test lists.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ TABLES = METRICS / "tables"  # of the paper, filled
 PLOTS = METRICS / "plots"  # what `dvc plots` draws: all cells in one table each
 SUMMARY = METRICS / "summary.json"  # the few numbers that experiments are compared by
 PARAMS = Path("params.yaml")
+SHALLOW = ("truncated", "layerdrop")  # kinds of teachers with fewer layers
 
 
 def cell(stage: str, *names: str | int) -> Path:
@@ -25,13 +26,23 @@ def cell(stage: str, *names: str | int) -> Path:
 
 
 def truncated(depth: int) -> str:
-    """Name of the teacher of so many layers, adapted alone."""
+    """Name of the teacher's first layers, so many, adapted alone."""
     return f"truncated-{depth}"
 
 
-def first_layers(depth: int | str) -> str:
-    """What such a teacher has, in words."""
-    return "first layer" if int(depth) == 1 else f"first {depth} layers"
+def is_shallow(model: str) -> bool:
+    return model.startswith(tuple(f"{kind}-" for kind in SHALLOW))
+
+
+def kind_and_depth(shallow: str) -> tuple[str, int]:
+    """One of SHALLOW, and how many layers it has."""
+    kind, _, depth = shallow.rpartition("-")
+    return kind, int(depth)
+
+
+def first_layers(depth: int) -> str:
+    """What a truncated teacher has, in words."""
+    return "first layer" if depth == 1 else f"first {depth} layers"
 
 
 def start(student: str) -> str:
@@ -104,11 +115,11 @@ class DataPaths:
         return self.folder / "per_user.parquet"
 
     def model(self, model: str, seed: int = 0) -> Path:
-        """The folder of a model: teacher/0, truncated/2, students/small/start, students/small/fisher-ld/0."""
+        """The folder of a model: teacher/0, shallow/truncated-2, students/small/start, students/small/fisher-ld/0."""
         if model == "teacher":
             return self.folder / "teacher" / str(seed)
-        if model.startswith("truncated-"):
-            return self.folder / "truncated" / model.removeprefix("truncated-")
+        if is_shallow(model):
+            return self.folder / "shallow" / model
         shape, method = model.split("/")
         return self.folder / "students" / shape / ("start" if method == "start" else f"{method}/{seed}")
 
@@ -154,6 +165,6 @@ class DataPaths:
         step) and, of a student, weights.csv (its layer weights by optimiser step, Eq. 9)."""
         if model == "teacher":
             return cell("adapt_teacher", self.name, seed)
-        if model.startswith("truncated-"):
-            return cell("adapt_truncated", self.name, model.removeprefix("truncated-"))
+        if is_shallow(model):
+            return cell("adapt_shallow", self.name, model)
         return cell("distill", self.name, *model.split("/"), seed)

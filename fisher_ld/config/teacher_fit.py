@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fisher_ld.config.params import Params, Student
+from fisher_ld.config.paths import kind_and_depth, truncated
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json
 
@@ -26,14 +27,14 @@ PROJECTABLE = ("llama", "mistral", "qwen2")  # RMSNorm with a plain weight, sepa
 
 
 def check_teacher_fit(params: Params, folder: Path) -> None:
-    """Raises UserError with every fault of depths, widths and vocabulary that the config and tokenizer of the teacher
+    """Raises UserError with every fault of depth, widths and vocabulary that the config and tokenizer of the teacher
     in `folder` show. Where there is none yet, or one that names its shape in another way, nothing is checked here."""
     if not (folder / "config.json").is_file():
         return
     config = read_json(folder / "config.json")
     if not all(_of(config, name) for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")):
         return
-    faults = list(_depths(params, config))
+    faults = list(_shallow(params, config))
     for name in params.run.students:
         faults += [f"students.{name}.{fault}" for fault in _student(params.students[name], config, folder)]
     if faults:
@@ -50,17 +51,17 @@ def check_shape(student: Student, folder: Path) -> None:
         raise UserError(f"students: the pretrained model has another shape than params.yaml states: set {stated}")
 
 
-def _depths(params: Params, config: dict[str, Any]) -> Iterator[str]:
+def _shallow(params: Params, config: dict[str, Any]) -> Iterator[str]:
     depth = _of(config, "num_hidden_layers")
-    for asked in params.run.depths:
-        if asked >= depth:
-            yield f"run.depths: expected numbers below the teacher's {depth} layers, got {asked}"
+    for asked in params.run.shallow:
+        if kind_and_depth(asked)[1] >= depth:
+            yield f"run.shallow: expected fewer than the teacher's {depth} layers, got {asked}"
     for name in params.run.students:
         size = size_in_layers(params.students[name], config)
-        if size not in params.run.depths:
+        if truncated(size) not in params.run.shallow:
             yield (
-                f"run.depths: the gate compares the teacher with its first layers in the size of the student {name}, "
-                f"which is that of {size} layers: expected {size} among the depths, got {params.run.depths}"
+                f"run.shallow: the gate compares the teacher with its first layers in the size of the student {name}, "
+                f"which is that of {size} layers: expected {truncated(size)} among them, got {params.run.shallow}"
             )
 
 

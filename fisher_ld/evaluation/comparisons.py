@@ -122,9 +122,9 @@ def students(frames: Frames) -> dict[str, list[str]]:
 
 def pairs(frames: Frames, known: Known) -> Iterator[tuple[str | None, str, list[Pair]]]:
     """The comparisons in groups (student, name), few in each because every one costs the others power. Of the teacher
-    `main`: with the rivals, itself before adaptation, and truncations of no student's size. Of each student `main`: the
-    questions, the best method (on validation lists) with the teacher, COMPETING methods with the best rival and their
-    start; `peers`, by which its cost is read: the best method and ours with the truncations and the teacher;
+    `main`: with the rivals, itself before adaptation, and shallow ones of no student's size. Of each student `main`:
+    the questions, the best method (on validation lists) with the teacher, COMPETING methods with the best rival and
+    their start; `peers`, by which its cost is read: the best method and ours with the shallow teachers and the teacher;
     `strategies` (Table III): every other weighting of layers with uniform; `methods` (Tables I, VI): every other method
     with uniform; `best`: every other method with the best one, which validation lists chose."""
 
@@ -132,10 +132,11 @@ def pairs(frames: Frames, known: Known) -> Iterator[tuple[str | None, str, list[
         return [pair for pair in chosen if pair.a in frames and pair.b in frames]
 
     trained = students(frames)
-    rivals, truncations = ([m for m in frames if m.startswith(part)] for part in ("rivals/", "truncated-"))
+    rivals = [model for model in frames if model.startswith("rivals/")]
+    shallow = [model for model in frames if paths.is_shallow(model)]
     sizes = {known.truncation(student) for student in trained}
     best = {pair.b: pair for pair in (known.pair("teacher_over_rival", student) for student in trained)}
-    others = [model for model in (*rivals, "zero-shot", *truncations) if model not in sizes]
+    others = [model for model in (*rivals, "zero-shot", *shallow) if model not in sizes]
     yield None, "main", present([best.get(model, Pair("teacher", model)) for model in others])
     for student, methods in trained.items():
         named = {method: paths.student(student, method) for method in METHODS}
@@ -144,7 +145,7 @@ def pairs(frames: Frames, known: Known) -> Iterator[tuple[str | None, str, list[
         beside = known.rival(student), paths.start(student)
         competing = [Pair(named[method], other) for method in COMPETING for other in beside]
         yield student, "main", present([*asked, Pair(top, "teacher"), *competing])
-        models, sides = dict.fromkeys((top, named[OURS])), ("teacher", *truncations)
+        models, sides = dict.fromkeys((top, named[OURS])), ("teacher", *shallow)
         peers = [Pair(model, side) for model in models for side in sides if (model, side) != (top, "teacher")]
         yield student, "peers", present(peers)
         weighted = [method for method in methods if METHODS[method].weighting and method != "uniform"]

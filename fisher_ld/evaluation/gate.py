@@ -68,7 +68,7 @@ def gate(
     if not data.validation(truncated).is_file():
         raise UserError(
             f"{data.validation(truncated)}: no such file: the gate compares the teacher with its own "
-            f"{paths.first_layers(depth)}, the students' size; add {depth} to run.depths"
+            f"{paths.first_layers(depth)}, the students' size; add {truncated} to run.shallow"
         )
     labels = {paths.rival(name): row.labels for name, row in rivals_of(rivals).items()}
     lists, categories = read_lists(data.processed, "val"), read_categories(data.processed)

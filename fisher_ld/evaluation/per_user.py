@@ -52,7 +52,7 @@ def scored_models(run: Run, rivals: Rivals) -> Iterator[tuple[str, int]]:
     yield from (("teacher", seed) for seed in run.teacher_seeds)
     yield "zero-shot", 0
     yield from ((paths.rival(name), 0) for name in rivals_of(rivals))
-    yield from ((paths.truncated(depth), 0) for depth in run.depths)
+    yield from ((model, 0) for model in run.shallow)
     for student in run.students:
         yield paths.start(student), 0
         yield from ((paths.student(student, method), seed) for method in run.methods for seed in run.seeds)

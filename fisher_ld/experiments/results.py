@@ -87,7 +87,7 @@ class Part:
     @cached_property
     def trained(self) -> dict[str, list[int]]:
         """Every model that was trained, with its seeds."""
-        alone = {"teacher": self.run.teacher_seeds} | {paths.truncated(depth): [0] for depth in self.run.depths}
+        alone = {"teacher": self.run.teacher_seeds} | {model: [0] for model in self.run.shallow}
         students = product(self.run.students, self.run.methods)
         return alone | {paths.student(student, method): self.run.seeds for student, method in students}
 

@@ -38,7 +38,9 @@ def locate(results: Results, spec: Mapping[str, Any]) -> tuple[Part, str, str]:
         raise Empty(f"no data set {data} in run.data")
     if student not in run.students:
         raise Empty(f"no student shape {student} in run.students")
-    if model == "teacher" or model.startswith(("truncated-", "rivals/")):
+    if paths.is_shallow(model) and model not in run.shallow:
+        raise Empty("not among run.shallow")
+    if model == "teacher" or paths.is_shallow(model) or model.startswith("rivals/"):
         return results.parts[data], student, model
     if model not in METHODS:
         raise Empty(spec.get("lacking", "no such method here yet"))
@@ -114,7 +116,8 @@ def measure(name: str, part: Part, student: str, model: str) -> Reading:
 
 
 def fill(table: Mapping[str, Any], results: Results) -> dict[str, Any]:
-    """A table of paper.yaml with what the run has: name, title, columns, rows of `name` and `cells`, a cell a column.
+    """A table of paper.yaml with what the run has: name, title, columns, rows of `name`, `own_start` (it does not share
+    that of the other rows) and `cells`, a cell a column.
     A cell has `paper`, the number as printed there, and `ours`, `interval` (text, None where there is none), `value`,
     `low`, `high` and what `_compared` says; or `empty`, why not. Columns and rows of our own have no `paper`: a table
     that is `tested` has NDCG@10 last, the metric that comparisons are made in."""
@@ -126,7 +129,7 @@ def fill(table: Mapping[str, Any], results: Results) -> dict[str, Any]:
         for column, printed in zip([*columns, *own_columns], numbers, strict=True):
             own = printed if isinstance(printed, Mapping) else {"paper": printed}
             cells.append(_cell({**column, **row, **own}, results))
-        rows.append({"name": row["name"], "cells": cells})
+        rows.append({"name": row["name"], "own_start": row.get("own_start", False), "cells": cells})
     return {
         **{key: table[key] for key in ("name", "title")},
         "columns": [column["name"] for column in (*columns, *own_columns)],

@@ -84,17 +84,31 @@ class Scorer(nn.Module):
     def layers(self) -> Any:
         return getattr(self.body, self._layers_name)
 
-    def truncate(self, depth: int) -> Scorer:
-        """Itself, with its first `depth` layers alone before the final norm and the head. Raises ValueError where it
-        has fewer."""
-        if not 1 <= depth <= len(self.layers):
-            raise ValueError(f"expected 1 to {len(self.layers)} layers to keep, got {depth}")
-        setattr(self.body, self._layers_name, self.layers[:depth])
-        config = self.model.config
-        config.num_hidden_layers = depth
+    def keep(self, kept: Sequence[int]) -> Scorer:
+        """Itself, with the layers `kept` (from 0) alone before the final norm and the head. Raises ValueError where
+        it has no such layers."""
+        layers, config = self.layers, self.model.config
+        if not kept or not set(kept) <= set(range(len(layers))):
+            raise ValueError(f"expected some of {len(layers)} layers to keep, got {list(kept)}")
+        setattr(self.body, self._layers_name, nn.ModuleList(layers[layer] for layer in kept))
+        config.num_hidden_layers = len(kept)
         if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[:depth]
+            config.layer_types = [config.layer_types[layer] for layer in kept]
         return self
+
+    @contextmanager
+    def only(self, kept: Sequence[int]) -> Iterator[None]:
+        """Within it the layers `kept` alone."""
+        layers, config = self.layers, self.model.config
+        types = getattr(config, "layer_types", None)
+        self.keep(kept)
+        try:
+            yield
+        finally:
+            setattr(self.body, self._layers_name, layers)
+            config.num_hidden_layers = len(layers)
+            if types:
+                config.layer_types = types
 
     def pack(self, lists: Lists, windows: list[np.ndarray], prompts: Prompts) -> PackedBatch:
         """The windows packed within the model's context, where the model is."""

@@ -27,8 +27,10 @@ def label(model: str, run: Run) -> str:
     first, _, last = model.partition("/")
     if first == "rivals":
         return RIVALS[last].label if last in RIVALS else last
-    if first.startswith("truncated-"):
-        return f"teacher's {paths.first_layers(first.removeprefix('truncated-'))}, adapted alone"
+    if paths.is_shallow(first):
+        kind, depth = paths.kind_and_depth(first)
+        whose = paths.first_layers(depth)
+        return f"teacher's {whose}, adapted alone" if kind == "truncated" else f"LayerDrop teacher, {depth} layers kept"
     if not last:
         return LABELS.get(first, first)
     text = LABELS["start"] if last == "start" else f"student, {short(model)}"
@@ -57,12 +59,12 @@ def colour(model: str) -> str:
 def ordered(models: Iterable[str], run: Run) -> list[str]:
     """Chance and rivals, the teacher's relatives, each shape's students in the order of the table of methods; the
     proposed method last, unknown ones before it."""
-    kinds = ["chance", "rivals", "zero-shot", "truncated", "teacher", *run.students]
+    kinds = ["chance", "rivals", "zero-shot", *paths.SHALLOW, "teacher", *run.students]
     methods = ["start", *(name for name in METHODS if name != PROPOSED), PROPOSED]
 
     def place(model: str) -> tuple[float, float]:
         first, _, last = model.partition("/")
-        kind = "truncated" if first.startswith("truncated-") else first
+        kind = paths.kind_and_depth(first)[0] if paths.is_shallow(first) else first
         known = list(RIVALS) if first == "rivals" else methods
         inner = known.index(last) if last in known else len(known) - 1.5
         return (kinds.index(kind) if kind in kinds else len(kinds)), inner

@@ -10,17 +10,19 @@ from fisher_ld.experiments.claims import Judged, doubts
 from fisher_ld.experiments.tables import ALIKE, BEST
 from fisher_ld.report.blocks import Block, Cell, Heading, Table, Text
 
-DAGGER = "†"
+DAGGER, DOUBLE = "†", "‡"
 KEPT = ("paper", "value", "spread", "low", "high", "p", "mark", "empty")  # of a cell, for a CSV
 
 
 def table_blocks(table: Mapping[str, Any]) -> list[Block]:
     """Any table that `experiments.tables.fill` filled: ours, small below it our interval, the spread over seeds, p and
-    the paper's number. An empty cell refers to the reason below the table."""
-    cells = [cell for row in table["rows"] for cell in row["cells"]]
+    the paper's number. Rows with a start of their own come last. An empty cell refers to the reason below the table."""
+    ordered = sorted(table["rows"], key=lambda row: row["own_start"])
+    cells = [cell for row in ordered for cell in row["cells"]]
     reasons = dict.fromkeys(cell["empty"] for cell in cells if cell["empty"])
     marks = {reason: f"({letter})" for reason, letter in zip(reasons, ascii_lowercase, strict=False)}
-    rows = [[row["name"], *(_beside(cell, marks) for cell in row["cells"])] for row in table["rows"]]
+    names = [row["name"] + (DOUBLE if row["own_start"] else "") for row in ordered]
+    rows = [[name, *(_beside(cell, marks) for cell in row["cells"])] for name, row in zip(names, ordered, strict=True)]
     width = len(table["columns"])
     best = [(i // width, 1 + i % width) for i, cell in enumerate(cells) if cell["mark"] == BEST]
     blocks: list[Block] = [Heading(table["title"], 3), Table(["", *table["columns"]], rows, best=best)]
@@ -31,6 +33,10 @@ def table_blocks(table: Mapping[str, Any]) -> list[Block]:
                 f"Best on validation lists: {', '.join(chosen)}, in bold where it is a row here. "
                 f"{DAGGER} marks what is not shown to differ from it."
             )
+        )
+    if any(row["own_start"] for row in ordered):
+        blocks.append(
+            Text(f"{DOUBLE} does not share the start of the other rows, so that more than the method differs.")
         )
     if marks:
         blocks.append(Text(f"Empty: {'; '.join(f'{mark} {reason}' for reason, mark in marks.items())}."))

@@ -22,8 +22,8 @@ from fisher_ld.run.stage import read_params, terminate
 
 # They run the teacher, which uses every core, or measure time.
 ALONE = (
-    "embed_items", "adapt_teacher", "adapt_truncated", "cache_teacher", "cache_signals", "estimate_fisher",
-    "score_zero_shot", "score_teacher", "score_truncated", "efficiency",
+    "embed_items", "adapt_teacher", "adapt_shallow", "cache_teacher", "cache_signals", "estimate_fisher",
+    "score_zero_shot", "score_teacher", "score_shallow", "efficiency",
 )  # fmt: skip
 NOISE = "Updating lock file"  # from here on DVC says how to commit what it did
 

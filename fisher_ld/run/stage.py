@@ -28,7 +28,7 @@ from fisher_ld.distillation.methods import METHODS
 from fisher_ld.run.tracking import StageRun
 
 BEFORE_TEACHER = ("download", "download_teacher")  # which may bring another one
-TRACKED = ("adapt_teacher", "adapt_truncated", "distill", "efficiency", "report")  # a failing store says so first
+TRACKED = ("adapt_teacher", "adapt_shallow", "distill", "efficiency", "report")  # a failing store says so first
 ALWAYS = ("cluster", "tracking")  # where a thing ran must not change what it is: no stage declares them
 
 
@@ -137,6 +137,7 @@ def _parse(main: Callable[..., None], stage: str, given: Sequence[str], params: 
     if len(given) != len(wanted):
         raise UserError(f"expected {usage}, got {' '.join(given) or 'no names'}")
     known: dict[str, Collection[str]] = {"data": params.data_sets, "student": params.students, "method": METHODS}
+    known["shallow"] = params.run.shallow
     names: dict[str, Any] = {}
     for name, value in zip(wanted, given, strict=True):
         if name in known and value not in known[name]:
@@ -173,7 +174,7 @@ def _run(stage: str, main: Callable[..., None], given: Sequence[str]) -> None:
 
 def stage(main: Callable[..., None]) -> None:
     """Runs `main(params, run, *names)` as a cell of the stage of dvc.yaml that is named as main's module, in the
-    project's root. The names come from the command line: `data`, `student`, `method`, `seed` (of training), `depth`,
+    project's root. The names come from the command line: `data`, `student`, `method`, `seed` (of training), `shallow`,
     and `teacher`, the seed of the teacher that students learn from, which is no part of the cell's name. A UserError or
     a full disk ends it with one message and exit code 1 (2: Unavailable), a bug with its traceback."""
     signal.signal(signal.SIGTERM, terminate)

@@ -1,4 +1,4 @@
-"""Adapting the pretrained teacher, or its first layers, to the task: LoRA or full fine-tuning on packed windows."""
+"""Adapting the pretrained teacher, or a shallow one, to the task: LoRA or full fine-tuning on packed windows."""
 
 from __future__ import annotations
 
@@ -19,10 +19,21 @@ from fisher_ld.models.scorer import Scorer
 from fisher_ld.training.loop import Fit, Schedule, Training, fit
 from fisher_ld.training.losses import ranking_loss
 
+LAYER_DROP = 0.2  # Fan 2020
 
-def adapt(scorer: Scorer, lists: Lists, prompts: Prompts, params: Adapt, steps: int, training: Training) -> Fit:
+
+def adapt(
+    scorer: Scorer,
+    lists: Lists,
+    prompts: Prompts,
+    params: Adapt,
+    steps: int,
+    training: Training,
+    layer_drop: float = 0.0,
+) -> Fit:
     """Trains all of `scorer` in place, `params.batch_users` windows of `lists` a step, by `ranking_loss`; `steps` at
-    most."""
+    most. `layer_drop`: the probability with which a step leaves out a layer, but never the last."""
+    depth = len(scorer.layers)
     plan = step_plan(lists, lists.windows(), prompts, params.batch_users, steps, training.seed)
     schedule = Schedule(
         params.learning_rate, params.weight_decay, params.warmup, params.eval_every, params.patience,
@@ -31,7 +42,10 @@ def adapt(scorer: Scorer, lists: Lists, prompts: Prompts, params: Adapt, steps: 
 
     def loss(windows: list[np.ndarray], step: int) -> tuple[torch.Tensor, dict[str, float], int]:
         batch = scorer.pack(lists, windows, prompts)
-        total, parts = ranking_loss(scorer(batch).logits, batch.labels, batch.list_of, params.list_weight)
+        stays = np.random.default_rng([training.seed, step]).random(depth) >= layer_drop  # the same after a kill
+        with scorer.only([layer for layer in range(depth) if stays[layer] or layer == depth - 1]):
+            logits = scorer(batch).logits
+        total, parts = ranking_loss(logits, batch.labels, batch.list_of, params.list_weight)
         return total, parts, batch.tokens
 
     with scorer.only_rows(prompts), _trainable(scorer, params, training.seed):

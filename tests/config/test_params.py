@@ -113,7 +113,7 @@ def test_what_data_says_wrong_is_said_once():
         ),
         (
             {"students": {"teacher": {"init": "first", "layers": 2, "vocabulary": "full"}}},
-            "students.teacher: expected a name that is no model's (teacher, zero-shot, truncated, rivals), got",
+            "students.teacher: expected a name that is no model's (teacher, zero-shot, truncated, layerdrop, rivals)",
         ),
         ({"fisher": {"samples": True}}, "fisher.samples: expected a valid integer, got True"),
         ({"fisher": {"kind": True}}, "fisher.kind: expected 'model', 'label' or 'list', got True"),
@@ -124,7 +124,7 @@ def test_what_data_says_wrong_is_said_once():
         ({"distill": {"explicit_l2": "no"}}, "distill.explicit_l2: expected a valid boolean, got 'no'"),
         ({"distill": {"temperature": 0}}, "distill.temperature: expected greater than 0, got 0"),
         ({"run": {"seeds": [0, 0]}}, "run.seeds: expected a list of one or more, each once, got [0, 0]"),
-        ({"run": {"depths": []}}, "run.depths: expected a list of one or more, each once, got []"),
+        ({"run": {"shallow": []}}, "run.shallow: expected a list of one or more, each once, got []"),
         (
             {"run": {"methods": ["uniform", "fishr"]}},
             "run.methods.1: expected a name of the methods, got 'fishr'; did you mean fisher?",

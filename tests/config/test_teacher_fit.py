@@ -17,7 +17,7 @@ LLAMA = {
     "num_key_value_heads": 2,
 }
 BYTE_LEVEL = {"model": {"type": "BPE"}, "decoder": {"type": "ByteLevel"}}
-EVERY = {"run": {"depths": [1, 2, 3]}}
+EVERY = {"run": {"shallow": ["truncated-1", "truncated-2", "truncated-3"]}}
 
 
 def check(folder, *students, config=LLAMA, tokenizer=BYTE_LEVEL, changes=EVERY):
@@ -68,33 +68,39 @@ def test_a_shape_that_is_not_run_is_not_checked(tmp_path):
 def test_all_faults_at_once(tmp_path):
     words = {"model": {"type": "WordLevel"}, "decoder": None}
     with pytest.raises(UserError) as error:
-        check(tmp_path, {"layers": 5}, {"layers": 6}, tokenizer=words, changes={"run": {"depths": [3, 4]}})
+        check(
+            tmp_path,
+            {"layers": 5},
+            {"layers": 6},
+            tokenizer=words,
+            changes={"run": {"shallow": ["truncated-3", "truncated-4"]}},
+        )
     text = str(error.value)
     assert "students.a.layers: expected at most the teacher's 4 layers, got 5" in text
     assert "students.b.layers: expected at most the teacher's 4 layers, got 6" in text
-    assert "run.depths: expected numbers below the teacher's 4 layers, got 4" in text
+    assert "run.shallow: expected fewer than the teacher's 4 layers, got truncated-4" in text
     assert "byte-level BPE" in text and "WordLevel" in text and "students.a.vocabulary: pruned" in text
     assert len(text.splitlines()) == 1 + 5
 
 
 def test_gpt2_by_its_own_names_is_not_projected(tmp_path):
     config = GPT2Config(n_embd=16, n_layer=3, n_head=4).to_dict()
-    check(tmp_path, {}, config=config, changes={"run": {"depths": [2]}})
+    check(tmp_path, {}, config=config, changes={"run": {"shallow": ["truncated-2"]}})
     with pytest.raises(UserError, match="the teacher is gpt2"):
         check(tmp_path, {"init": "spaced", "hidden_size": 8}, config=config)
     with pytest.raises(UserError, match="at most the teacher's 3 layers"):
         check(tmp_path, {"layers": 4}, config=config)
 
 
-def test_the_size_of_each_student_must_be_among_the_depths(tmp_path):
+def test_the_size_of_each_student_must_be_among_the_truncated_teachers(tmp_path):
     narrow = {"init": "spaced", "hidden_size": 8, "heads": 2, "kv_heads": 1, "intermediate_size": 24, "layers": 3}
-    check(tmp_path, {}, narrow, changes={"run": {"depths": [1, 2]}})
+    check(tmp_path, {}, narrow, changes={"run": {"shallow": ["truncated-1", "truncated-2"]}})
     with pytest.raises(UserError) as error:
-        check(tmp_path, {}, narrow, changes={"run": {"depths": [2, 3]}})
+        check(tmp_path, {}, narrow, changes={"run": {"shallow": ["truncated-2", "truncated-3"]}})
     (fault,) = str(error.value).splitlines()[1:]
     assert fault.strip() == (
-        "run.depths: the gate compares the teacher with its first layers in the size of the student b, which is that "
-        "of 1 layers: expected 1 among the depths, got [2, 3]"
+        "run.shallow: the gate compares the teacher with its first layers in the size of the student b, which is that "
+        "of 1 layers: expected truncated-1 among them, got ['truncated-2', 'truncated-3']"
     )
 
 

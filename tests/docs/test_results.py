@@ -61,7 +61,7 @@ def params() -> dict[str, Any]:
             "methods": ["none", "fisher-ld"],
             "seeds": [0, 1],
             "teacher_seeds": [0],
-            "depths": [2],
+            "shallow": ["truncated-2"],
         }
     }
 

@@ -14,7 +14,10 @@ NAMES = {
     "teacher": "teacher", "truncated": "truncated-2", "knn": "rivals/item-knn", "informed": "rivals/item-knn-all",
     "text": "rivals/tf-idf",
 }  # fmt: skip
-PARAMS = given(CHANGES | {"students": {"small": {**CHANGES["students"]["small"], "layers": 2}}, "run": {"depths": [2]}})
+PARAMS = given(
+    CHANGES
+    | {"students": {"small": {**CHANGES["students"]["small"], "layers": 2}}, "run": {"shallow": ["truncated-2"]}}
+)
 
 
 @pytest.fixture
@@ -96,7 +99,7 @@ def test_an_override_goes_on_and_says_so(judged, capsys):
 def test_a_truncation_of_the_students_size_is_asked_for(judged):
     judged()
     DATA.validation("truncated-2").unlink()
-    with pytest.raises(UserError, match=r"truncated-2/0\.parquet: no such file.*add 2 to run\.depths"):
+    with pytest.raises(UserError, match=r"truncated-2/0\.parquet: no such file.*add truncated-2 to run\.shallow"):
         gate(DATA, PARAMS.students["small"], PARAMS.rivals, 3, True, 0)
 
 

@@ -65,7 +65,8 @@ def test_chance_values_that_are_known():
 
 def test_every_cell_of_a_run_is_on_the_shelf_once():
     params = given({
-        "run": {"students": ["small", "tiny"], "methods": ["none", "fisher-ld"], "seeds": [3, 1], "depths": [2, 5],
+        "run": {"students": ["small", "tiny"], "methods": ["none", "fisher-ld"], "seeds": [3, 1],
+            "shallow": ["truncated-2", "truncated-5"],
                 "teacher_seeds": [4, 0]},
     })  # fmt: skip
     students = [

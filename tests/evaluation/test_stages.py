@@ -121,7 +121,7 @@ def test_a_model_that_was_not_scored_stops_evaluate(project, run):
     ("stage", "names", "model", "seed"),
     [
         ("score_teacher", (4,), "teacher", 4),
-        ("score_truncated", (1,), "truncated-1", 0),
+        ("score_shallow", ("truncated-1",), "truncated-1", 0),
         ("score_start", ("small",), "small/start", 0),
         ("score_student", ("small", "fisher-ld", 2), "small/fisher-ld", 2),
     ],

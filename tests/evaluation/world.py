@@ -33,7 +33,7 @@ CHANGES = {
         "small": {"init": "first", "layers": 1, "vocabulary": "full"}
         | dict.fromkeys(("hidden_size", "intermediate_size", "heads", "kv_heads"))
     },
-    "run": {"methods": list(METHODS), "seeds": list(range(SEEDS)), "depths": [1]},
+    "run": {"methods": list(METHODS), "seeds": list(range(SEEDS)), "shallow": ["truncated-1"]},
     "evaluate": {"bootstrap_samples": 200, "permutations": 1000},
     "efficiency": {"queries": 6},
     "gate": {"override": False},

@@ -10,7 +10,8 @@ from tests.given import ROOT, given
 
 FEWER = {
     "run": {
-        "data": ["movielens-100k"], "students": ["small"], "seeds": [0, 1], "teacher_seeds": [0], "depths": [2],
+        "data": ["movielens-100k"], "students": ["small"], "seeds": [0, 1], "teacher_seeds": [0],
+        "shallow": ["truncated-2"],
         "methods": ["none", "logits", "uniform", "linear", "exponential", "fisher", "fisher-shuffled",
                     "fisher-reversed", "fisher-ld"],
     },

@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from fisher_ld.config.paths import DataPaths, cell, rival
+from fisher_ld.config.paths import DataPaths, cell, kind_and_depth, rival
 from fisher_ld.core.files import write_csv, write_json
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.evaluation import efficiency, gate, meters
@@ -37,7 +37,7 @@ def models(params):
     """Every model of the run with the number of its seeds."""
     run = params.run
     found = dict.fromkeys(("chance", "zero-shot", *map(rival, rivals_of(params.rivals))), 1)
-    found |= {"teacher": len(run.teacher_seeds)} | {f"truncated-{depth}": 1 for depth in run.depths}
+    found |= {"teacher": len(run.teacher_seeds)} | dict.fromkeys(run.shallow, 1)
     for student in run.students:
         found |= {f"{student}/start": 1} | {f"{student}/{method}": len(run.seeds) for method in run.methods}
     return found
@@ -65,11 +65,14 @@ def per_user(params, users, seed):
 def write_evaluation(params, paths, users, seed):
     """After the trainings, which say what was tested."""
     table = per_user(params, users, seed)
-    frames, depth = cut(table, "matched"), params.run.depths[0]
+    frames, (shallow, *_) = cut(table, "matched"), params.run.shallow
     labels = {rival(name): row.labels for name, row in rivals_of(params.rivals).items()}
-    asked = {name: frames[name] for name in ("teacher", f"truncated-{depth}", *labels)}
+    asked = {name: frames[name] for name in ("teacher", shallow, *labels)}
     for student in params.run.students:
-        write_json(paths.gate(student), gate.judge(asked, depth, labels, 0) | {"overridden": False, "lists": users})
+        write_json(
+            paths.gate(student),
+            gate.judge(asked, kind_and_depth(shallow)[1], labels, 0) | {"overridden": False, "lists": users},
+        )
         write_json(paths.efficiency(student), timed(params, student))
     write_json(paths.evaluate, evaluate(table, Known.read(paths, params.run), params.evaluate, 0))
 
@@ -77,7 +80,7 @@ def write_evaluation(params, paths, users, seed):
 def timed(params, student):
     """Of efficiency.measure what no clock decides."""
     rng = np.random.default_rng(0)
-    scales = {"teacher": 1.0, student: 0.2} | {f"truncated-{depth}": 0.22 for depth in params.run.depths}
+    scales = {"teacher": 1.0, student: 0.2} | dict.fromkeys(params.run.shallow, 0.22)
     rows, seconds = {}, {}
     for name, scale in scales.items():
         seconds[name] = 0.6 * scale * rng.uniform(0.9, 1.1, 40)

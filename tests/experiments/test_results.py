@@ -26,7 +26,7 @@ def read_all(results):
         (cell("preprocess", DATA) / "data_report.json", f"preprocess@{DATA}"),
         (cell("adapt_teacher", DATA, 0) / "fit.json", f"adapt_teacher@{DATA}-0"),
         (cell("adapt_teacher", DATA, 0) / "curve.csv", f"adapt_teacher@{DATA}-0"),
-        (cell("adapt_truncated", DATA, 2) / "fit.json", f"adapt_truncated@{DATA}-2"),
+        (cell("adapt_shallow", DATA, "truncated-2") / "fit.json", f"adapt_shallow@{DATA}-truncated-2"),
         (cell("estimate_fisher", DATA) / "fisher.json", f"estimate_fisher@{DATA}"),
         (cell("estimate_fisher", DATA) / "profile.csv", f"estimate_fisher@{DATA}"),
         (cell("gate", DATA, "small") / "gate.json", f"gate@{DATA}-small"),

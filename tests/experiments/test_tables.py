@@ -56,7 +56,7 @@ ROWS = {
         "fisher-ld",
     ],
     "table-3": ["uniform", "linear", "exponential", "attention-based", "fisher-ld"],
-    "table-6": ["distilbert", "tinybert", "minilm", "layerdrop", "structbert", "pkd", "fisher-ld"],
+    "table-6": ["distilbert", "tinybert", "minilm", "layerdrop-3", "structbert", "pkd", "fisher-ld"],
 }
 
 
@@ -76,13 +76,13 @@ def test_rows_name_their_methods_or_say_what_is_lacking():
         assert [row["model"] for row in PAPER[name]["rows"] if "paper" in row] == models
     rows = [row for table in PAPER.values() for row in table["rows"] if "model" in row]
     others = {row["model"]: row.get("lacking") for row in rows if row["model"] not in METHODS}
-    assert set(others) == {"teacher", "layerdrop", "structbert", "fisher-ld-all-examples"}
-    assert [model for model, lacking in others.items() if not lacking] == ["teacher"]
+    assert set(others) == {"teacher", "layerdrop-3", "structbert", "fisher-ld-all-examples"}
+    assert [model for model, lacking in others.items() if not lacking] == ["teacher", "layerdrop-3"]
     assert [row.get("student") for row in PAPER["table-4"]["rows"]] == [None, None, "tiny", "tiny", "micro", "micro"]
 
 
 def test_what_the_declarations_say_exists():
-    keys = {"name", "model", "lacking", "student", "data", "measure", "form", "paper"}
+    keys = {"name", "model", "lacking", "student", "data", "measure", "form", "paper", "own_start"}
     for table in PAPER.values():
         assert set(table) - {"tested"} == {"name", "title", "columns", "rows"}
         for spec in [*table["columns"], *table["rows"], *(p for r in table["rows"] for p in r.get("paper", []))]:
@@ -123,7 +123,7 @@ def test_a_cell_that_was_not_run_says_why(results):
         return cell["empty"]
 
     assert empty("table-1", "TinyBERT", "NDCG@5") == "not among run.methods"
-    assert empty("table-6", "LayerDrop", "NDCG@5") == "no such model here yet"
+    assert empty("table-6", "LayerDrop", "NDCG@5") == "not among run.shallow"
     assert empty("table-6", "StructBERT", "Speedup").startswith("no such pretrained model offline")
     assert empty("table-10", "w/o Fisher Sampling", "MRR") == "run with a higher fisher.samples"
     assert empty("table-4", "Tiny, FISHER-LD", "Speedup") == "no student shape tiny in run.students"
@@ -252,3 +252,9 @@ def test_the_stage_reads_no_other_stage(sample, tmp_path, monkeypatch):
     ablations.main(given(FEWER), None)
     written = (tmp_path / "metrics/tables/tables.json").read_bytes()
     assert written == (sample / "metrics/tables/tables.json").read_bytes()
+
+
+def test_rows_with_a_start_of_their_own_come_last_and_say_so(results):
+    _, table, *texts = table_blocks(fill(PAPER["table-6"], results))
+    assert [row[0] for row in table.rows][-3:] == ["FISHER-LD", "LayerDrop‡", "StructBERT‡"]
+    assert any("does not share the start" in text.text for text in texts)

@@ -129,7 +129,7 @@ def scored(scorer, tiny):
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_a_truncated_model_scores_as_the_first_layers_of_the_whole_one(tiny, depth, tmp_path):
-    whole, cut = tiny.scorer(layers=3), tiny.scorer(layers=3).truncate(depth)
+    whole, cut = tiny.scorer(layers=3), tiny.scorer(layers=3).keep(range(depth))
     found = scored(cut, tiny)
     expected = []
     for example in range(tiny.lists.offsets[-1]):
@@ -154,15 +154,26 @@ def test_a_truncated_model_scores_as_the_first_layers_of_the_whole_one(tiny, dep
 def test_a_truncation_keeps_the_kinds_of_its_layers(tmp_path):
     config = Qwen2Config(**SHAPE | {"num_hidden_layers": 3}, num_key_value_heads=1, num_labels=2)
     kinds = list(config.layer_types)
-    scorer = Scorer(AutoModelForSequenceClassification.from_config(config)).truncate(2)
+    scorer = Scorer(AutoModelForSequenceClassification.from_config(config)).keep(range(2))
     assert scorer.model.config.layer_types == kinds[:2]
     scorer.model.save_pretrained(tmp_path)
     assert len(Scorer.load(tmp_path).layers) == 2
 
 
-@pytest.mark.parametrize("depth", [0, 3])
-def test_more_layers_than_there_are_cannot_be_kept(tiny, depth):
+def test_layers_are_left_out_for_a_while(tiny):
+    scorer = tiny.scorer(layers=3)
+    before, layers = scored(scorer, tiny).logits, list(scorer.layers)
+    with scorer.only([0, 2]):
+        within = scored(scorer, tiny)
+    assert within.states.shape[1] == 2
+    torch.testing.assert_close(within.logits, scored(tiny.scorer(layers=3).keep([0, 2]), tiny).logits)
+    assert list(scorer.layers) == layers and scorer.model.config.num_hidden_layers == 3
+    torch.testing.assert_close(scored(scorer, tiny).logits, before)
+
+
+@pytest.mark.parametrize("kept", [[], [0, 2]])
+def test_layers_that_are_not_there_cannot_be_kept(tiny, kept):
     scorer = tiny.scorer(layers=2)
-    with pytest.raises(ValueError, match=f"expected 1 to 2 layers to keep, got {depth}"):
-        scorer.truncate(depth)
+    with pytest.raises(ValueError, match="expected some of 2 layers to keep, got"):
+        scorer.keep(kept)
     assert len(scorer.layers) == 2

@@ -233,7 +233,7 @@ def test_methods_and_sources_are_those_of_the_tables(project, valid, wrong):
 def test_params_that_do_not_fit_the_teacher_stop_before_any_work(project, call, failure):
     config = {"num_hidden_layers": 3, "hidden_size": 16, "num_attention_heads": 4, "model_type": "llama"}
     write_json("data/teacher/base/config.json", config)
-    write_params(".", {"students": {"small": {"layers": 4}}, "run": {"depths": [4]}})
+    write_params(".", {"students": {"small": {"layers": 4}}, "run": {"shallow": ["truncated-4"]}})
     said = failure("report", never)
     assert "students.small.layers: expected at most the teacher's 3 layers, got 4" in said
     assert project == []

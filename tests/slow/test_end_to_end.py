@@ -28,7 +28,7 @@ from fisher_ld.run.tracking import STAGE
 ROOT = Path(__file__).parents[2]
 DATA, METHODS, SEEDS = "movielens-100k", ["none", "uniform", "fisher-ld"], [0, 1]
 SMALL = {
-    "run": {"methods": METHODS, "seeds": SEEDS, "depths": [1]},
+    "run": {"methods": METHODS, "seeds": SEEDS, "shallow": ["truncated-1"]},
     "data": {"max_users": 24, "user_core": 3, "item_core": 1, "labelled_windows": 10, "transfer_windows": 10,
              "val_users": 12, "test_users": 10, "zero_shot_users": 8},
     "teacher": {"adapt": {"steps": 12, "eval_every": 6, "checkpoint_every": 3, "val_users": 8}, "truncated_steps": 6},
@@ -193,7 +193,7 @@ def test_the_nested_runs_have_the_curves(project):
     rates = ["gradient_norm", "tokens_per_second"]
     for stage, steps, losses in (
         (f"adapt_teacher@{DATA}-0", 12, ["bce", "list_softmax"]),
-        (f"adapt_truncated@{DATA}-1", 6, ["bce", "list_softmax"]),
+        (f"adapt_shallow@{DATA}-truncated-1", 6, ["bce", "list_softmax"]),
         (f"distill@{DATA}-small-none-1", 12, ["labels"]),
         (f"distill@{DATA}-small-fisher-ld-1", 12, ["labels", "output", "layers"]),
     ):

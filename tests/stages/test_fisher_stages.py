@@ -27,8 +27,8 @@ from fisher_ld.fisher.sample import draw_examples, draw_lists
 from fisher_ld.models.scorer import Scorer, score_lists
 from fisher_ld.models.student import initialised_anew
 from stages import (
+    adapt_shallow,
     adapt_teacher,
-    adapt_truncated,
     cache_signals,
     cache_teacher,
     choose_strength,
@@ -470,18 +470,21 @@ def test_a_cache_of_another_teacher_is_refused(begun, run):
         distill.main(params(), run, DATA.name, "small", "logits", 0, TEACHER)
 
 
-@pytest.mark.parametrize("depth", [None, 2], ids=["whole", "truncated"])
-def test_a_teacher_is_adapted_saved_and_scored_on_the_validation_lists(project, run, depth):
-    if depth is None:
+@pytest.mark.parametrize(
+    ("model", "kept"), [("teacher", range(LAYERS)), ("truncated-2", [0, 1]), ("layerdrop-2", [1, 3])]
+)
+def test_a_teacher_is_adapted_saved_and_scored_on_the_validation_lists(project, run, model, kept):
+    if model == "teacher":
         adapt_teacher.main(params(), run, DATA.name, 1)
-        model, seed = "teacher", 1
+        seed = 1
     else:
-        adapt_truncated.main(params(), run, DATA.name, depth)
-        model, seed = f"truncated-{depth}", 0
+        adapt_shallow.main(params(), run, DATA.name, model)
+        seed = 0
     adapted, base = Scorer.load(DATA.model(model, seed)), Scorer.from_causal_lm(BASE, yes=1, no=2)
-    assert len(adapted.layers) == adapted.model.config.num_hidden_layers == (depth or LAYERS)
-    for layer, before in zip(adapted.layers, base.layers, strict=False):
+    assert len(adapted.layers) == adapted.model.config.num_hidden_layers == len(kept)
+    for layer, before in zip(adapted.layers, (base.layers[place] for place in kept), strict=True):
         assert not torch.equal(layer.mlp.up_proj.weight, before.mlp.up_proj.weight)
+        assert torch.allclose(layer.mlp.up_proj.weight, before.mlp.up_proj.weight, atol=0.02)  # and no other layer's
     lists = read_lists(DATA.processed, "val")
     prompts = saved_prompts(DATA.model(model, seed), DATA.processed)
     expected = np.concatenate(score_lists(adapted, lists, prompts))

@@ -62,10 +62,30 @@ def test_lora_reaches_the_matrices_of_gpt2(tiny, tmp_path):
 
 
 def test_a_truncated_teacher_is_adapted_as_the_whole_one(tiny, tmp_path):
-    scorer = tiny.scorer(layers=3).truncate(2)
+    scorer = tiny.scorer(layers=3).keep(range(2))
     assert len(scorer.layers) == scorer.model.config.num_hidden_layers == 2
     changed = names(adapted(scorer, tiny, tmp_path)[1])
     assert {name.split(".")[1] for name in changed if name.startswith("layers")} == {"0", "1"}
+
+
+def test_a_step_of_layer_drop_leaves_out_layers_but_never_the_last(tiny, tmp_path):
+    """Each as often as it should be, and in the same steps for the same seed."""
+
+    def adaptation(seed, folder):
+        scorer, passes = tiny.scorer(layers=3), []
+        for place, layer in enumerate(scorer.layers):
+            layer.register_forward_hook(lambda module, given, output, place=place: passes.append(place))
+        checkpoint = Checkpoint("adapt", {}, tmp_path / folder)
+        training = Training("layerdrop", seed, lambda: 0.0, checkpoint, lambda values, step: None)
+        params = settings(steps=200, eval_every=200, patience=None)
+        adapt(scorer, tiny.lists, tiny.prompts, params, 200, training, layer_drop=0.5)
+        return passes
+
+    seen = {seed: adaptation(seed, str(seed)) for seed in (0, 1)}
+    for passes in seen.values():
+        assert passes.count(2) == 200
+        assert all(70 < passes.count(place) < 130 for place in (0, 1))
+    assert seen[0] == adaptation(0, "again") != seen[1]
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
