@@ -49,7 +49,9 @@ def main() -> None:
     paths = DataPaths(options.data or params.run.data[0])
     teacher, processed = paths.model("teacher", params.run.teacher_seeds[0]), paths.processed
     prompts = saved_prompts(teacher, processed)
-    scorer = Scorer.load(teacher).truncate(options.layers).on(setup(params.cluster, params.teacher.precision, seed=0))
+    scorer = (
+        Scorer.load(teacher).keep(range(options.layers)).on(setup(params.cluster, params.teacher.precision, seed=0))
+    )
     scorer.requires_grad_(False)
 
     def some(name: str, seed: int) -> Lists:

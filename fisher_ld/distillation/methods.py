@@ -61,7 +61,7 @@ class Method:
     @property
     def weighting(self) -> bool:
         """Whether it differs from uniform layers in the weights of layers alone, as the rows of Table III do."""
-        return self.layers is not None and self.layers.pairs is None
+        return self.layers is not None and self.layers.pairs is None and Output() in self.terms
 
 
 def at_once(*terms: Term) -> Callable[[int], Sequence[Phase]]:
@@ -121,6 +121,9 @@ METHODS: Mapping[str, Method] = {
     "fisher-ld-no-depth": Method(
         "Fisher-LD without depth factor", "Table X", "#3f6f9f",
         _layered(Layers("fisher", dynamic=True, depth_bias=False)),
+    ),
+    "fisher-ld-no-output": Method(
+        "Fisher-LD without logits", "Table X", "#5b8ab5", at_once(Labels(), Layers("fisher", dynamic=True))
     ),
     "fisher-per-parameter": Method(
         "Fisher per parameter", "control", "#86b6d6", _layered(Layers("per-parameter"))

@@ -13,6 +13,7 @@ import numpy as np
 from fisher_ld.batches.lists import MAIN
 from fisher_ld.evaluation.metrics.catalogue import METRICS, PRIMARY
 from fisher_ld.evaluation.metrics.ties import rank
+from fisher_ld.experiments.convergence import steps_to_target
 from fisher_ld.experiments.peers import smallest_equal
 from fisher_ld.experiments.results import PROPOSED, Part, Results
 from fisher_ld.experiments.tables import EFFICIENCY, Empty, locate, measure, paper
@@ -199,6 +200,17 @@ def _top_layers(subject: Subject, target: list[int], form: str) -> Answer:
     return ours, False, f"{depth}; not shown: their intervals meet those of others"
 
 
+def _sooner(subject: Subject, target: float, form: str) -> Answer:
+    """How many times fewer steps than uniform layers it takes to where these end."""
+    steps = steps_to_target(subject.part)
+    ours, theirs = (steps.get(model) for model in (subject.model, f"{subject.student}/uniform"))
+    if not ours or not theirs:
+        raise Empty("not every seed got there")
+    times = theirs / ours
+    every = f"{ours:,.0f} steps in place of {theirs:,.0f}, without interval"
+    return form.format(times), times >= target, every
+
+
 ANSWERS: Mapping[str, Callable[[Subject, Any, str], Answer]] = {
     "gain": _gain,
     "effect": _effect,
@@ -206,6 +218,7 @@ ANSWERS: Mapping[str, Callable[[Subject, Any, str], Answer]] = {
     "above_zero": _above_zero,
     "upper_lower": _upper_lower,
     "top_layers": _top_layers,
+    "sooner": _sooner,
 }
 
 

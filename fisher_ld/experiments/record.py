@@ -21,6 +21,7 @@ from fisher_ld.config.paths import PARAMS, SUMMARY, cell
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json, read_yaml, write_json
 from fisher_ld.evaluation.metrics.catalogue import PRIMARY
+from fisher_ld.experiments.convergence import steps_to_target
 from fisher_ld.experiments.results import Part
 
 RESULTS = Path("docs") / "results"
@@ -89,12 +90,14 @@ def collect(params: Mapping[str, Any], stages: Mapping[str, Any]) -> dict[str, A
 
 
 def outcomes(part: Part) -> dict[str, dict[str, float | None]]:
-    """Student -> means of DONE over its seeds: did anything happen? None where a method has no such number."""
-    found = {}
+    """Student -> means of DONE over its seeds, and `steps_to_target`: did anything happen? None where a method has no
+    such number."""
+    found, soon = {}, steps_to_target(part)
     for model, fits in part.fits.items():
         if "/" in model:
             values = {key: [fit[key] for fit in fits if fit[key] is not None] for key in DONE}
             found[model] = {key: mean(numbers) if numbers else None for key, numbers in values.items()}
+            found[model]["steps_to_target"] = soon.get(model)
     return found
 
 

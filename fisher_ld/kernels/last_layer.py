@@ -34,6 +34,12 @@ class _KeysValues:
         return self.of_all_tokens
 
 
+def slots(row: torch.Tensor) -> torch.Tensor:
+    """Of decision tokens, ordered by `row` (N,), which one of its row each is: (N,)."""
+    count = torch.bincount(row)
+    return torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+
+
 @contextmanager
 def only_at_decisions(layer: nn.Module, decision: torch.Tensor) -> Iterator[None]:
     """Within it `layer`, (B, T, d) -> (B, T, d), attends, projects and runs its MLP only at `decision` (N, 2), rows
@@ -45,8 +51,7 @@ def only_at_decisions(layer: nn.Module, decision: torch.Tensor) -> Iterator[None
     if not takes_cache:
         raise UserError(_NO_CACHE.format(name))
     row, column = decision.unbind(1)
-    count = torch.bincount(row)  # (B,)
-    slot = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]  # (N,)
+    count, slot = torch.bincount(row), slots(row)  # (B,), (N,)
     columns = column.new_zeros(len(count), int(count.max()))  # (B, n), the first token where a row has fewer
     columns[row, slot] = column
     rows = torch.arange(len(count), device=row.device)[:, None]  # (B, 1)

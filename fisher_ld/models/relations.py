@@ -17,6 +17,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from fisher_ld.batches.packing import PackedBatch
+from fisher_ld.kernels.last_layer import slots
 
 HEADS = 4  # common relation heads: those of teacher and student are joined and cut anew into so many
 _KEPT = "kept"
@@ -72,9 +73,7 @@ class Places(NamedTuple):
         columns = row.new_zeros(len(row), int(place.max()) + 1)
         present = torch.zeros_like(columns, dtype=torch.bool)
         columns[candidate, place], present[candidate, place] = at, place > 0
-        count = torch.bincount(row)
-        slot = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
-        return cls(row, column, slot, columns, present)
+        return cls(row, column, slots(row), columns, present)
 
     @classmethod
     def alone(cls, decision: torch.Tensor, attention_mask: torch.Tensor) -> Places:

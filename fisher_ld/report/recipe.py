@@ -7,6 +7,8 @@ from typing import Any
 
 from fisher_ld.config.params import Params
 from fisher_ld.distillation.methods import METHODS
+from fisher_ld.experiments.convergence import TARGET
+from fisher_ld.experiments.record import DONE as KEYS
 from fisher_ld.experiments.record import outcomes
 from fisher_ld.experiments.results import Part
 from fisher_ld.report.blocks import Block, Heading, Table, Text
@@ -103,18 +105,20 @@ def outcome(part: Part) -> list[Block]:
         "Weights moved: their distance from the start, as a share of its norm. The layer loss is a share of the "
         "constant predictor's: at 1 a student knows the mean and no more. A student that did not move, or whose layer "
         "loss stays above 1, is no test: its comparisons read “not tested”. A gain that is left at the end says that "
-        "more steps would help."
+        f"more steps would help. The last column is the first validation with {TARGET:.0%} of the gain over chance "
+        "with which uniform layers end, where every seed has one."
     )
     return [Heading("Did anything happen?"), Table(["student", *DONE], rows), Text(text)]
 
 
 DONE = (
     "weights moved", "lists with the start's order", "layer loss", "validation at the start", "at the end",
-    "gain of the last validation",
+    "gain of the last validation", "steps to uniform layers' end",
 )  # fmt: skip
 
 
 def done(means: Mapping[str, float | None]) -> list[str]:
     """The columns DONE of what `outcomes` says of a student."""
-    forms = {"moved": ".1%", "same_order": ".1%", "gain_last": "+.3f"}
-    return ["" if value is None else f"{value:{forms.get(key, '.3f')}}" for key, value in means.items()]
+    forms = {"moved": ".1%", "same_order": ".1%", "gain_last": "+.3f", "steps_to_target": ",.0f"}
+    values = ((key, means.get(key)) for key in (*KEYS, "steps_to_target"))
+    return ["" if value is None else f"{value:{forms.get(key, '.3f')}}" for key, value in values]
