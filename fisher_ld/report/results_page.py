@@ -111,7 +111,8 @@ def _efficiency(found: Mapping[str, Any]) -> str:
 def _seconds(stages: Mapping[str, Any]) -> str:
     rows = [[f"`{name}`", str(row["cells"]), f"{row['seconds']:,.0f}"] for name, row in stages.items()]
     rows.append(["all", "", f"{sum(row['seconds'] for row in stages.values()):,.0f}"])
-    return table(["stage", "cells", "seconds"], rows, "Summed over the cells of a stage, of which students' ran side by side.")
+    sentence = "Summed over the cells of a stage; cells of students may have run side by side."
+    return table(["stage", "cells", "seconds"], rows, sentence)
 
 
 def _params(params: Mapping[str, Any]) -> str:
