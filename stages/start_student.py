@@ -1,4 +1,5 @@
-"""What the students of a shape start from: built, its vocabulary pruned, its head fitted, once; itself a model."""
+"""What the students of a shape start from, built once and itself a model: its vocabulary pruned where asked, its head
+fitted unless it is random."""
 
 from __future__ import annotations
 

@@ -234,7 +234,7 @@ class Teacher(Section):
     precision: Precision
     answers: Answers
     adapt: Adapt
-    truncated_steps: Positive  # of each truncation, at most
+    truncated_steps: Positive  # of each truncated-K, at most; layerdrop-K takes adapt.steps
 
 
 class Rivals(Section):
@@ -330,7 +330,7 @@ class Cluster(Section):
     """Where a run happens; no stage depends on it."""
 
     device: Literal["cpu", "cuda"]
-    threads: Positive | None  # of a process; None: all cores
+    threads: Positive | None  # of each cell; None: $OMP_NUM_THREADS, else all cores
     cells: Positive  # at once
     batch_users: Positive  # packed rows that are scored at once
     checkpointing: StrictBool  # of Fisher's backward pass

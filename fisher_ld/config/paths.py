@@ -99,7 +99,7 @@ class DataPaths:
         return self.folder / "cache"
 
     def signals(self, method: str) -> Path:
-        """What a method needs of the teacher that no other does; empty for most."""
+        """What a method needs of the teacher beside logits and states; of most nothing."""
         return self.folder / "signals" / method
 
     @property

@@ -24,7 +24,7 @@ from fisher_ld.models.scorer import Scored, Scorer
 
 SHARD, DONE, MANIFEST = "{}-{:05d}.npy", "done.npy", "manifest.json"
 STATISTICS = 4000  # examples
-AGAIN = "Run the stage cache_teacher again (dvc repro cache_teacher)."
+AGAIN = "Run the stage that wrote it again (dvc repro -f cache_teacher, or -f cache_signals@DATA-METHOD)."
 CODE = (  # that turns a teacher into signals, in fisher_ld/
     "batches/lists.py",
     "batches/packing.py",

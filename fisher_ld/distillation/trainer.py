@@ -42,8 +42,9 @@ def distill(
 ) -> tuple[Fit, pl.DataFrame]:
     """Trains `student` in place by the loss of `method` (Eq. 7) on the windows of `lists`: each step reads some whose
     labels are known, alike for every method, and where the method has a teacher some transfer windows, which only the
-    teacher has answered. `weighting`: None for a method without a layer term. Returns the fit, and the layer weights
-    at the start and whenever Eq. 9 changed them (`TRAJECTORY`). The phases of a method share the steps."""
+    teacher has answered. `weighting`: None for a method that needs at most the teacher's logits. Returns the fit, and
+    the layer weights at the start and whenever Eq. 9 changed them (`TRAJECTORY`). The phases of a method share the
+    steps."""
     torch.manual_seed(training.seed)
     student.requires_grad_(True)
     plan = _plan(lists, prompts, params, bool(method.signals), training.seed)

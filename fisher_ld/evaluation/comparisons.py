@@ -122,11 +122,11 @@ def students(frames: Frames) -> dict[str, list[str]]:
 
 def pairs(frames: Frames, known: Known) -> Iterator[tuple[str | None, str, list[Pair]]]:
     """The comparisons in groups (student, name), few in each because every one costs the others power. Of the teacher
-    `main`: with the rivals, itself before adaptation, and shallow ones of no student's size. Of each student `main`:
-    the questions, the best method (on validation lists) with the teacher, COMPETING methods with the best rival and
-    their start; `peers`, by which its cost is read: the best method and ours with the shallow teachers and the teacher;
-    `strategies` (Table III): every other weighting of layers with uniform; `methods` (Tables I, VI): every other method
-    with uniform; `best`: every other method with the best one, which validation lists chose."""
+    `main`: with the rivals, itself before adaptation, and shallow ones but those of a student's size. Of each student
+    `main`: the questions, the best method (on validation lists) with the teacher, COMPETING methods with the best rival
+    and their start; `peers`, by which its cost is read: the best method and ours with the shallow teachers and the
+    teacher; `strategies` (Table III): every other weighting of layers with uniform; `methods` (Tables I, VI, X): every
+    other method with uniform; `best`: every other method with the best one, which validation lists chose."""
 
     def present(chosen: Sequence[Pair]) -> list[Pair]:
         return [pair for pair in chosen if pair.a in frames and pair.b in frames]

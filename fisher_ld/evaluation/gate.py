@@ -80,7 +80,7 @@ def gate(
     if not found["passed"] and not override:
         raise UserError(
             f"on {len(lists)} validation lists {reasons}. Give the teacher more labels (data.labelled_windows), more "
-            "steps (teacher.adapt.steps), another rate (teacher.adapt.learning_rate) or item text (data.item_text); "
+            "steps (teacher.adapt.steps), another rate (teacher.adapt.learning_rate) or another item_text; "
             "gate.override: true goes on all the same, and what follows is not a test of distillation."
         )
     what = "passed" if found["passed"] else f"overridden (gate.override), although {reasons}"

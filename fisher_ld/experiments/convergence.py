@@ -1,4 +1,4 @@
-"""How soon a method is as good as uniform layers are in the end."""
+"""How soon a student has most of what uniform layers gain in the end."""
 
 from __future__ import annotations
 

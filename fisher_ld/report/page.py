@@ -92,7 +92,7 @@ def _costs(results: Results) -> list[Block]:
             seconds, peak = (f(c[key] for c in found) for f, key in ((sum, "seconds"), (max, "peak_memory_mib")))
             rows.append([stage, f"{len(found):,}", f"{seconds:,.0f}", f"{peak:,.0f}"])
             total += seconds
-    text = f"{total:,.0f} seconds in all, cell after cell; the report itself is not counted."
+    text = f"{total:,.0f} seconds, summed over cells, of which students' may have run side by side; without the report."
     header = ["stage", "cells", "seconds in all", "peak MiB of a cell"]
     return [Heading("What the run took"), Table(header, rows), Text(text)]
 

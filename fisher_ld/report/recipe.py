@@ -7,6 +7,7 @@ from typing import Any
 
 from fisher_ld.config.params import Params
 from fisher_ld.distillation.methods import METHODS
+from fisher_ld.distillation.terms import Labels
 from fisher_ld.experiments.convergence import TARGET
 from fisher_ld.experiments.record import DONE as KEYS
 from fisher_ld.experiments.record import outcomes
@@ -46,7 +47,7 @@ def _read(part: Part) -> list[list[str]]:
     return [
         row(
             "labels", windows["labelled"], labels["train"], round(labels["train"] * size),
-            "teacher, truncations, students, rivals with the same labels",
+            "teacher, shallow teachers, students, rivals with the same labels",
         ),
         row(
             "transfer: the teacher's answers alone", windows["transfer"], lists["transfer"],
@@ -78,10 +79,14 @@ def _lessons(model: str, params: Params) -> tuple[str, str]:
     if method is None:
         return _count(params.teacher.adapt.batch_users, "labelled"), "labels"
     labelled = _count(distill.batch_users, "labelled")
-    if not method.signals:
-        return labelled, "labels"
-    taught = "labels, teacher's answers" + (" and states" if method.layers else "")
-    return f"{labelled}, {_count(distill.transfer_users, 'transfer')}", taught
+    inside = sorted(method.signals - {"logits"})
+    taught = [
+        *(["labels"] if Labels() in method.terms else []),
+        *(["teacher's answers"] if "logits" in method.signals else []),
+        *([f"teacher's {' and '.join(inside)}"] if inside else []),
+    ]
+    windows = [labelled, *([_count(distill.transfer_users, "transfer")] if method.signals else [])]
+    return ", ".join(windows), ", ".join(taught)
 
 
 def _count(windows: int, kind: str) -> str:
@@ -106,7 +111,7 @@ def outcome(part: Part) -> list[Block]:
         "constant predictor's: at 1 a student knows the mean and no more. A student that did not move, or whose layer "
         "loss stays above 1, is no test: its comparisons read “not tested”. A gain that is left at the end says that "
         f"more steps would help. The last column is the first validation with {TARGET:.0%} of the gain over chance "
-        "with which uniform layers end, where every seed has one."
+        "with which uniform layers end, where every seed has one; it is no finer than distill.eval_every."
     )
     return [Heading("Did anything happen?"), Table(["student", *DONE], rows), Text(text)]
 

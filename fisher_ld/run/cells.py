@@ -84,8 +84,8 @@ def work_through(
 
 
 class Cells:
-    """Cells as processes, whose words go to standard output with the cell's name before them. An `alone` one has all
-    `threads`, the others share them."""
+    """Cells as processes, whose words go to standard output with the cell's name before them. Where `cluster.threads`
+    is null, an `alone` one has all `threads`, and the others share them."""
 
     def __init__(self, threads: int, at_once: int):
         self.threads, self.at_once = threads, at_once
