@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 
 from fisher_ld.batches.packing import PackedBatch
-from fisher_ld.models.relations import Places, attention_maps, attention_scores, relations
+from fisher_ld.models.relations import Attended, Places, attention_maps, attention_scores, relations
 from fisher_ld.models.scorer import Scored
 from fisher_ld.training.losses import list_cross_entropy, list_log_softmax, ranking_loss
 
@@ -74,10 +74,8 @@ def attention_map_loss(
 ) -> torch.Tensor:
     """Squared distance of unit attention maps, for each pair of layers (from 1), mean over candidates and pairs.
     teacher: (N, L_T, P), P of the longest prompt of all."""
-    of_teacher, of_student = _layers_of(pairs)
-    maps = attention_maps([student.attended[m] for m in of_student], Places.of(batch))  # (N, pairs, p)
-    targets = teacher[:, of_teacher, : maps.shape[-1]]
-    return (F.normalize(maps, dim=-1) - F.normalize(targets, dim=-1)).square().sum(-1).mean()
+    own, targets = _paired(attention_maps, teacher, student, Places.of(batch), pairs)  # (N, pairs, p)
+    return (F.normalize(own, dim=-1) - F.normalize(targets, dim=-1)).square().sum(-1).mean()
 
 
 def attention_score_loss(
@@ -85,10 +83,9 @@ def attention_score_loss(
 ) -> torch.Tensor:
     """Squared distance of attention scores in common relation heads, mean over the places of the prompts, heads,
     candidates and pairs. teacher: (N, L_T, HEADS, P)."""
-    of_teacher, of_student = _layers_of(pairs)
     places = Places.of(batch)
-    scores = attention_scores([student.attended[m] for m in of_student], places)  # (N, pairs, HEADS, p)
-    squares = (scores - teacher[:, of_teacher, :, : scores.shape[-1]]).square()
+    own, targets = _paired(attention_scores, teacher, student, places, pairs)  # (N, pairs, HEADS, p)
+    squares = (own - targets).square()
     return (squares * places.present[:, None, None]).sum() / (places.present.sum() * squares[0, :, :, 0].numel())
 
 
@@ -96,18 +93,21 @@ def relation_loss(teacher: torch.Tensor, student: Scored, batch: PackedBatch) ->
     """MiniLM: KL of the student's relations from the teacher's, of attention and of values in the last layers, mean
     over heads and candidates, summed over the two. teacher: (N, 2, HEADS, P)."""
     places = Places.of(batch)
-    own = relations(student.attended[-1], places)  # (N, 2, HEADS, p)
-    targets = teacher[..., : own.shape[-1]]
-    kl = 0.0
-    for kind in range(2):
-        t, s = places.log_softmax(targets[:, kind]), places.log_softmax(own[:, kind])
-        kl = kl + (t.exp() * places.present[:, None] * (t - s)).sum(-1).mean()
-    return torch.as_tensor(kl)
+    own = relations(student.attended[-1], places).flatten(1, 2)  # (N, 2 HEADS, p)
+    t, s = places.log_softmax(teacher.flatten(1, 2)[..., : own.shape[-1]]), places.log_softmax(own)
+    return 2 * (t.exp() * places.present[:, None] * (t - s)).sum(-1).mean()
 
 
-def _layers_of(pairs: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
-    """Of teacher and student, from 0."""
-    return [layer - 1 for layer, _ in pairs], [layer - 1 for _, layer in pairs]
+def _paired(
+    of: Callable[[Sequence[Attended], Places], torch.Tensor],
+    teacher: torch.Tensor,
+    student: Scored,
+    places: Places,
+    pairs: Sequence[tuple[int, int]],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `of` says of the student's layer of each pair, and the teacher's of the other, as far as the prompts go."""
+    own = of([student.attended[layer - 1] for _, layer in pairs], places)
+    return own, teacher[:, [layer - 1 for layer, _ in pairs], ..., : own.shape[-1]]
 
 
 def ridge_maps(

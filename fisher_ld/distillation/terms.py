@@ -113,24 +113,19 @@ class AttentionMaps(Term):
     name, weight, signals = "attention", "layer_weight", ("attention",)
 
     def build(self, distill: Distill, matching: Matching | None) -> Loss:
-        from fisher_ld.distillation.losses import attention_map_loss
+        from fisher_ld.distillation.losses import attention_map_loss, attention_score_loss
 
+        loss, signal = {"attention": attention_map_loss, "scores": attention_score_loss}[self.name], self.name
         pairs = _given(matching).pairs("spaced")
-        return lambda student, signals, batch: attention_map_loss(signals["attention"], student, batch, pairs)
+        return lambda student, signals, batch: loss(signals[signal], student, batch, pairs)
 
 
 @dataclass(frozen=True)
-class AttentionScores(Term):
+class AttentionScores(AttentionMaps):
     """The decision token's attention scores before the softmax, in common relation heads: their mean squared distance
     from the teacher's, in evenly spaced pairs of layers."""
 
-    name, weight, signals = "scores", "layer_weight", ("scores",)
-
-    def build(self, distill: Distill, matching: Matching | None) -> Loss:
-        from fisher_ld.distillation.losses import attention_score_loss
-
-        pairs = _given(matching).pairs("spaced")
-        return lambda student, signals, batch: attention_score_loss(signals["scores"], student, batch, pairs)
+    name, signals = "scores", ("scores",)
 
 
 @dataclass(frozen=True)

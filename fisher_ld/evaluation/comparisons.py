@@ -31,22 +31,23 @@ CLAIM, CLAIMED = (OURS, "uniform"), ("ndcg_5", "mrr")  # what the paper claims a
 
 
 @dataclass(frozen=True)
-class Question:
-    """Is `a` above `b`? Names of models, in which {student}, {truncation} (of its size) and {rival} (the best of those
-    without more labels) stand for what the gate found."""
+class Pair:
+    """Is `a` above `b`? Names of models."""
 
     a: str
     b: str
+    question: str | None = None  # a key of QUESTIONS
 
 
-QUESTIONS: Mapping[str, Question] = {
-    "teacher_over_truncation": Question("teacher", "{truncation}"),
-    "teacher_over_rival": Question("teacher", "{rival}"),
-    "distillation_over_labels": Question("{student}/logits", "{student}/none"),
-    "layers_over_logits": Question("{student}/uniform", "{student}/logits"),
-    "fisher_over_uniform": Question("{student}/fisher-ld", "{student}/uniform"),
-    "fisher_over_shuffled": Question("{student}/fisher-ld", "{student}/fisher-shuffled"),
-    "fisher_over_reversed": Question("{student}/fisher-ld", "{student}/fisher-reversed"),
+# {student}, {truncation} (of its size) and {rival} (the best without more labels) stand for what the gate found
+QUESTIONS: Mapping[str, Pair] = {
+    "teacher_over_truncation": Pair("teacher", "{truncation}"),
+    "teacher_over_rival": Pair("teacher", "{rival}"),
+    "distillation_over_labels": Pair("{student}/logits", "{student}/none"),
+    "layers_over_logits": Pair("{student}/uniform", "{student}/logits"),
+    "fisher_over_uniform": Pair("{student}/fisher-ld", "{student}/uniform"),
+    "fisher_over_shuffled": Pair("{student}/fisher-ld", "{student}/fisher-shuffled"),
+    "fisher_over_reversed": Pair("{student}/fisher-ld", "{student}/fisher-reversed"),
 }
 
 
@@ -79,13 +80,6 @@ class Known:
         row = QUESTIONS[question]
         names = {"student": student, "truncation": self.truncation(student), "rival": self.rival(student)}
         return Pair(row.a.format(**names), row.b.format(**names), question)
-
-
-@dataclass(frozen=True)
-class Pair:
-    a: str
-    b: str
-    question: str | None = None  # a key of QUESTIONS
 
 
 def quality(frames: Frames) -> dict[str, dict[str, dict[str, Any]]]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from statistics import mean
-
 import polars as pl
 
 from fisher_ld.config import paths
@@ -18,30 +15,18 @@ def steps_to_target(part: Part) -> dict[str, float | None]:
     """Student -> optimiser steps until a validation first has TARGET of the gain over chance with which uniform layers
     of its shape end, mean over seeds; None where a seed never has. Empty without uniform layers, or where these gain
     nothing."""
-    found: dict[str, float | None] = {}
     chance = part.quality("chance")
     if chance is None or "uniform" not in part.run.methods:
-        return found
+        return {}
+    found: dict[str, float | None] = {}
     for student in part.run.students:
-        uniform = _by_seed(part.curves[paths.student(student, "uniform")])
-        gain = mean(_validated(curve)[SCORE][-1] for curve in uniform.values()) - chance["mean"]
+        models = {method: paths.student(student, method) for method in part.run.methods}
+        curves = {method: part.curves[model].drop_nulls(SCORE).sort("seed", "step") for method, model in models.items()}
+        ends = curves["uniform"].group_by("seed").agg(pl.last(SCORE))[SCORE]
+        gain = float(ends.to_numpy().mean()) - chance["mean"]
         if gain > 0:
-            wanted = chance["mean"] + TARGET * gain
-            for method in part.run.methods:
-                model = paths.student(student, method)
-                found[model] = _mean_first(_by_seed(part.curves[model]), wanted)
+            reached = pl.col(SCORE) >= chance["mean"] + TARGET * gain
+            for method, curve in curves.items():
+                first = curve.group_by("seed").agg(pl.col("step").filter(reached).first())["step"]
+                found[models[method]] = None if first.has_nulls() else float(first.to_numpy().mean())
     return found
-
-
-def _by_seed(curves: pl.DataFrame) -> Mapping[object, pl.DataFrame]:
-    return curves.partition_by("seed", as_dict=True)
-
-
-def _validated(curve: pl.DataFrame) -> pl.DataFrame:
-    return curve.drop_nulls(SCORE).sort("step")
-
-
-def _mean_first(curves: Mapping[object, pl.DataFrame], wanted: float) -> float | None:
-    first = [_validated(curve).filter(pl.col(SCORE) >= wanted)["step"].min() for curve in curves.values()]
-    reached = [float(step) for step in first if isinstance(step, int | float)]
-    return mean(reached) if len(reached) == len(first) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -13,15 +12,9 @@ from fisher_ld.config.params import Answers
 from fisher_ld.models.scorer import Scorer
 
 
-class Pretrained(NamedTuple):
-    scorer: Scorer
-    tokenizer: PreTrainedTokenizerBase
-    prompts: Prompts
-
-
-def load_pretrained(base: Path, processed: Path, answers: Answers) -> Pretrained:
-    """The causal language model in `base` as a scorer, and the prompts over the items of a data set. Raises UserError
-    where an answer is no single token, or the model cannot be a scorer."""
+def load_pretrained(base: Path, processed: Path, answers: Answers) -> tuple[Scorer, PreTrainedTokenizerBase, Prompts]:
+    """The causal language model in `base` as a scorer, its tokenizer, and the prompts over the items of a data
+    set. Raises UserError where an answer is no single token, or the model cannot be a scorer."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     prompts = build_prompts(tokenizer, read_texts(processed), read_template(processed))
-    return Pretrained(Scorer.from_causal_lm(base, *answer_tokens(tokenizer, answers)), tokenizer, prompts)
+    return Scorer.from_causal_lm(base, *answer_tokens(tokenizer, answers)), tokenizer, prompts

@@ -27,7 +27,6 @@ class Text:
 class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
-    strong: Sequence[int] = field(default=())  # rows that stand out
     words: Sequence[int] = field(default=(0,))  # columns of words, set left; the others are numbers
     best: Sequence[tuple[int, int]] = field(default=())  # row and column of cells in bold
 

@@ -37,13 +37,6 @@ class Finding:
     verdict: str
 
 
-def span(row: Mapping[str, float], sign: bool = False) -> str:
-    """'0.394 (0.381 to 0.407)' of a row with mean or difference, low and high."""
-    value = row["difference"] if "difference" in row else row["mean"]
-    plus = "+" if sign else ""
-    return f"{value:{plus}.3f} ({row['low']:{plus}.3f} to {row['high']:{plus}.3f})"
-
-
 def share(row: Mapping[str, float]) -> str:
     return f"{row['share']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
 

@@ -31,7 +31,6 @@ th { text-align: right; vertical-align: bottom; font-weight: 600; border-bottom:
 td { text-align: right; vertical-align: top; border-bottom: 1px solid #e6e9ed; padding: .4rem .6rem; }
 th.word, td.word { text-align: left; }
 th:first-child, td:first-child { padding-left: 0; }
-tr.strong td { background: #eef5fb; font-weight: 600; }
 td small { display: block; color: #666d76; font-weight: 400; font-size: .8rem; }
 td:not(.word) small { white-space: nowrap; }
 .badge { display: inline-block; padding: .05rem .5rem; border-radius: .7rem; font-size: .8rem; font-weight: 600;
@@ -61,14 +60,14 @@ def _html(block: Block) -> str:
             return f"<h{level}>{escape(text)}</h{level}>"
         case Text(text, lead):
             return f"<p{_class('lead' if lead else '')}>{escape(text)}</p>"
-        case Table(header, rows, strong, words, best):
+        case Table(header, rows, words, best):
             kinds = [_class("word" if i in words else "") for i in range(len(header))]
             head = "".join(f"<th{kind}>{escape(name)}</th>" for kind, name in zip(kinds, header, strict=True))
             body = []
             for number, row in enumerate(rows):
                 texts = [_cell(cell, (number, column) in best) for column, cell in enumerate(row)]
                 cells = "".join(f"<td{kind}>{text}</td>" for kind, text in zip(kinds, texts, strict=True))
-                body.append(f"<tr{_class('strong' if number in strong else '')}>{cells}</tr>")
+                body.append(f"<tr>{cells}</tr>")
             return (
                 f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n'
                 + "\n".join(body)

@@ -22,7 +22,7 @@ def latex(title: str, blocks: Sequence[Block]) -> str:
                 parts.append(rf"\paragraph{{{escape(text)}}}")
             case Text(text):
                 parts.append(rf"{{\footnotesize {escape(text)}\par}}")
-            case Table(header, rows, _, words, best):
+            case Table(header, rows, words, best):
                 body = [[_cell(cell, (r, c) in best) for c, cell in enumerate(row)] for r, row in enumerate(rows)]
                 head, *body = [" & ".join(row) + r" \\" for row in (map(escape, header), *body)]
                 columns = "".join("l" if i in words else "r" for i in range(len(header)))

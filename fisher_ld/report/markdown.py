@@ -15,7 +15,7 @@ def markdown(title: str, blocks: Sequence[Block]) -> str:
                 parts.append(f"{'#' * level} {text}")
             case Text(text):
                 parts.append(text)
-            case Table(header, rows, _, words, best):
+            case Table(header, rows, words, best):
                 rule = [":--" if i in words else "--:" for i in range(len(header))]
                 body = [[_plain(cell, (r, c) in best) for c, cell in enumerate(row)] for r, row in enumerate(rows)]
                 parts.append("\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *body)))

@@ -190,7 +190,9 @@ def test_the_recipe_says_what_was_trained_on_what(text):
     assert "| student, no distillation | 200 | 2 | 2 labelled windows | labels |" in text
     answers = "| student, logits alone | 200 | 2 | 2 labelled windows, 2 transfer windows | labels, teacher's answers |"
     assert answers in text
-    assert "| student: uniform layers; linear depth;" in text and "labels, teacher's answers, teacher's states |" in text
+    assert (
+        "| student: uniform layers; linear depth;" in text and "labels, teacher's answers, teacher's states |" in text
+    )
 
 
 def test_how_often_the_test_lists_were_scored(text):

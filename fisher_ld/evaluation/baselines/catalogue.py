@@ -31,15 +31,6 @@ class Rival:
     labels: Labels  # it learns from: those that models have; those of all training positives; none
     read: Callable[[DataPaths], Any]  # what it is fitted on
 
-    @property
-    def learned(self) -> bool:
-        return self.labels != "none"
-
-    @property
-    def text(self) -> bool:
-        """It reads what items are called. No rival does both."""
-        return not self.learned
-
 
 def _likes(labels: Labels, data: DataPaths) -> Interactions:
     return read_interactions(data.processed, labels)

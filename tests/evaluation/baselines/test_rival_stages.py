@@ -95,7 +95,7 @@ def test_a_rival_that_was_not_tuned_is_named(project):
 def test_every_learned_rival_has_the_labels_of_the_models_and_in_a_row_of_its_own_all():
     same = [name for name, row in RIVALS.items() if row.labels == "same"]
     assert [name for name, row in RIVALS.items() if row.labels == "all"] == [f"{name}-all" for name in same]
-    assert {name for name, row in RIVALS.items() if row.text} == {"tf-idf", "mean-states"}
+    assert {name for name, row in RIVALS.items() if row.labels == "none"} == {"tf-idf", "mean-states"}
     assert RIVALS["item-knn-all"].label == "item-kNN, all labels"
 
 
