@@ -26,6 +26,7 @@ from fisher_ld.fisher.gradient_norms import gradient_norms, pad_prompts
 from fisher_ld.fisher.sample import draw_examples, draw_lists
 from fisher_ld.models.scorer import Scorer, score_lists
 from fisher_ld.models.student import initialised_anew
+from fisher_ld.run.stage import declared_keys, restrict
 from stages import (
     adapt_shallow,
     adapt_teacher,
@@ -37,7 +38,7 @@ from stages import (
     layer_weights,
     start_student,
 )
-from tests.given import given
+from tests.given import ROOT, given
 
 NO_PART = {"step", "loss", "validation_ndcg_10", "learning_rate", "gradient_norm", "tokens_per_second"}
 ITEMS, LAYERS, DATA, TEACHER = 12, 4, DataPaths("tiny"), 0
@@ -356,7 +357,9 @@ PRETRAINED = {"init": "pretrained", "source": {"kind": "local", "name": str(BASE
 def test_a_pretrained_student_has_its_own_weights_and_tokenizer(begun, run):
     """Of the adapted teacher it takes the answers and the states at the decision token alone."""
     asked = params(students={"own": PRETRAINED})
-    start_student.main(asked, run, DATA.name, "own", TEACHER)
+    shutil.copy(ROOT / "dvc.yaml", ".")
+    seen = restrict(asked, "start_student", declared_keys("start_student", {"data": DATA.name, "student": "own"}))
+    start_student.main(seen, run, DATA.name, "own", TEACHER)
     start, base = Scorer.load(DATA.model("own/start")), Scorer.from_causal_lm(BASE, yes=1, no=2)
     for own, source in zip(start.layers, base.layers, strict=True):
         assert torch.equal(own.mlp.up_proj.weight, source.mlp.up_proj.weight)
