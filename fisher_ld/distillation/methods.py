@@ -54,6 +54,11 @@ class Method:
         return self.signals - BASIC
 
     @property
+    def labelled(self) -> bool:
+        """Whether it learns from labels."""
+        return Labels() in self.terms
+
+    @property
     def layers(self) -> Layers | None:
         """Its layer term, if it has one."""
         return next((term for term in self.terms if isinstance(term, Layers)), None)

@@ -7,7 +7,6 @@ from typing import Any
 
 from fisher_ld.config.params import Params
 from fisher_ld.distillation.methods import METHODS
-from fisher_ld.distillation.terms import Labels
 from fisher_ld.experiments.convergence import TARGET
 from fisher_ld.experiments.record import DONE as KEYS
 from fisher_ld.experiments.record import outcomes
@@ -81,7 +80,7 @@ def _lessons(model: str, params: Params) -> tuple[str, str]:
     labelled = _count(distill.batch_users, "labelled")
     inside = sorted(method.signals - {"logits"})
     taught = [
-        *(["labels"] if Labels() in method.terms else []),
+        *(["labels"] if method.labelled else []),
         *(["teacher's answers"] if "logits" in method.signals else []),
         *([f"teacher's {' and '.join(inside)}"] if inside else []),
     ]
