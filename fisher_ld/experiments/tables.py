@@ -37,7 +37,7 @@ def locate(results: Results, spec: Mapping[str, Any]) -> tuple[Part, str, str]:
     if data not in run.data:
         raise Empty(f"no data set {data} in run.data")
     if student not in run.students:
-        raise Empty(f"no student shape {student} in run.students")
+        raise Empty(spec.get("lacking", f"no student shape {student} in run.students"))
     if paths.is_shallow(model) and model not in run.shallow:
         raise Empty("not among run.shallow")
     if model == "teacher" or paths.is_shallow(model) or model.startswith("rivals/"):
