@@ -6,6 +6,7 @@ Torch is imported where a term is built, so that the table of methods costs noth
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -113,19 +114,22 @@ class AttentionMaps(Term):
     name, weight, signals = "attention", "layer_weight", ("attention",)
 
     def build(self, distill: Distill, matching: Matching | None) -> Loss:
-        from fisher_ld.distillation.losses import attention_map_loss, attention_score_loss
+        from fisher_ld.distillation.losses import attention_map_loss
 
-        loss, signal = {"attention": attention_map_loss, "scores": attention_score_loss}[self.name], self.name
-        pairs = _given(matching).pairs("spaced")
-        return lambda student, signals, batch: loss(signals[signal], student, batch, pairs)
+        return _in_spaced_pairs(attention_map_loss, "attention", matching)
 
 
 @dataclass(frozen=True)
-class AttentionScores(AttentionMaps):
+class AttentionScores(Term):
     """The decision token's attention scores before the softmax, in common relation heads: their mean squared distance
     from the teacher's, in evenly spaced pairs of layers."""
 
-    name, signals = "scores", ("scores",)
+    name, weight, signals = "scores", "layer_weight", ("scores",)
+
+    def build(self, distill: Distill, matching: Matching | None) -> Loss:
+        from fisher_ld.distillation.losses import attention_score_loss
+
+        return _in_spaced_pairs(attention_score_loss, "scores", matching)
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,12 @@ class Relations(Term):
         from fisher_ld.distillation.losses import relation_loss
 
         return lambda student, signals, batch: relation_loss(signals["relations"], student, batch)
+
+
+def _in_spaced_pairs(loss: Callable, signal: str, matching: Matching | None) -> Loss:
+    """`loss(teacher, student, batch, pairs)` of evenly spaced pairs of layers."""
+    pairs = _given(matching).pairs("spaced")
+    return lambda student, signals, batch: loss(signals[signal], student, batch, pairs)
 
 
 def _given(matching: Matching | None) -> Matching:

@@ -37,6 +37,7 @@ COMPARED = (
 )  # fmt: skip
 READ = ("windows", "lists", "read", "labels")  # of the data report
 DONE = ("moved", "same_order", "layer_loss", "validation_start", "validation_ndcg_10", "gain_last")  # of fit.json
+OUTCOME = (*DONE, "steps_to_target")  # of a student
 GATE = ("passed", "overridden", "tie", "lists", "teacher", "best_rival", "reasons")
 TIMED = ("ratios", "queries", "threads", "precision", "device")  # of efficiency
 
@@ -90,8 +91,7 @@ def collect(params: Mapping[str, Any], stages: Mapping[str, Any]) -> dict[str, A
 
 
 def outcomes(part: Part) -> dict[str, dict[str, float | None]]:
-    """Student -> means of DONE over its seeds, and `steps_to_target`: did anything happen? None where a method has no
-    such number."""
+    """Student -> OUTCOME, means over its seeds: did anything happen? None where a method has no such number."""
     found, soon = {}, steps_to_target(part)
     for model, fits in part.fits.items():
         if "/" in model:

@@ -90,25 +90,25 @@ class Scorer(nn.Module):
         layers, config = self.layers, self.model.config
         if not kept or not set(kept) <= set(range(len(layers))):
             raise ValueError(f"expected some of {len(layers)} layers to keep, got {list(kept)}")
-        setattr(self.body, self._layers_name, nn.ModuleList(layers[layer] for layer in kept))
-        config.num_hidden_layers = len(kept)
-        if getattr(config, "layer_types", None):
-            config.layer_types = [config.layer_types[layer] for layer in kept]
+        types = getattr(config, "layer_types", None)
+        self._stack(nn.ModuleList(layers[layer] for layer in kept), types and [types[layer] for layer in kept])
         return self
+
+    def _stack(self, layers: nn.ModuleList, types: Sequence[str] | None) -> None:
+        setattr(self.body, self._layers_name, layers)
+        self.model.config.num_hidden_layers = len(layers)
+        if types:
+            self.model.config.layer_types = types
 
     @contextmanager
     def only(self, kept: Sequence[int]) -> Iterator[None]:
         """Within it the layers `kept` alone."""
-        layers, config = self.layers, self.model.config
-        types = getattr(config, "layer_types", None)
+        layers, types = self.layers, getattr(self.model.config, "layer_types", None)
         self.keep(kept)
         try:
             yield
         finally:
-            setattr(self.body, self._layers_name, layers)
-            config.num_hidden_layers = len(layers)
-            if types:
-                config.layer_types = types
+            self._stack(layers, types)
 
     def pack(self, lists: Lists, windows: list[np.ndarray], prompts: Prompts) -> PackedBatch:
         """The windows packed within the model's context, where the model is."""

@@ -8,8 +8,7 @@ from typing import Any
 from fisher_ld.config.params import Params
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.experiments.convergence import TARGET
-from fisher_ld.experiments.record import DONE as KEYS
-from fisher_ld.experiments.record import outcomes
+from fisher_ld.experiments.record import OUTCOME, outcomes
 from fisher_ld.experiments.results import Part
 from fisher_ld.report.blocks import Block, Heading, Table, Text
 from fisher_ld.report.names import label, ordered, short
@@ -124,5 +123,5 @@ DONE = (
 def done(means: Mapping[str, float | None]) -> list[str]:
     """The columns DONE of what `outcomes` says of a student."""
     forms = {"moved": ".1%", "same_order": ".1%", "gain_last": "+.3f", "steps_to_target": ",.0f"}
-    values = ((key, means.get(key)) for key in (*KEYS, "steps_to_target"))
+    values = ((key, means.get(key)) for key in OUTCOME)
     return ["" if value is None else f"{value:{forms.get(key, '.3f')}}" for key, value in values]

@@ -136,8 +136,12 @@ def _parse(main: Callable[..., None], stage: str, given: Sequence[str], params: 
     usage = f"python -m stages.{stage} {' '.join(name.upper() for name in wanted)}".strip()
     if len(given) != len(wanted):
         raise UserError(f"expected {usage}, got {' '.join(given) or 'no names'}")
-    known: dict[str, Collection[str]] = {"data": params.data_sets, "student": params.students, "method": METHODS}
-    known["shallow"] = params.run.shallow
+    known: dict[str, Collection[str]] = {
+        "data": params.data_sets,
+        "student": params.students,
+        "method": METHODS,
+        "shallow": params.run.shallow,
+    }
     names: dict[str, Any] = {}
     for name, value in zip(wanted, given, strict=True):
         if name in known and value not in known[name]:
