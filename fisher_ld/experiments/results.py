@@ -17,6 +17,7 @@ from fisher_ld.config.params import Run
 from fisher_ld.config.paths import METRICS, TABLES, DataPaths, cell
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json
+from fisher_ld.distillation.methods import METHODS
 from fisher_ld.evaluation.metrics.catalogue import PRIMARY
 
 PROPOSED = "fisher-ld"  # the method of the paper
@@ -119,6 +120,10 @@ class Part:
             for seed in self.trained[model]
         ]
         return pl.concat(frames, how="diagonal_relaxed")
+
+    def weighted(self, student: str) -> list[str]:
+        """Its models that differ in the weights of their layers alone."""
+        return [paths.student(student, method) for method in self.run.methods if METHODS[method].weighting]
 
     def changing(self, model: str) -> bool:
         """Whether its layer weights changed in training (Eq. 9)."""

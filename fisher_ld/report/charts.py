@@ -56,9 +56,8 @@ def charts(part: Part, method: str) -> dict[str, str]:
             "profile": profile(part),
             "data": data(part.data),
         }
-        first = {m: frame for m, frame in part.weights.items() if m.startswith(f"{part.run.students[0]}/")}
-        if first:
-            figures["weights"] = weights(first)
+        if first := part.weighted(part.run.students[0]):
+            figures["weights"] = weights({model: part.weights[model] for model in first})
         for student in part.run.students:
             figures[f"{student}/training"] = training(part, student)
             if part.changing(f"{student}/{method}"):

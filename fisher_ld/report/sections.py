@@ -7,7 +7,6 @@ from typing import Any
 
 from fisher_ld.batches.lists import MAIN
 from fisher_ld.config import paths
-from fisher_ld.distillation.methods import METHODS
 from fisher_ld.experiments.peers import front, places, smallest_equal
 from fisher_ld.experiments.results import Part
 from fisher_ld.report.blocks import Block, Cell, Heading, Picture, Table, Text
@@ -202,8 +201,7 @@ def compared(part: Part) -> list[Block]:
 
 
 def _strategies(part: Part) -> str:
-    own = [paths.student(part.run.students[0], method) for method in part.run.methods if METHODS[method].weighting]
-    first = ordered(own, part.run)
+    first = ordered(part.weighted(part.run.students[0]), part.run)
     fixed, changing = ("; ".join(short(m) for m in first if part.changing(m) is changed) for changed in (False, True))
     text = f"One student, one data order, one step budget; the layer weights differ. Fixed in training: {fixed}."
     return f"{text} Changed in training (Eq. 9): {changing}." if changing else text

@@ -121,7 +121,12 @@ def main() -> None:
         sys.exit(str(error))
     started, needs = time.monotonic(), outdated()
     cells = Cells(usable_threads(cluster), cluster.cells)
-    outcome = work_through(needs, cluster.cells, cells.run, cells.interrupt)
+    try:
+        outcome = work_through(needs, cluster.cells, cells.run, cells.interrupt)
+    except KeyboardInterrupt:
+        sys.exit(
+            "interrupted. What is done stays, and what ran goes on from its checkpoint: run the same command again."
+        )
     done = len(needs) - len(outcome.failed) - len(outcome.left)
     print(f"{done} of {len(needs)} cells done in {(time.monotonic() - started) / 60:.1f} minutes")
     if outcome.failed:

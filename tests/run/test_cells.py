@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from fisher_ld.run import cells
+from tests.given import ROOT
 
 MEET = "touch {0}.here; for i in $(seq 200); do test -e {1}.here && break; sleep 0.05; done; test -e {1}.here"
 SINGLE = "set -C; echo > one; sleep 0.2; rm one"  # fails where another has made the file
@@ -76,6 +77,10 @@ def test_what_did_not_change_does_not_run_again(project, capsys):
     told = capsys.readouterr().out
     assert "Running stage 'first'" in told
     assert "Stage 'a' didn't change" in told  # `first` left the same file
+
+
+def test_the_stages_that_run_alone_are_stages():
+    assert set(cells.ALONE) <= set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
 
 
 def test_a_failed_cell_takes_with_it_only_those_that_need_it(project):
