@@ -130,9 +130,11 @@ def main() -> None:
     done = len(needs) - len(outcome.failed) - len(outcome.left)
     print(f"{done} of {len(needs)} cells done in {(time.monotonic() - started) / 60:.1f} minutes")
     if outcome.failed:
+        stages = dict.fromkeys(cell.split("@")[0] for cell in outcome.left)
+        left = f"{len(outcome.left)} that need them were not begun ({', '.join(stages)}). " if stages else ""
         sys.exit(
-            f"failed: {', '.join(outcome.failed)}; not begun, since they need one of these: "
-            f"{', '.join(outcome.left) or 'none'}. What is done stays; put it right and run the same command again."
+            f"failed: {', '.join(outcome.failed)}; why stands above in the lines that begin so. {left}What is done "
+            "stays; put it right and run the same command again."
         )
 
 
