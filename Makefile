@@ -30,10 +30,8 @@ sasrec: .venv-recbole/ready
 repro: setup
 	@test -f profiles/$(PROFILE) || { echo "PROFILE=$(PROFILE): expected one of: $$(ls profiles)"; exit 1; }
 	@git diff --quiet params.yaml || { echo "params.yaml differs from the commit:"; git --no-pager diff -U0 params.yaml; }
-	@if [ -s profiles/$(PROFILE) ]; then \
-	  dvc exp run $$(sed 's/^/-S /' profiles/$(PROFILE)) check_params && \
-	  echo "params.yaml now holds the $(PROFILE) profile; git restore params.yaml takes it back"; fi
-	python -m fisher_ld.run.cells
+	python -m fisher_ld.run.cells $$(sed 's/^/-S /' profiles/$(PROFILE))
+	@test ! -s profiles/$(PROFILE) || echo "params.yaml now holds the $(PROFILE) profile; git restore params.yaml takes it back"
 	@echo "report: metrics/report.html; runs: make ui"
 
 test: setup

@@ -1,11 +1,13 @@
 """The cells of a run, several at once: `python -m fisher_ld.run.cells` does what `dvc repro --keep-going` does, in less
 time where a cell of a student does not fill the machine.
 
-Each cell is a `dvc repro --single-item` of its own, begun when all that it depends on is done.
+Each cell is a `dvc repro --single-item` of its own, begun when all that it depends on is done. With `-S KEY=VALUE`, as
+`dvc exp run` takes it, params.yaml is changed first, and the run is saved as an experiment in the end.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
@@ -16,6 +18,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 
+from fisher_ld.config.paths import PARAMS
 from fisher_ld.core.compute import usable_threads
 from fisher_ld.core.errors import UserError
 from fisher_ld.run.stage import read_params, terminate
@@ -113,8 +116,23 @@ class Cells:
             os.killpg(process.pid, signal.SIGINT)
 
 
+def _set(overrides: list[str]) -> None:
+    from dvc.exceptions import DvcException
+    from dvc.utils.hydra import apply_overrides
+
+    try:
+        apply_overrides(PARAMS, overrides)
+    except DvcException as error:
+        sys.exit(f"{PARAMS}: {error} ({error.__cause__})")
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE")
+    overrides = parser.parse_args().set_param
     signal.signal(signal.SIGTERM, terminate)
+    if overrides:
+        _set(overrides)
     try:
         cluster = read_params().cluster
     except UserError as error:
@@ -136,6 +154,8 @@ def main() -> None:
             f"failed: {', '.join(outcome.failed)}; why stands above in the lines that begin so. {left}What is done "
             "stays; put it right and run the same command again."
         )
+    if overrides:
+        subprocess.run([sys.executable, "-m", "dvc", "exp", "save"], check=True)
 
 
 if __name__ == "__main__":

@@ -83,6 +83,14 @@ def test_the_stages_that_run_alone_are_stages():
     assert set(cells.ALONE) <= set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
 
 
+def test_params_are_set_as_by_dvc_and_a_wrong_key_is_named(project):
+    cells._set(["value=2"])
+    assert yaml.safe_load((project / "params.yaml").read_text()) == {"value": 2}
+    with pytest.raises(SystemExit, match=r"params\.yaml: .*'valu'"):
+        cells._set(["valu=3"])
+    assert yaml.safe_load((project / "params.yaml").read_text()) == {"value": 2}
+
+
 def test_a_failed_cell_takes_with_it_only_those_that_need_it(project):
     stages = json.loads(json.dumps(STAGES))
     stages["efficiency"]["cmd"] = "echo no such thing; exit 3"
