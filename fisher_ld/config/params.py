@@ -326,14 +326,48 @@ class Efficiency(Section):
     queries: Positive
 
 
-class Cluster(Section):
-    """Where a run happens; no stage depends on it."""
+class Place(Section):
+    """Where a stage runs, and by how many processes. From `cpus` on it is for SLURM; None: what the partition gives."""
 
     device: Literal["cpu", "cuda"]
-    threads: Positive | None  # of each cell; None: $OMP_NUM_THREADS, else all cores
-    cells: Positive  # at once
-    batch_users: Positive  # packed rows that are scored at once
+    threads: Positive | None  # of each process; None: $OMP_NUM_THREADS, else all cores
+    batch_users: Positive  # packed rows that a process scores at once
     checkpointing: StrictBool  # of Fisher's backward pass
+    launcher: Literal["local", "torchrun", "slurm"]
+    nodes: Positive
+    processes: Positive  # on each node; of device cuda each has a GPU of its own
+    cpus: Positive | None  # of each process
+    memory: Annotated[str, Field(pattern="^[1-9][0-9]*[KMGT]$")] | None  # of each node
+    time: Annotated[str, Field(pattern=r"^([0-9]+-)?[0-9]+(:[0-5]?[0-9]){0,2}$")] | None
+    partition: str | None
+    account: str | None
+    qos: str | None
+    sbatch: list[Annotated[str, Field(pattern="^--[a-z]")]]  # further options, for example --constraint=a100
+    setup: list[str]  # shell commands before the stage
+    wait: Positive | None  # minutes that a job may stay in the queue; None: for ever
+
+    def contradictions(self) -> Iterator[str]:
+        if self.launcher == "torchrun" and self.nodes > 1:
+            yield f"launcher: torchrun stays on this machine, nodes is {self.nodes}; set launcher: slurm"
+
+
+class Cluster(Place):
+    """No stage depends on it. `stages`: what a stage takes in place of the values beside it."""
+
+    cells: Positive  # at once
+    stages: dict[Annotated[str, AfterValidator(_known("stages that run a model"))], Place]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, raw: Any) -> Any:
+        if not isinstance(raw, Mapping) or not isinstance(raw.get("stages"), Mapping):
+            return raw
+        base = {key: value for key, value in raw.items() if key not in ("cells", "stages")}
+        stages = {name: {**base, **own} if isinstance(own, Mapping) else own for name, own in raw["stages"].items()}
+        return {**raw, "stages": stages}
+
+    def of(self, stage: str) -> Place:
+        return self.stages.get(stage, self)
 
 
 class Tracking(Section):

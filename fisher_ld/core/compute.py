@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fisher_ld.core import ranks
 from fisher_ld.core.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
-    from fisher_ld.config.params import Cluster
+    from fisher_ld.config.params import Place
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Compute:
 
     def __str__(self) -> str:
         """What a result depends on, so that a checkpoint's key has it."""
-        return f"{self.device} in {'bf16' if self.bf16 else 'fp32'}"
+        return f"{self.device.type} in {'bf16' if self.bf16 else 'fp32'}"
 
 
 def _has_bf16(device: str) -> bool:
@@ -52,13 +53,13 @@ def keep_freed_memory() -> None:
         mallopt(mmap_max, 0)
 
 
-def usable_threads(cluster: Cluster) -> int:
+def usable_threads(cluster: Place) -> int:
     """`threads: null` takes $OMP_NUM_THREADS if set, else every core that this process may use."""
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # a number for each level of nesting
     return cluster.threads or int(asked or len(os.sched_getaffinity(0)))
 
 
-def setup(cluster: Cluster, precision: str, seed: int) -> Compute:
+def setup(cluster: Place, precision: str, seed: int) -> Compute:
     """Sets threads, memory, seeds and deterministic kernels; returns where to compute. `precision`: fp32, bf16
     (autocast), or auto, which is bf16 where the hardware computes it. A device or precision that is
     not to be had raises UserError."""
@@ -78,6 +79,8 @@ def setup(cluster: Cluster, precision: str, seed: int) -> Compute:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    compute = Compute(torch.device(cluster.device), bf16, cluster.batch_users)
-    print(f"computing on {compute} with {torch.get_num_threads()} threads")
+    compute = Compute(ranks.meet(cluster.device), bf16, cluster.batch_users)
+    if ranks.leader():
+        processes = f"{ranks.world()} processes, each " if ranks.world() > 1 else ""
+        print(f"computing on {compute} with {processes}{torch.get_num_threads()} threads")
     return compute

@@ -11,10 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fisher_ld.core import ranks
 from fisher_ld.core.errors import UserError, disk_full_message, is_disk_full
 
 if TYPE_CHECKING:
@@ -31,8 +33,13 @@ def _remove(path: Path) -> None:
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yields a temporary sibling of `path` (same suffix; nothing exists there yet) to write a file or a folder to.
-    Renamed onto `path` at the end, in place of what was there; removed on failure. A full disk raises UserError."""
+    Renamed onto `path` at the end, in place of what was there; removed on failure. A full disk raises UserError. What a
+    rank writes that is not the leader goes nowhere."""
     path = Path(path)
+    if not ranks.leader():
+        with TemporaryDirectory() as folder:
+            yield Path(folder) / path.name
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = path.parent / f".new-{path.name}", path.parent / f".old-{path.name}"
     _remove(temporary)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Sized
 from functools import cache
 from typing import Any, Generic, TypeVar
 
+from fisher_ld.core import ranks
+
 T = TypeVar("T")
 
 
@@ -23,7 +25,7 @@ class Progress(Generic[T]):
 
     def __enter__(self) -> Progress[T]:
         self.started = self.last_line = time.monotonic()
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and ranks.leader():
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
@@ -40,7 +42,7 @@ class Progress(Generic[T]):
         self.done += n
         if self.bar is not None:
             self.bar.update(self.task, completed=self.done, rate=self._rate_text())
-        elif time.monotonic() - self.last_line >= self.interval:
+        elif time.monotonic() - self.last_line >= self.interval and ranks.leader():
             self.last_line = time.monotonic()
             print(self.line(), file=sys.stderr, flush=True)
 
@@ -63,7 +65,7 @@ class Progress(Generic[T]):
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if self.bar is not None:
             self.bar.stop()
-        elif kind is None and (elapsed := time.monotonic() - self.started) >= self.interval / 2:
+        elif kind is None and ranks.leader() and (elapsed := time.monotonic() - self.started) >= self.interval / 2:
             count = f"{self.done} {self.unit} in {_clock(elapsed)} ({self._rate_text()})"
             print(f"{self.label}: {count}", file=sys.stderr, flush=True)
 

@@ -8,7 +8,8 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from inspect import signature
 from pathlib import Path
 from typing import Any, cast
@@ -20,11 +21,13 @@ from fisher_ld.config.messages import flatten, nearest
 from fisher_ld.config.params import Params, load_params
 from fisher_ld.config.paths import BASE, PARAMS
 from fisher_ld.config.teacher_fit import check_teacher_fit
+from fisher_ld.core import ranks
 from fisher_ld.core.errors import Unavailable, UserError, disk_full_message, is_disk_full
 from fisher_ld.core.files import read_yaml
 from fisher_ld.core.locks import Lock, still_running, work_root
 from fisher_ld.datasets.catalogue import SOURCES
 from fisher_ld.distillation.methods import METHODS
+from fisher_ld.run.launch import JOBS, elsewhere, launch
 from fisher_ld.run.tracking import StageRun
 
 BEFORE_TEACHER = ("download", "download_teacher")  # which may bring another one
@@ -33,8 +36,8 @@ ALWAYS = ("cluster", "tracking")  # where a thing ran must not change what it is
 
 
 def read_params() -> Params:
-    """params.yaml, checked whole, the names of methods and sources of data among it. Raises UserError."""
-    return load_params(PARAMS, {"methods": METHODS, "sources": SOURCES})
+    """params.yaml, checked whole, the names of methods, sources of data and stages among it. Raises UserError."""
+    return load_params(PARAMS, {"methods": METHODS, "sources": SOURCES, "stages that run a model": JOBS})
 
 
 def declared_keys(stage: str, names: Mapping[str, str]) -> tuple[str, ...]:
@@ -154,26 +157,40 @@ def _parse(main: Callable[..., None], stage: str, given: Sequence[str], params: 
 
 def _run(stage: str, main: Callable[..., None], given: Sequence[str]) -> None:
     params = read_params()
+    params = params.model_copy(update={"cluster": params.cluster.of(stage)})
     names = _parse(main, stage, given, params)
     own = [str(value) for name, value in names.items() if name != "teacher"]  # which is no part of the cell's name
     cell = "@".join(filter(None, [stage, "-".join(own)]))
     if stage not in BEFORE_TEACHER:
         check_teacher_fit(params, BASE)
     keys = declared_keys(stage, {name: str(value) for name, value in names.items()})
+    if elsewhere(stage, params.cluster):
+        if code := launch(cell, stage, given, params.cluster):
+            sys.exit(code)
+        return
+    started = time.monotonic()
+    view = restrict(params, stage, keys)
+    with _only_here(cell) if ranks.leader() else nullcontext():
+        with StageRun(cell, paths.cell(stage, *own), params, flatten(view.model_dump(mode="json"))) as run:
+            if stage in TRACKED:
+                run.open()
+            main(cast("Params", view), run, **names)
+        ranks.part()
+    if ranks.leader():
+        print(f"{cell}: done in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _only_here(cell: str) -> Iterator[None]:
+    """Within it no other process runs the cell in this folder. Raises UserError where one does."""
     folder = hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:12]
     lock = Lock(work_root() / "work" / "locks" / f"{cell}-{folder}.lock")
     if holder := lock.take():
         raise still_running(cell, holder["pid"])
     try:
-        started = time.monotonic()
-        view = restrict(params, stage, keys)
-        with StageRun(cell, paths.cell(stage, *own), params, flatten(view.model_dump(mode="json"))) as run:
-            if stage in TRACKED:
-                run.open()
-            main(cast("Params", view), run, **names)
+        yield
     finally:
         lock.release()
-    print(f"{cell}: done in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
 
 
 def stage(main: Callable[..., None]) -> None:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fisher_ld.config.messages import flatten
 from fisher_ld.config.params import Params, load_params
 from fisher_ld.config.paths import METRICS, PARAMS
+from fisher_ld.core import ranks
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import fingerprint, read_json, write_json
 from fisher_ld.core.locks import Lock, work_root
@@ -132,7 +133,7 @@ class StageRun:
     def open(self) -> None:
         """Creates the nested run, unless it is there, and what it stands in: store, experiment, parent. Raises
         UserError if the store cannot be had."""
-        if self.run_id:
+        if self.run_id or not ranks.leader():
             return
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
@@ -211,6 +212,8 @@ class StageRun:
 
     def log_metrics(self, values: Mapping[str, Any], step: int | None = None) -> None:
         """Numbers, nested ones as dotted keys. Buffered; sent when enough have come or FLUSH_SECONDS have passed."""
+        if not ranks.leader():
+            return
         self.open()
         self.buffer += _points(flatten(values), step or 0)
         if len(self.buffer) >= METRICS_AT_ONCE or time.monotonic() - self.last_flush > FLUSH_SECONDS:
@@ -276,7 +279,7 @@ class StageRun:
             with self._reported(f"run {self.run_id} is not closed"):
                 for run in (self.run_id, self.parent_id):  # no later stage may come to close the parent
                     self.client.set_terminated(run, status)
-        if kind is None:
+        if kind is None and ranks.leader():
             record = {"stage": self.stage, "cell": self.name, "run_id": self.run_id or None, **cost}
             write_json(self.folder / "run.json", record)
 

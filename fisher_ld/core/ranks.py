@@ -1,0 +1,118 @@
+"""Processes of one stage that work together (torch.distributed). Alone, every function here is the identity.
+
+All ranks run the same code; the first, the leader, alone writes files and tells. A launcher says who is who by the
+environment variables of torchrun.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+PATIENCE = timedelta(hours=2)  # of ranks that wait for another, whose death a launcher tells sooner
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", 0))
+
+
+def world() -> int:
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def leader() -> bool:
+    return rank() == 0
+
+
+def on_this_node() -> int:
+    """How many ranks share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def meet(device: str) -> torch.device:
+    """The device of this rank, once all ranks have come together."""
+    import torch
+    from torch import distributed
+
+    if world() == 1:
+        return torch.device(device)
+    own = torch.device(device, int(os.environ["LOCAL_RANK"])) if device == "cuda" else torch.device(device)
+    if device == "cuda":
+        torch.cuda.set_device(own)
+    if not distributed.is_initialized():
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
+    return own
+
+
+def part() -> None:
+    """The end of what ranks do together."""
+    if world() > 1:
+        from torch import distributed
+
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def share(items: Sequence[T]) -> Sequence[T]:
+    """This rank's of `items` that are alike in cost to their neighbours."""
+    return items[rank() :: world()]
+
+
+def gather(value: T) -> list[T]:
+    """The value of every rank, in their order, on all of them."""
+    if world() == 1:
+        return [value]
+    from torch import distributed
+
+    values: list[Any] = [None] * world()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def together(compute: Callable[[], T]) -> list[T]:
+    """What each rank computes, on all of them. An error of one is raised by all: the others would wait for it."""
+    value: T | Exception
+    try:
+        value = compute()
+    except Exception as error:
+        if world() == 1:
+            raise
+        value = error
+    values = gather(value)
+    for found in values:
+        if isinstance(found, Exception):
+            raise found
+    return values  # pyright: ignore[reportReturnType]
+
+
+def from_leader(compute: Callable[[], T]) -> T:
+    """What the leader computes, on all ranks, or its error."""
+    return together(lambda: compute() if leader() else None)[0]  # pyright: ignore[reportReturnType]
+
+
+def total(values: np.ndarray) -> np.ndarray:
+    """The sum over ranks."""
+    return np.sum(gather(values), axis=0) if world() > 1 else values
+
+
+def average_gradients(parameters: Sequence[torch.Tensor]) -> None:
+    """Replaces every gradient by its mean over ranks, all of them in one message."""
+    if world() == 1:
+        return
+    import torch
+    from torch import distributed
+
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(flat)
+    flat /= world()
+    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
