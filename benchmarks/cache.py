@@ -17,19 +17,17 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
 
 from fisher_ld.batches.lists import Lists, make_lists, read_taught
-from fisher_ld.batches.packing import PackedBatch, by_length
+from fisher_ld.batches.packing import by_length
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.errors import UserError
 from fisher_ld.distillation.cache import CacheWriter, TeacherCache
 from fisher_ld.distillation.signals import Sizes
 from fisher_ld.distillation.terms import BASIC
-from fisher_ld.models.scorer import Scored
 
 LAYERS, WIDTH = 30, 576
 USERS, WINDOWS, LISTS, CANDIDATES = 1000, 2, 2, 5  # windows a user, lists a window, candidates a list
@@ -45,10 +43,11 @@ def random_lists() -> Lists:
 
 
 def random_cache(folder: Path, examples: int) -> Path:
-    sizes, no_batch = Sizes(LAYERS, WIDTH, tokens=1), cast("PackedBatch", None)  # these signals are made of none
+    sizes = Sizes(LAYERS, WIDTH, tokens=1)
     writer = CacheWriter(folder / "work", BASIC, examples, sizes, 8192, {})
     for rows in np.split(np.arange(examples), range(2000, examples, 2000)):
-        writer.write(rows, Scored(torch.zeros(len(rows)), torch.randn(len(rows), LAYERS, WIDTH)), no_batch)
+        states = torch.randn(len(rows), LAYERS, WIDTH).half().numpy()
+        writer.write(rows, {"logits": np.zeros(len(rows), np.float32), "states": states})
     writer.finish(folder / "cache")
     return folder / "cache"
 

@@ -9,6 +9,7 @@ from fisher_ld.batches.lists import read_taught
 from fisher_ld.batches.prompts import saved_prompts
 from fisher_ld.config.params import Params
 from fisher_ld.config.paths import DataPaths, cell
+from fisher_ld.core import ranks
 from fisher_ld.core.checkpoint import Checkpoint
 from fisher_ld.core.compute import setup
 from fisher_ld.core.files import write_json
@@ -34,14 +35,14 @@ def write_cache(
 
     scorer = Scorer.load(folder).on(compute)
     sizes = Sizes(len(scorer.layers), scorer.model.config.hidden_size, prompts.longest(lists))
-    writer = CacheWriter(
-        checkpoint.folder / "cache", signals, int(lists.offsets[-1]), sizes, params.cache.shard_rows, marks
-    )
-    fill(writer, scorer, lists, prompts)
-    writer.finish(cache)
-    write_json(
-        told / "signals.json", {"signals": sorted(signals), "bytes": sum(f.stat().st_size for f in cache.iterdir())}
-    )
+    examples, rows = int(lists.offsets[-1]), params.cache.shard_rows
+    place = checkpoint.folder / "cache"
+    writer = CacheWriter(place, signals, examples, sizes, rows, marks) if ranks.leader() else None
+    fill(writer, signals, scorer, lists, prompts)
+    if writer:
+        writer.finish(cache)
+        size = sum(file.stat().st_size for file in cache.iterdir())
+        write_json(told / "signals.json", {"signals": sorted(signals), "bytes": size})
     checkpoint.done()
 
 

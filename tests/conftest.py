@@ -31,6 +31,10 @@ class Tiny:
 
 @pytest.fixture
 def tiny() -> Tiny:
+    return tiny_world()
+
+
+def tiny_world() -> Tiny:
     """8 items; user u (0..3) likes u, u + 1, u + 2; one list a user: u + 3 against two others."""
     users, three = np.arange(4), np.full(4, 3)
     pieces = [[5 + item, 3] for item in range(8)]

@@ -104,6 +104,24 @@ def pack(lists: Lists, windows: list[np.ndarray], prompts: Prompts, context: int
     )
 
 
+def parts(lists: Lists, windows: list[np.ndarray], count: int) -> list[list[np.ndarray]]:
+    """The windows in `count` parts of about as many candidates, in their order: where a part ends within a window, each
+    takes some of its lists. Raises ValueError where there are fewer lists."""
+    numbers = np.concatenate(windows)
+    if len(numbers) < count:
+        raise ValueError(f"expected lists for {count} parts, got {len(numbers)}")
+    sizes = np.diff(lists.offsets)[numbers]
+    of_list = ((np.cumsum(sizes) - sizes / 2) * count / sizes.sum()).astype(int)
+    if len(np.unique(of_list)) < count:  # one list has more than a part's share
+        of_list = np.arange(len(numbers)) * count // len(numbers)
+    of_window = np.repeat(np.arange(len(windows)), [len(window) for window in windows])
+    cuts = np.flatnonzero(np.diff(of_window * count + of_list)) + 1
+    found: list[list[np.ndarray]] = [[] for _ in range(count)]
+    for first, piece in zip([0, *cuts], np.split(numbers, cuts), strict=True):
+        found[of_list[first]].append(piece)
+    return found
+
+
 def row_tokens(window: np.ndarray, lists: Lists, prompts: Prompts) -> int:
     """Tokens of a window's packed row, but for the prefix."""
     history = _longest_history(window, lists)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fisher_ld.core import ranks
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import atomic_path, plain
 from fisher_ld.core.locks import Lock, still_running, work_root
@@ -85,18 +86,21 @@ class Checkpoint:
     $DVC_ROOT/work/STAGE/KEY. KEY is a hash of `key_parts` (params, the fingerprints of inputs and of the code
     that runs), so that a run with other params, inputs or code never resumes from here. Holds a lock until the process
     ends. A process with the same key and folder raises UserError; one in another folder (a parallel experiment) is
-    let be, and this one keeps its own checkpoint beside. Survives a kill at any moment, not a power cut."""
+    let be, and this one keeps its own checkpoint beside. Survives a kill at any moment, not a power cut. Ranks have one
+    together."""
 
     def __init__(self, stage: str, key_parts: Mapping[str, Any], root: str | Path | None = None):
         text = json.dumps(key_parts, sort_keys=True, default=plain)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         folder = Path(root or work_root()) / "work" / stage
+        self.folder = ranks.from_leader(lambda: self._take(folder, stage, key))
+
+    def _take(self, folder: Path, stage: str, key: str) -> Path:
         for name in (key, *(f"{key}-{i}" for i in range(1, 100))):
             self.lock = Lock(folder / f"{name}.lock")
             holder = self.lock.take()
             if holder is None:
-                self.folder = folder / name
-                return
+                return folder / name
             if holder["folder"] == str(Path.cwd()):
                 raise still_running(stage, holder["pid"])
         raise UserError(f"{folder}: 100 processes hold {key}; wait until some of them end")
@@ -109,6 +113,8 @@ class Checkpoint:
         example state_dict() of model, optimiser and schedule. The global generators' state is added."""
         from safetensors.torch import save_file
 
+        if not ranks.leader():
+            return
         tensors: dict[str, torch.Tensor] = {}
         tree = _pack({"state": state, "rng": rng_state()}, tensors, {})
         for half in self.folder.glob(".new-*"):  # of a save that a kill cut off
@@ -131,10 +137,13 @@ class Checkpoint:
         saved = json.loads((newest / "state.json").read_text())
         content = _unpack(saved["tree"], load_file(newest / "tensors.safetensors"))
         restore_rng(content["rng"])
-        print(f"resuming from {newest}", file=sys.stderr, flush=True)
+        if ranks.leader():
+            print(f"resuming from {newest}", file=sys.stderr, flush=True)
         return saved["step"], content["state"]
 
     def done(self) -> None:
         """The stage's outputs are written: removes the checkpoint."""
+        if not ranks.leader():
+            return
         shutil.rmtree(self.folder, ignore_errors=True)
         self.lock.release(remove=True)

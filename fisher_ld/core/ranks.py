@@ -77,6 +77,17 @@ def gather(value: T) -> list[T]:
     return values
 
 
+def to_leader(value: T) -> list[T]:
+    """The value of every rank, in their order, on the leader; on the others nothing."""
+    if world() == 1:
+        return [value]
+    from torch import distributed
+
+    values: list[Any] = [None] * world() if leader() else []
+    distributed.gather_object(value, values if leader() else None)
+    return values
+
+
 def together(compute: Callable[[], T]) -> list[T]:
     """What each rank computes, on all of them. An error of one is raised by all: the others would wait for it."""
     value: T | Exception

@@ -16,6 +16,7 @@ import torch
 from fisher_ld.batches.lists import Lists
 from fisher_ld.batches.packing import PackedBatch, longest_first
 from fisher_ld.batches.prompts import Prompts
+from fisher_ld.core import ranks
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import atomic_path, fingerprint, read_json, write_json
 from fisher_ld.core.progress import progress
@@ -132,13 +133,12 @@ class CacheWriter:
         """(N,) bool: which of these are not written yet."""
         return ~self.done[examples]
 
-    def write(self, examples: np.ndarray, scored: Scored, batch: PackedBatch) -> None:
-        """The signals of examples (N,), from what the teacher gave for their batch. They count as done only once they
-        are on disk. Raises UserError for values that are not finite, naming the signal and the layer."""
+    def write(self, examples: np.ndarray, signals: Mapping[str, np.ndarray]) -> None:
+        """The signals of examples (N,) by name, (N, ...) each. They count as done only once they are on disk."""
         _check_examples(examples, len(self.done))
         shards = examples // self.rows
         for name, arrays in self.arrays.items():
-            values = _finite(name, SIGNALS[name].of(scored, batch), examples)
+            values = signals[name]
             places = (..., slice(values.shape[-1])) if values.ndim > 1 else ()  # the rest stays 0: no such tokens
             for shard in np.unique(shards):
                 here = shards == shard
@@ -158,24 +158,38 @@ class CacheWriter:
         shutil.rmtree(self.folder)
 
 
-def fill(
-    writer: CacheWriter,
-    scorer: Scorer,
-    lists: Lists,
-    prompts: Prompts,
-) -> None:
-    """Caches every example of `lists` that `writer` does not have yet."""
-
-    def is_open(window: np.ndarray) -> bool:
-        return bool(writer.missing(lists.examples(window)).any())
-
+def fill(writer: CacheWriter | None, signals: Collection[str], scorer: Scorer, lists: Lists, prompts: Prompts) -> None:
+    """Caches the signals of every example of `lists` that `writer` does not have yet. Ranks share the work; the
+    leader alone has a writer, for on a shared disk two must not write one file."""
     # grouped before the done ones are left out: a resumed run has the batches of an uninterrupted one
     groups = longest_first(lists, prompts, scorer.batch_users)
-    groups = [group for group in groups if any(is_open(window) for window in group)]
+
+    def open_groups() -> list[int]:
+        assert writer is not None
+        missing = [writer.missing(lists.examples(np.concatenate(group))).any() for group in groups]
+        return np.flatnonzero(missing).tolist()
+
+    def of_group(number: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        batch = scorer.pack(lists, groups[number], prompts)
+        examples = batch.examples.cpu().numpy()
+        return examples, as_cached(signals, asked(scorer, batch, signals), batch, examples)
+
+    numbers = ranks.from_leader(open_groups)
     with scorer.inference():
-        for group in progress(groups, "caching the teacher", unit="batch"):
-            batch = scorer.pack(lists, group, prompts)
-            writer.write(batch.examples.cpu().numpy(), asked(scorer, batch, writer.arrays), batch)
+        for first in progress(range(0, len(numbers), ranks.world()), "caching the teacher", unit="batch"):
+            own = numbers[first : first + ranks.world()][ranks.rank() :][:1]
+            for found in ranks.to_leader([of_group(number) for number in own]):
+                for examples, values in found:
+                    assert writer is not None
+                    writer.write(examples, values)
+
+
+def as_cached(
+    names: Collection[str], scored: Scored, batch: PackedBatch, examples: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The signals of these names (N, ...) as they go to disk, from what a teacher gave for the batch of examples (N,).
+    Raises UserError for values that are not finite, naming the signal and the layer."""
+    return {name: _finite(name, SIGNALS[name].of(scored, batch), examples) for name in names}
 
 
 def _finite(name: str, values: torch.Tensor, examples: np.ndarray) -> np.ndarray:

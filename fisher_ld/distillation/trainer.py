@@ -17,12 +17,14 @@ from fisher_ld.batches.lists import Lists
 from fisher_ld.batches.packing import PackedBatch, step_plan
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.config.params import Distill
+from fisher_ld.core import ranks
 from fisher_ld.distillation.losses import l2
 from fisher_ld.distillation.matching import Matching, Weighting
 from fisher_ld.distillation.methods import Method, Phase
 from fisher_ld.distillation.objective import Loss, TrainedTerm, objective
 from fisher_ld.distillation.signals import StateStatistics, TeacherSignals, asked
 from fisher_ld.models.scorer import Scorer
+from fisher_ld.models.together import score_together
 from fisher_ld.training.loop import Fit, Schedule, Training, fit
 
 RECENT_EXAMPLES = 8  # of which the teacher's trace is taken for one update of Eq. 9
@@ -57,6 +59,9 @@ def distill(
     phases = [_Phase.of(phase, params, matching, student) for phase in given]
     ends = [round(share * len(plan)) for share in accumulate(phase.share for phase in given)]
     begins = (0, *ends[:-1])
+    divide = not method.own_signals
+    if ranks.world() > 1 and not divide and ranks.leader():
+        print(f"{method.label} compares attention: each of {ranks.world()} processes trains on the whole batch")
     trained = nn.ModuleDict({f"{n}-{name}": part for n, phase in enumerate(phases) for name, part in phase.trained()})
 
     def loss(windows: list[np.ndarray], step: int) -> tuple[torch.Tensor, dict[str, float], int]:
@@ -67,8 +72,9 @@ def distill(
             if number and step == begins[number]:
                 part.begin_phase()
             part.begin_step(step)
-        batch = student.pack(lists, windows, prompts)
-        scored = asked(student, batch, phase.signals)
+        scored, batch = score_together(
+            student, lists, windows, prompts, lambda batch: asked(student, batch, phase.signals), divide
+        )
         total, parts = objective(
             phase.losses, phase.weights, scored, _signals(teacher, phase.signals, batch, scored.logits), batch
         )

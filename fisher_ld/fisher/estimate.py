@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 import torch
-from torch import distributed
 
 from fisher_ld.batches.prompts import Prompts, check_context
+from fisher_ld.core import ranks
 from fisher_ld.core.progress import progress
 from fisher_ld.fisher.coverage import Covered, cover, mean_squares, parameter_counts
 from fisher_ld.fisher.gradient_norms import Squares, gradient_norms, pad_prompts
@@ -74,9 +74,8 @@ def estimate(
     `batch_size` prompts.
 
     With a tolerance, examples are taken in rounds until the standard error of every layer's weight (its share of the
-    trace) is at most that, under every Fisher that the sample can tell; tolerance 0 takes them all. Where
-    torch.distributed is initialised each rank takes its share of a round, and all get the whole table, or the error of
-    the first rank that has one.
+    trace) is at most that, under every Fisher that the sample can tell; tolerance 0 takes them all. Each rank
+    takes its share of a round, and all get the whole table, or the error of the first rank that has one.
     """
     columns = len(scorer.layers) + 2
     covered = cover(scorer.model)
@@ -93,12 +92,13 @@ def estimate(
         chosen = sample.examples[first : first + size]
         label = f"Fisher traces, {state}, {sample.source}"
         prompt = partial(prompts.example, sample.lists)
-        rows = _gather(partial(_rows, scorer, prompt, chosen, label, batch_size, checkpointing, covered))
+        found = ranks.together(partial(_rows, scorer, prompt, chosen, label, batch_size, checkpointing, covered))
+        rows = list(chain(*found))
         rounds.append(_table(rows, sample, state, of_each))
         if tolerance and largest_share_error(pl.concat(rounds)) <= tolerance:
             break
     else:
-        if tolerance:
+        if tolerance and ranks.leader():
             error = largest_share_error(pl.concat(rounds))
             print(
                 f"{state}: the weights' largest standard error is {error:.2g} after all {sample.examples.size} "
@@ -150,8 +150,7 @@ def _rows(
     check_context(max(map(len, prompts.values())), scorer.model.config.max_position_embeddings)
     lists = examples.reshape(len(examples), -1).tolist()
     by_length = sorted(lists, key=lambda entry: (max(len(prompts[example]) for example in entry), entry))
-    if distributed.is_initialized():
-        by_length = by_length[distributed.get_rank() :: distributed.get_world_size()]
+    by_length = ranks.share(by_length)
     each = max(1, batch_size // (candidates or 1))
     batches = [list(chain(*by_length[i : i + each])) for i in range(0, len(by_length), each)]
     rows: list[Row] = []
@@ -193,22 +192,3 @@ def _table(rows: list[Row], sample: Sample, state: str, of_each: dict[str, list]
         label=pl.Series(sample.lists.labels()[example]).fill_nan(None),
     )
     return table.explode(*nested, *of_each).select(*SCHEMA).cast(SCHEMA)
-
-
-def _gather(compute: Callable[[], list[Row]]) -> list[Row]:
-    """The rows of all ranks. An error of one is raised by all: the others would wait for it forever."""
-    if not distributed.is_initialized():
-        return compute()
-    rows: list[Row] | Exception
-    try:
-        rows = compute()
-    except Exception as error:
-        rows = error
-    parts: list[list[Row] | Exception] = [[] for _ in range(distributed.get_world_size())]
-    distributed.all_gather_object(parts, rows)
-    gathered: list[Row] = []
-    for part in parts:
-        if isinstance(part, Exception):
-            raise part
-        gathered += part
-    return gathered

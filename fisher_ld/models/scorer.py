@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from fisher_ld.batches.lists import Lists
 from fisher_ld.batches.packing import PackedBatch, in_pieces, longest_first, pack
 from fisher_ld.batches.prompts import Prompts
+from fisher_ld.core import ranks
 from fisher_ld.core.compute import Compute
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.progress import progress
@@ -30,7 +32,8 @@ def unit_rms(states: torch.Tensor) -> torch.Tensor:
     return F.rms_norm(states, states.shape[-1:], eps=1e-6)
 
 
-class Scored(NamedTuple):
+@dataclass(frozen=True)
+class Scored:
     """What a scorer gives for N candidates."""
 
     logits: torch.Tensor  # (N,) z
@@ -228,13 +231,14 @@ def score_lists(
     prompts: Prompts,
     label: str = "scoring",
 ) -> list[np.ndarray]:
-    """z of every candidate of every list, in the lists' order. Lists of one user and history share a packed row."""
-    logits = np.full(lists.offsets[-1], np.nan, np.float32)
+    """z of every candidate of every list, in the lists' order. Lists of one user and history share a packed row. Ranks
+    share the rows, and each gets all of it."""
+    logits = np.zeros(lists.offsets[-1], np.float32)
     pieces = in_pieces(lists, prompts)
     groups = longest_first(pieces, prompts, scorer.batch_users)
     with scorer.inference():
-        for group in progress(groups, label, unit="batch"):
+        for group in progress(ranks.share(groups), label, unit="batch"):
             batch = scorer.pack(pieces, group, prompts)
             z = scorer(batch).logits
             logits[batch.examples.cpu()] = z.float().cpu()
-    return np.split(logits, lists.offsets[1:-1])
+    return np.split(ranks.total(logits), lists.offsets[1:-1])

@@ -32,6 +32,7 @@ from fisher_ld.run.tracking import StageRun
 
 BEFORE_TEACHER = ("download", "download_teacher")  # which may bring another one
 TRACKED = ("adapt_teacher", "adapt_shallow", "distill", "efficiency", "report")  # a failing store says so first
+SECONDS_TO_TELL = 3
 ALWAYS = ("cluster", "tracking")  # where a thing ran must not change what it is: no stage declares them
 
 
@@ -193,6 +194,12 @@ def _only_here(cell: str) -> Iterator[None]:
         lock.release()
 
 
+def _let_the_leader_tell() -> None:
+    """What goes wrong on all ranks is told once: the first of them that ends takes the others with it."""
+    if not ranks.leader():
+        time.sleep(SECONDS_TO_TELL)
+
+
 def stage(main: Callable[..., None]) -> None:
     """Runs `main(params, run, *names)` as a cell of the stage of dvc.yaml that is named as main's module, in the
     project's root. The names come from the command line: `data`, `student`, `method`, `seed` (of training), `shallow`,
@@ -207,11 +214,14 @@ def stage(main: Callable[..., None]) -> None:
     try:
         _run(name, main, given)
     except Unavailable as error:
+        _let_the_leader_tell()
         print(f"{cell}: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     except UserError as error:
+        _let_the_leader_tell()
         sys.exit(f"{cell}: {error}")
     except Exception as error:
+        _let_the_leader_tell()
         if is_disk_full(error):
             where = getattr(error, "filename", None) or Path.cwd()
             sys.exit(f"{cell}: {disk_full_message(where)}")

@@ -16,6 +16,7 @@ from fisher_ld.batches.packing import step_plan
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.config.params import Adapt
 from fisher_ld.models.scorer import Scorer
+from fisher_ld.models.together import score_together
 from fisher_ld.training.loop import Fit, Schedule, Training, fit
 from fisher_ld.training.losses import ranking_loss
 
@@ -41,11 +42,10 @@ def adapt(
     )  # fmt: skip
 
     def loss(windows: list[np.ndarray], step: int) -> tuple[torch.Tensor, dict[str, float], int]:
-        batch = scorer.pack(lists, windows, prompts)
         stays = np.random.default_rng([training.seed, step]).random(depth) >= layer_drop  # the same after a kill
         with scorer.only([layer for layer in range(depth) if stays[layer] or layer == depth - 1]):
-            logits = scorer(batch).logits
-        total, parts = ranking_loss(logits, batch.labels, batch.list_of, params.list_weight)
+            scored, batch = score_together(scorer, lists, windows, prompts, scorer)
+        total, parts = ranking_loss(scored.logits, batch.labels, batch.list_of, params.list_weight)
         return total, parts, batch.tokens
 
     with scorer.only_rows(prompts), _trainable(scorer, params, training.seed):

@@ -13,6 +13,7 @@ import polars as pl
 import torch
 from torch import nn
 
+from fisher_ld.core import ranks
 from fisher_ld.core.checkpoint import Checkpoint
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.progress import progress
@@ -136,6 +137,7 @@ def fit(
                 group["lr"] = rate
             total, parts, tokens = loss(plan[step], step)
             total.backward()
+            ranks.average_gradients(list(trained.values()))
             norm = nn.utils.clip_grad_norm_(trained.values(), schedule.clip)
             if not (torch.isfinite(total) and torch.isfinite(norm)):
                 raise UserError(

@@ -1,6 +1,7 @@
 """Packed scoring against one prompt at a time: logits, hidden states and gradients, in float64."""
 
 from itertools import chain, pairwise
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_packed_is_one_by_one(attention, config, candidates, float64_norms):
     scorer.model.set_attn_implementation(attention)
     with torch.no_grad():
         scored = scorer(batch).logits
-    logits, states, *_ = scorer(batch, with_states=True)
+    logits, states = attrgetter("logits", "states")(scorer(batch, with_states=True))
     scorer.model.set_attn_implementation("sdpa")
     weight = torch.linspace(-1, 2, len(logits), dtype=torch.float64)
     parameters = [p for p in scorer.parameters() if p.requires_grad]

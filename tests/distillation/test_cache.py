@@ -15,7 +15,7 @@ from fisher_ld.batches.lists import Lists
 from fisher_ld.batches.packing import pack
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.core.errors import UserError
-from fisher_ld.distillation.cache import CacheWriter, TeacherCache, fill, signal_fingerprint
+from fisher_ld.distillation.cache import CacheWriter, TeacherCache, as_cached, fill, signal_fingerprint
 from fisher_ld.distillation.signals import Sizes
 from fisher_ld.models.relations import HEADS
 from fisher_ld.models.scorer import Scored, Scorer, score_lists, unit_rms
@@ -31,7 +31,11 @@ ALL = np.arange(10)
 def rows(examples):
     """Logits and states of SHAPE, each layer at a scale of its own."""
     states = torch.randn(10, 3, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 30.0, 1e6])[:, None]
-    return examples, Scored(torch.arange(10.0)[examples], states[examples]), BATCH
+    return examples, Scored(torch.arange(10.0)[examples], states[examples])
+
+
+def written(writer, examples, scored):
+    writer.write(examples, as_cached(writer.arrays, scored, BATCH, examples))
 
 
 def writer_in(work, signals=BOTH, **changes):
@@ -40,7 +44,7 @@ def writer_in(work, signals=BOTH, **changes):
 
 def whole(work, target, signals=BOTH):
     writer = writer_in(work, signals)
-    writer.write(*rows(ALL))
+    written(writer, *rows(ALL))
     writer.finish(target)
     return TeacherCache.open(target, signals)
 
@@ -52,12 +56,12 @@ def files(folder):
 def test_round_trip_across_shards(tmp_path):
     writer = writer_in(tmp_path / "work")
     for part in (np.array([7, 0, 9, 4]), np.array([1, 2, 3, 5, 6, 8])):
-        writer.write(*rows(part))
+        written(writer, *rows(part))
     writer.finish(tmp_path / "cache")
     assert not (tmp_path / "work").exists()
     cache = TeacherCache.open(tmp_path / "cache", BOTH, MARKS)
     for asked in ([9, 0, 5, 5, 3], list(range(2, 10)), [4, 3, 2], []):
-        examples, expected, _ = rows(np.array(asked, int))
+        examples, expected = rows(np.array(asked, int))
         logits, states = cache.read(examples, "logits"), cache.read(examples, "states")
         assert (logits.dtype, states.dtype) == (np.float32, np.float16)
         assert logits.tolist() == expected.logits.tolist()
@@ -91,12 +95,12 @@ def test_a_missing_example_is_an_error(tmp_path, wrong):
     with pytest.raises(UserError, match=rf"examples 0\.\.9, asked for {wrong}"):
         cache.read(np.array([3, wrong]), "logits")
     with pytest.raises(UserError, match=f"asked for {wrong}"):
-        writer_in(tmp_path / "other").write(np.array([wrong]), Scored(torch.zeros(1), torch.ones(1, 3, 4)), BATCH)
+        written(writer_in(tmp_path / "other"), np.array([wrong]), Scored(torch.zeros(1), torch.ones(1, 3, 4)))
 
 
 def test_an_unfinished_cache_is_not_moved(tmp_path):
     writer = writer_in(tmp_path / "work")
-    writer.write(*rows(np.arange(6)))
+    written(writer, *rows(np.arange(6)))
     assert writer.missing(np.array([7, 2, 6])).tolist() == [True, False, True]
     with pytest.raises(UserError, match="4 of 10 examples are not cached yet"):
         writer.finish(tmp_path / "cache")
@@ -124,7 +128,7 @@ def test_two_caches_of_the_same_examples_are_one(tmp_path):
     sizes = Sizes(len(scorer.layers), 16, prompts.longest(lists) + 3)
     for name, chosen in (("basic", BOTH), ("own", signals)):
         writer = CacheWriter(tmp_path / "work", chosen, int(lists.offsets[-1]), sizes, 5, MARKS)
-        fill(writer, scorer, lists, prompts)
+        fill(writer, chosen, scorer, lists, prompts)
         writer.finish(tmp_path / name)
     own = TeacherCache.open(tmp_path / "own", signals)
     joined = TeacherCache.open(tmp_path / "basic", BOTH).joined(own)
@@ -139,7 +143,7 @@ def test_two_caches_of_the_same_examples_are_one(tmp_path):
 def test_extremes_do_not_overflow(tmp_path):
     states = torch.tensor([[[3e5, 1.0, -2.0, 0.5]], [[1e15, -1e15, 1e15, 1e15]], [[0.0, 0.0, 0.0, 0.0]]])
     writer = writer_in(tmp_path / "work", examples=3, sizes=Sizes(1, 4, 9))
-    writer.write(np.arange(3), Scored(torch.zeros(3), states), BATCH)
+    written(writer, np.arange(3), Scored(torch.zeros(3), states))
     writer.finish(tmp_path / "cache")
     cached = TeacherCache.open(tmp_path / "cache", ["states"]).read(np.arange(3), "states")
     expected = [[[2.0, 2 / 3e5, -4 / 3e5, 1 / 3e5]], [[1, -1, 1, 1]], [[0, 0, 0, 0]]]
@@ -149,14 +153,14 @@ def test_extremes_do_not_overflow(tmp_path):
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_a_broken_signal_names_its_example_and_layer(tmp_path, value):
-    examples, scored, _ = rows(np.array([4, 8]))
+    examples, scored = rows(np.array([4, 8]))
     writer = writer_in(tmp_path / "work")
     scored.states[1, 1, 0] = value
     with pytest.raises(UserError, match="the teacher's states of example 8, layer 2 are not finite"):
-        writer.write(examples, scored, BATCH)
+        written(writer, examples, scored)
     scored.logits[0] = value
     with pytest.raises(UserError, match="the teacher's logits of example 4 are not finite"):
-        writer.write(examples, Scored(scored.logits, torch.ones(2, 3, 4)), BATCH)
+        written(writer, examples, Scored(scored.logits, torch.ones(2, 3, 4)))
     assert writer.missing(ALL).all()
 
 
@@ -232,7 +236,7 @@ def world():
 def cache_world(work, target, signals=BOTH):
     writer = CacheWriter(Path(work), signals, 12, Sizes(3, 16, 9), 5, MARKS)
     left = int(writer.missing(np.arange(12)).sum())
-    fill(writer, *world())
+    fill(writer, signals, *world())
     writer.finish(Path(target))
     return left
 

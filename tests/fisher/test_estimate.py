@@ -162,9 +162,10 @@ def test_two_ranks_equal_one(build_model, tmp_path, monkeypatch):
     tolerance = reached_after(192, one["enough"], drawn)
     model.save_pretrained(tmp_path / "model")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     second = subprocess.Popen(
         [sys.executable, "-c", SECOND_RANK, str(tmp_path), str(tolerance)],
-        env={**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1", "RANK": "1"},
     )
     try:
         torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=2)
@@ -186,23 +187,17 @@ def test_two_ranks_equal_one(build_model, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", [UserError, torch.OutOfMemoryError])
 def test_an_error_of_another_rank_is_raised(build_model, monkeypatch, kind):
-    def gather(parts, mine):
-        parts[:] = [mine, kind("no memory there")]
-
-    monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.is_initialized", lambda: True)
-    monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.get_rank", lambda: 0)
-    monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.get_world_size", lambda: 2)
-    monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.all_gather_object", gather)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("fisher_ld.core.ranks.gather", lambda mine: [mine, kind("no memory there")])
     with pytest.raises(kind, match="no memory there"):
         estimate(Scorer(build_model()), PROMPTS, alone(range(4)), "base", batch_size=2)
 
 
 def test_a_rank_takes_its_share(build_model, monkeypatch):
     seen = []
-    monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.is_initialized", lambda: True)
-    monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.get_rank", lambda: 1)
-    monkeypatch.setattr("fisher_ld.fisher.estimate.distributed.get_world_size", lambda: 3)
-    monkeypatch.setattr("fisher_ld.fisher.estimate._gather", lambda norms: seen.extend(norms()) or seen)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setattr("fisher_ld.core.ranks.together", lambda norms: seen.extend(norms()) or [seen])
     examples = sorted(range(14), key=lambda example: (len(prompt(example)), example))
     estimate(Scorer(build_model()), PROMPTS, alone(range(14)), "base", batch_size=8)
     assert [row.example for row in seen] == examples[1::3]

@@ -1,3 +1,5 @@
+from operator import attrgetter
+
 import pytest
 import torch
 from transformers import (
@@ -29,8 +31,10 @@ SHAPE = {
 def test_bf16_is_near_float32_and_leaves_stream_and_head_alone(tiny):
     scorer = tiny.scorer()
     batch = pack(tiny.lists, tiny.lists.windows(), tiny.prompts, scorer.context())
-    exact, states, *_ = scorer(batch, with_states=True)
-    near, near_states, *_ = scorer.on(Compute(torch.device("cpu"), bf16=True))(batch, with_states=True)
+    exact, states = attrgetter("logits", "states")(scorer(batch, with_states=True))
+    near, near_states = attrgetter("logits", "states")(
+        scorer.on(Compute(torch.device("cpu"), bf16=True))(batch, with_states=True)
+    )
     assert near.dtype == near_states.dtype == torch.float32
     assert {p.dtype for p in scorer.parameters()} == {torch.float32}
     assert not torch.equal(states, near_states)
@@ -44,7 +48,7 @@ def test_only_the_rows_of_the_prompts_are_trained(tiny):
     scorer = tiny.scorer()
     batch = pack(tiny.lists, tiny.lists.windows(), tiny.prompts, scorer.context())
     embedding = scorer.body.get_input_embeddings()
-    whole, before, plain = embedding.weight, embedding.weight.detach().clone(), scorer(batch)[0].detach()
+    whole, before, plain = embedding.weight, embedding.weight.detach().clone(), scorer(batch).logits.detach()
     tokens = tiny.prompts.tokens()
     assert tokens == [0, 1, 2, 3, *range(5, 13)]
     with scorer.only_rows(tiny.prompts):

@@ -13,10 +13,10 @@ def test_the_head_is_the_ridge_regression_of_the_labels(tiny):
     windows = tiny.lists.windows()
     batch = pack(tiny.lists, windows, tiny.prompts, student.context())
     with torch.no_grad():
-        before = student(batch)[0]
+        before = student(batch).logits
     fit_head(student, tiny.lists, windows, tiny.prompts)
     with torch.no_grad():
-        after = student(batch)[0]
+        after = student(batch).logits
 
     x, y = read[0].double().numpy(), batch.labels.numpy()  # (12, 32), (12,): one of three liked
     response = np.log(0.5) + (y - 1 / 3) / (2 / 9)

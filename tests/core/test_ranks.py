@@ -1,0 +1,41 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fisher_ld.core import ranks
+from tests.core.work import work
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What one process does, and each of two."""
+    alone, shared = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("shared")
+    given = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        [*TORCHRUN, "-m", "tests.core.work", str(shared)], env=given, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return work(alone), np.load(shared / "0.npz"), np.load(shared / "1.npz")
+
+
+PARTS = ("full", "lora", "fisher-ld", "list-kl", "ranking", "minilm", "fitnets", "logits", "states", "scores")
+
+
+@pytest.mark.parametrize("name", [*PARTS, "full curve", "lora curve", "fisher-ld weights", "fitnets weights"])
+def test_two_ranks_do_what_one_does(found, name):
+    """Weights after twenty steps, which are the same on both; what the cache holds; scores."""
+    one, first, second = found
+    assert first[name].shape == one[name].shape and np.array_equal(first[name], second[name])
+    np.testing.assert_allclose(first[name], one[name], rtol=1e-5, atol=1e-5)
+
+
+def test_alone_nothing_is_shared():
+    assert ranks.leader() and ranks.share([1, 2, 3]) == [1, 2, 3]
+    assert ranks.gather(5) == ranks.to_leader(5) == ranks.together(lambda: 5) == [5]
+    with pytest.raises(KeyError):
+        ranks.together(lambda: {}["missing"])
