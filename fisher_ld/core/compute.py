@@ -80,7 +80,6 @@ def setup(cluster: Place, precision: str, seed: int) -> Compute:
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     compute = Compute(ranks.meet(cluster.device), bf16, cluster.batch_users)
-    if ranks.leader():
-        processes = f"{ranks.world()} processes, each " if ranks.world() > 1 else ""
-        print(f"computing on {compute} with {processes}{torch.get_num_threads()} threads")
+    processes = f"{ranks.world()} processes, each " if ranks.world() > 1 else ""
+    print(f"computing on {compute} with {processes}{torch.get_num_threads()} threads")
     return compute

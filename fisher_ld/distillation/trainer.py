@@ -60,7 +60,7 @@ def distill(
     ends = [round(share * len(plan)) for share in accumulate(phase.share for phase in given)]
     begins = (0, *ends[:-1])
     divide = not method.own_signals
-    if ranks.world() > 1 and not divide and ranks.leader():
+    if ranks.world() > 1 and not divide:
         print(f"{method.label} compares attention: each of {ranks.world()} processes trains on the whole batch")
     trained = nn.ModuleDict({f"{n}-{name}": part for n, phase in enumerate(phases) for name, part in phase.trained()})
 

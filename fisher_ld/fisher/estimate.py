@@ -98,7 +98,7 @@ def estimate(
         if tolerance and largest_share_error(pl.concat(rounds)) <= tolerance:
             break
     else:
-        if tolerance and ranks.leader():
+        if tolerance:
             error = largest_share_error(pl.concat(rounds))
             print(
                 f"{state}: the weights' largest standard error is {error:.2g} after all {sample.examples.size} "

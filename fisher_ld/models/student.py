@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTra
 
 from fisher_ld.config.params import Prompt, Student
 from fisher_ld.config.teacher_fit import WIDTHS, widths
+from fisher_ld.core import ranks
 from fisher_ld.core.files import atomic_path, write_json
 from fisher_ld.models.projection import principal_directions, project
 from fisher_ld.models.scorer import Scorer
@@ -134,6 +135,8 @@ def prompt_texts(texts: list[str], prompt: Prompt) -> list[str]:
 def save(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, folder: Path) -> None:
     """A folder that `AutoModelForSequenceClassification.from_pretrained` and `AutoTokenizer.from_pretrained` load:
     safetensors, config, tokenizer, and prompt.json with the template that the model was trained on."""
+    if not ranks.leader():
+        return
     with atomic_path(folder) as temporary:
         scorer.model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)

@@ -208,6 +208,8 @@ def stage(main: Callable[..., None]) -> None:
     signal.signal(signal.SIGTERM, terminate)
     if not sys.stderr.isatty():
         _silence_bars()
+    if not ranks.leader():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - to the end
     given = sys.argv[1:]
     name = Path(cast("str", main.__globals__["__file__"])).stem  # pyright: ignore[reportFunctionMemberAccess]
     cell = "@".join(filter(None, [name, "-".join(given)]))
