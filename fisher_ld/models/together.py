@@ -26,8 +26,8 @@ def score_together(
 ) -> tuple[Scored, PackedBatch]:
     """What `score` gives for the windows, packed, and of the batch what a loss needs. Where ranks share it, the
     gradient that a loss has on one of them is its part's times the number of ranks: their mean is the gradient of the
-    batch. `divide`: whether `score` gives what can be put together, logits and states; else each rank does it all, and where
-    there are fewer lists than ranks."""
+    batch. `divide`: whether `score` gives what can be put together, logits and states; else each rank does it all, as
+    where there are fewer lists than ranks."""
     if ranks.world() == 1 or not divide or sum(map(len, windows)) < ranks.world():
         batch = scorer.pack(lists, windows, prompts)
         return score(batch), batch
