@@ -34,13 +34,12 @@ def adapt_model(
     head fitted to them, or with layers left out at random, of which `spaced` are kept in the end."""
     compute = setup(params.cluster, params.teacher.precision, seed)
     settings, processed = params.teacher.adapt, paths.processed
-    scorer, tokenizer, prompts = load_pretrained(BASE, processed, params.teacher.answers)
-    scorer.on(compute)
+    scorer, tokenizer, prompts = load_pretrained(BASE, processed, params.teacher.answers, compute.shard)
+    cover(scorer.on(compute).model)
     lists = read_labelled(processed)
     # what would stop a later stage stops here, before the longest one
     for part in (*(read_lists(processed, name) for name in ("train", "transfer", "val")), *read_tests(paths).values()):
         check_context(prompts.longest(part), scorer.context())
-    cover(scorer.model)
     if first is not None:
         fit_head(scorer.keep(range(first)), lists, shuffled_windows(lists, seed), prompts)
 

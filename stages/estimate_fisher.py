@@ -24,10 +24,10 @@ FEWER = 4  # the state before adaptation is for comparison alone: no weight foll
 def main(params: Params, run: StageRun, data: str, teacher: int) -> None:
     paths, fisher = DataPaths(data), params.fisher
     compute = setup(params.cluster, "fp32", params.seed)
-    base, _, prompts = load_pretrained(BASE, paths.processed, params.teacher.answers)
+    base, _, prompts = load_pretrained(BASE, paths.processed, params.teacher.answers, compute.shard)
     labelled, transfer = read_labelled(paths.processed), read_lists(paths.processed, "transfer")
     states = {
-        "adapted": (Scorer.load(paths.model("teacher", teacher)), fisher.samples),
+        "adapted": (Scorer.load(paths.model("teacher", teacher), compute.shard), fisher.samples),
         "base": (base, max(10, fisher.samples // FEWER)),
     }
     tables = [

@@ -14,7 +14,7 @@ from fisher_ld.run.tracking import StageRun
 def main(params: Params, run: StageRun, data: str) -> None:
     paths = DataPaths(data)
     compute = setup(params.cluster, params.teacher.precision, seed=0)  # scoring draws nothing
-    scorer, _, prompts = load_pretrained(BASE, paths.processed, params.teacher.answers)
+    scorer, _, prompts = load_pretrained(BASE, paths.processed, params.teacher.answers, compute.shard)
     users = zero_shot_users(paths.processed)
     score_tests(scorer.on(compute), paths, prompts, paths.test("zero-shot"), users)
 

@@ -335,6 +335,7 @@ class Place(Section):
     checkpointing: StrictBool  # of Fisher's backward pass
     launcher: Literal["local", "torchrun", "slurm"]
     nodes: Positive
+    shard: StrictBool  # the teacher's layers among the processes (FSDP2)
     processes: Positive  # on each node; of device cuda each has a GPU of its own
     cpus: Positive | None  # of each process
     memory: Annotated[str, Field(pattern="^[1-9][0-9]*[KMGT]$")] | None  # of each node

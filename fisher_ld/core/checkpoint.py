@@ -54,6 +54,8 @@ def _pack(value: Any, tensors: dict[str, torch.Tensor], names: dict[tuple, str])
         return {"array": _pack(torch.from_numpy(value), tensors, names)["tensor"]}
     if isinstance(value, torch.Tensor):
         value = value.detach()
+        if hasattr(value, "full_tensor"):  # divided among ranks
+            value = value.full_tensor()  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
         key = (value.data_ptr(), value.shape, value.stride(), value.dtype) if value.numel() else (id(value),)
         if key not in names:  # tied weights are stored once
             names[key] = f"t{len(names)}"
@@ -113,10 +115,10 @@ class Checkpoint:
         example state_dict() of model, optimiser and schedule. The global generators' state is added."""
         from safetensors.torch import save_file
 
-        if not ranks.leader():
-            return
         tensors: dict[str, torch.Tensor] = {}
         tree = _pack({"state": state, "rng": rng_state()}, tensors, {})
+        if not ranks.leader():
+            return
         for half in self.folder.glob(".new-*"):  # of a save that a kill cut off
             shutil.rmtree(half)
         with atomic_path(self.folder / f"step-{step:012d}") as temporary:

@@ -27,6 +27,7 @@ class Compute:
     device: torch.device
     bf16: bool
     batch_users: int = 1
+    shard: bool = False  # whether ranks divide the teacher among themselves
 
     def __str__(self) -> str:
         """What a result depends on, so that a checkpoint's key has it."""
@@ -79,7 +80,7 @@ def setup(cluster: Place, precision: str, seed: int) -> Compute:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    compute = Compute(ranks.meet(cluster.device), bf16, cluster.batch_users)
+    compute = Compute(ranks.meet(cluster.device), bf16, cluster.batch_users, cluster.shard and ranks.world() > 1)
     processes = f"{ranks.world()} processes, each " if ranks.world() > 1 else ""
     print(f"computing on {compute} with {processes}{torch.get_num_threads()} threads")
     return compute

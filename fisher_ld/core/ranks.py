@@ -61,9 +61,12 @@ def part() -> None:
             distributed.destroy_process_group()
 
 
-def share(items: Sequence[T]) -> Sequence[T]:
-    """This rank's of `items` that are alike in cost to their neighbours."""
-    return items[rank() :: world()]
+def share(items: Sequence[T]) -> list[tuple[T, bool]]:
+    """This rank's of `items`, which cost about as much as their neighbours, and whether each counts. All ranks have as
+    many: a model that they divide among themselves computes nothing where one of them is missing."""
+    own = [(item, True) for item in items[rank() :: world()]]
+    short = len(own) < -(-len(items) // world())
+    return [*own, (items[-1], False)] if short else own
 
 
 def gather(value: T) -> list[T]:
@@ -121,7 +124,7 @@ def average_gradients(parameters: Sequence[torch.Tensor]) -> None:
     import torch
     from torch import distributed
 
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    gradients = [p.grad for p in parameters if p.grad is not None and not hasattr(p, "placements")]  # a DTensor's is
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     distributed.all_reduce(flat)
     flat /= world()

@@ -176,12 +176,11 @@ def fill(writer: CacheWriter | None, signals: Collection[str], scorer: Scorer, l
 
     numbers = ranks.from_leader(open_groups)
     with scorer.inference():
-        for first in progress(range(0, len(numbers), ranks.world()), "caching the teacher", unit="batch"):
-            own = numbers[first : first + ranks.world()][ranks.rank() :][:1]
-            for found in ranks.to_leader([of_group(number) for number in own]):
-                for examples, values in found:
-                    assert writer is not None
-                    writer.write(examples, values)
+        for number, counts in progress(ranks.share(numbers), "caching the teacher", unit="batch"):
+            examples, values = of_group(number)
+            for found in ranks.to_leader((examples, values) if counts else None):
+                if writer and found:
+                    writer.write(*found)
 
 
 def as_cached(

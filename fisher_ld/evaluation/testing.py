@@ -33,7 +33,8 @@ def score_tests(
 def score_saved(data: DataPaths, model: str, seed: int, compute: Compute) -> None:
     """`score_tests` of a saved model, with its own prompts."""
     folder = data.model(model, seed)
-    score_tests(Scorer.load(folder).on(compute), data, saved_prompts(folder, data.processed), data.test(model, seed))
+    scorer = Scorer.load(folder, compute.shard and model == "teacher").on(compute)
+    score_tests(scorer, data, saved_prompts(folder, data.processed), data.test(model, seed))
 
 
 def zero_shot_users(processed: Path) -> np.ndarray:

@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from fisher_ld.core.errors import UserError
 from fisher_ld.models.layers import transformer_layers
+from fisher_ld.models.sharded import whole
 
 Kind = Literal["linear", "layer_norm", "rms_norm", "embedding", "swiglu"]
 
@@ -77,7 +78,7 @@ def mean_squares(covered: list[Covered], columns: int) -> list[float]:
     sums = [0.0] * columns
     for part in covered:
         for parameter in part.module.parameters(recurse=False):
-            sums[part.column] += float((parameter.detach().double() + part.offset).square().sum())
+            sums[part.column] += float((whole(parameter.detach()).double() + part.offset).square().sum())
     counts = parameter_counts(covered, columns)
     return [total / count if count else float("nan") for total, count in zip(sums, counts, strict=True)]
 

@@ -150,9 +150,10 @@ def _rows(
     check_context(max(map(len, prompts.values())), scorer.model.config.max_position_embeddings)
     lists = examples.reshape(len(examples), -1).tolist()
     by_length = sorted(lists, key=lambda entry: (max(len(prompts[example]) for example in entry), entry))
-    by_length = ranks.share(by_length)
+    shared = ranks.share(by_length)
     each = max(1, batch_size // (candidates or 1))
-    batches = [list(chain(*by_length[i : i + each])) for i in range(0, len(by_length), each)]
+    own = [entry for entry, _ in shared]
+    batches = [list(chain(*own[i : i + each])) for i in range(0, len(own), each)]
     rows: list[Row] = []
     for batch in progress(batches, label, unit="batch"):
         padded = pad_prompts([prompts[example] for example in batch]).to(scorer.model.device)
@@ -165,7 +166,7 @@ def _rows(
             for values in (found.sensitivity, found.attention)
         ]
         rows += map(Row, batch, found.logits.tolist(), norms, parts, *of_lists, *of_layers)
-    return rows
+    return rows[: sum(len(entry) for entry, counts in shared if counts)]
 
 
 def _columns(squares: Squares) -> tuple[list[list[float]], list[list[float]]]:

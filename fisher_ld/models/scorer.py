@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from fisher_ld.batches.lists import Lists
 from fisher_ld.batches.packing import PackedBatch, in_pieces, longest_first, pack
@@ -23,6 +24,7 @@ from fisher_ld.core.errors import UserError
 from fisher_ld.core.progress import progress
 from fisher_ld.kernels.attention import STRIPS
 from fisher_ld.kernels.last_layer import only_at_decisions
+from fisher_ld.models import sharded
 from fisher_ld.models.layers import layers_name
 from fisher_ld.models.relations import Attended, keeping
 
@@ -61,6 +63,7 @@ class Scorer(nn.Module):
         super().__init__()
         self.model = model
         self.bf16, self.batch_users = False, 1
+        self._unread: tuple[Path, dict[str, torch.Tensor]] | None = None
         self._layers_name = layers_name(model)
         self.context()
 
@@ -77,6 +80,10 @@ class Scorer(nn.Module):
                 f"{type(self.model).__name__} has its own attention, which does not take the masks of packed rows: "
                 "choose a teacher of another architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
             )
+        if self._unread:
+            sharded.shard(self.layers, compute)
+            sharded.fill(self.model, self._unread[0], compute.device, self._unread[1])
+            self._unread = None
         return self.to(compute.device)
 
     @property
@@ -149,6 +156,10 @@ class Scorer(nn.Module):
     def inference(self) -> Iterator[None]:
         """For many forward passes without gradients. Where nn.Linear computes in bf16 its weights are cast once
         here, and not at every pass by autocast."""
+        if sharded.is_sharded(self):  # casts what it collects, and keeps it for a pass with gradients
+            with torch.no_grad():
+                yield
+            return
         linear = [module for module in self.body.modules() if isinstance(module, nn.Linear)] if self.bf16 else []
         exact = [module.weight.data for module in linear]
         try:
@@ -183,36 +194,33 @@ class Scorer(nn.Module):
     def from_causal_lm(cls, folder: Path, yes: int, no: int) -> Scorer:
         """A pretrained causal LM with its two answer rows as head (float32). Raises UserError where its logits are not
         these rows times the last state alone (a bias, a scale, soft capping)."""
-        causal: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        rows = causal.get_output_embeddings().weight.detach()[[no, yes]]  # (2, d)
-        config = causal.config
-        config.num_labels, config.tie_word_embeddings = 2, False
-        config.id2label, config.label2id = {0: "no", 1: "yes"}, {"no": 0, "yes": 1}
-        try:
-            with torch.device("meta"):
-                model = AutoModelForSequenceClassification.from_config(config)
-        except ValueError as error:
-            raise UserError(
-                f"{folder}: transformers has no sequence classification model for {config.model_type}, which teacher "
-                "and students are: take a teacher of another architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
-            ) from error
-        setattr(model, model.base_model_prefix, causal.base_model)
-        model.score = nn.Linear(rows.shape[1], 2, bias=False)
-        model.score.weight.data.copy_(rows)
-        probe = torch.tensor([[no, yes, no]])
-        with torch.inference_mode():
-            expected = causal.eval()(probe).logits[0, -1, [no, yes]]
-            answer = model.score(model.eval().base_model(probe).last_hidden_state[0, -1])
-        if not torch.allclose(answer, expected, 1e-3, 1e-3):
-            raise UserError(
-                f"{folder}: the yes and no rows of the head of {type(causal).__name__} give {answer.tolist()}, the "
-                f"model itself {expected.tolist()}: a head with a bias, a scale or soft capping is not supported"
-            )
-        return cls(model)
+        causal = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        return cls(_with_answers(causal, yes, no, folder))
 
     @classmethod
-    def load(cls, folder: Path) -> Scorer:
+    def load(cls, folder: Path, shard: bool = False) -> Scorer:
+        """One that was saved. `shard`: for ranks that divide it among themselves."""
+        if shard:
+            return cls.sharded(folder)
         return cls(AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval())
+
+    @classmethod
+    def sharded(cls, folder: Path, answers: tuple[int, int] | None = None) -> Scorer:
+        """A scorer that was saved, or with the tokens of yes and no one of a causal LM, whose weights are not read yet:
+        in `on` each rank reads its own. Raises UserError as `from_causal_lm` does."""
+        config, given = AutoConfig.from_pretrained(folder), {}
+        if answers:
+            yes, no = answers
+            given["score.weight"] = sharded.head_rows(folder, config, [no, yes])
+            small = copy.deepcopy(config)
+            small.num_hidden_layers, small.vocab_size, small.pad_token_id = 1, 4, None
+            if getattr(small, "layer_types", None):
+                small.layer_types = small.layer_types[:1]
+            _with_answers(AutoModelForCausalLM.from_config(small, dtype=torch.float32), 1, 2, folder)  # as it raises
+            _answering(config)
+        scorer = cls(sharded.empty(config).eval())
+        scorer._unread = folder, given
+        return scorer
 
     def context(self) -> int:
         """The longest prompt the model takes, in tokens: beyond a sliding window, packed rows would see too much."""
@@ -237,8 +245,43 @@ def score_lists(
     pieces = in_pieces(lists, prompts)
     groups = longest_first(pieces, prompts, scorer.batch_users)
     with scorer.inference():
-        for group in progress(ranks.share(groups), label, unit="batch"):
+        for group, counts in progress(ranks.share(groups), label, unit="batch"):
             batch = scorer.pack(pieces, group, prompts)
             z = scorer(batch).logits
-            logits[batch.examples.cpu()] = z.float().cpu()
+            if counts:
+                logits[batch.examples.cpu()] = z.float().cpu()
     return np.split(ranks.total(logits), lists.offsets[1:-1])
+
+
+def _answering(config: Any) -> Any:
+    """The config of a causal LM as that of a classifier of yes and no."""
+    config.num_labels, config.tie_word_embeddings = 2, False
+    config.id2label, config.label2id = {0: "no", 1: "yes"}, {"no": 0, "yes": 1}
+    return config
+
+
+def _with_answers(causal: Any, yes: int, no: int, folder: Path) -> Any:
+    """A causal LM from `folder` as a classifier by two rows of its head."""
+    rows = causal.get_output_embeddings().weight.detach()[[no, yes]]  # (2, d)
+    config = _answering(causal.config)
+    try:
+        with torch.device("meta"):
+            model: Any = AutoModelForSequenceClassification.from_config(config)
+    except ValueError as error:
+        raise UserError(
+            f"{folder}: transformers has no sequence classification model for {config.model_type}, which teacher "
+            "and students are: take a teacher of another architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
+        ) from error
+    setattr(model, model.base_model_prefix, causal.base_model)
+    model.score = nn.Linear(rows.shape[1], 2, bias=False)
+    model.score.weight.data.copy_(rows)
+    probe = torch.tensor([[no, yes, no]])
+    with torch.inference_mode():
+        expected = causal.eval()(probe).logits[0, -1, [no, yes]]
+        answer = model.score(model.eval().base_model(probe).last_hidden_state[0, -1])
+    if not torch.allclose(answer, expected, 1e-3, 1e-3):
+        raise UserError(
+            f"{folder}: the yes and no rows of the head of {type(causal).__name__} give {answer.tolist()}, the "
+            f"model itself {expected.tolist()}: a head with a bias, a scale or soft capping is not supported"
+        )
+    return model

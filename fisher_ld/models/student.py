@@ -17,6 +17,7 @@ from fisher_ld.core import ranks
 from fisher_ld.core.files import atomic_path, write_json
 from fisher_ld.models.projection import principal_directions, project
 from fisher_ld.models.scorer import Scorer
+from fisher_ld.models.sharded import whole_state
 from fisher_ld.models.vocabulary import prune
 
 
@@ -135,9 +136,10 @@ def prompt_texts(texts: list[str], prompt: Prompt) -> list[str]:
 def save(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, folder: Path) -> None:
     """A folder that `AutoModelForSequenceClassification.from_pretrained` and `AutoTokenizer.from_pretrained` load:
     safetensors, config, tokenizer, and prompt.json with the template that the model was trained on."""
+    state = whole_state(scorer.model)
     if not ranks.leader():
         return
     with atomic_path(folder) as temporary:
-        scorer.model.save_pretrained(temporary)
+        scorer.model.save_pretrained(temporary, state_dict=state)
         tokenizer.save_pretrained(temporary)
         write_json(temporary / "prompt.json", prompt.model_dump())

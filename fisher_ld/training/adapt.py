@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import numpy as np
 import torch
 from peft import LoraConfig
+from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraModel
 from transformers.pytorch_utils import Conv1D
 
@@ -16,6 +18,7 @@ from fisher_ld.batches.packing import step_plan
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.config.params import Adapt
 from fisher_ld.models.scorer import Scorer
+from fisher_ld.models.sharded import divided_as, is_sharded
 from fisher_ld.models.together import score_together
 from fisher_ld.training.loop import Fit, Schedule, Training, fit
 from fisher_ld.training.losses import ranking_loss
@@ -69,4 +72,12 @@ def _trainable(scorer: Scorer, params: Adapt, seed: int) -> Iterator[None]:
     tuner = LoraModel(scorer.model, config, "default")  # freezes all but the adapters
     scorer.model.score.requires_grad_(True)
     yield
-    scorer.model = tuner.merge_and_unload()
+    if is_sharded(scorer):
+        with torch.no_grad():
+            for layer in tuner.model.modules():
+                if isinstance(layer, LoraLinear):
+                    weight = cast("torch.Tensor", layer.get_base_layer().weight)
+                    weight.add_(divided_as(layer.get_delta_weight("default"), weight))
+        scorer.model = tuner.unload()
+    else:
+        scorer.model = tuner.merge_and_unload()

@@ -12,11 +12,13 @@ from typing import Any
 import polars as pl
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from fisher_ld.core import ranks
 from fisher_ld.core.checkpoint import Checkpoint
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.progress import progress
+from fisher_ld.models.sharded import divided_as, whole
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,12 @@ def fit(
     or gradient that is not finite.
     """
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    decayed = [p for p in trained.values() if p.ndim > 1]
-    plain = [p for p in trained.values() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    kinds = [[p for p in trained.values() if isinstance(p, DTensor) == shards] for shards in (False, True)]
+    groups = [
+        {"params": [p for p in part if (p.ndim > 1) == decayed], "weight_decay": decayed * schedule.weight_decay}
+        for decayed in (True, False)
+        for part in kinds
+    ]
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=schedule.learning_rate, fused=True)
     steps, step, curve = len(plan), 0, []
     best_score, best_step, best = 0.0, 0, {}
@@ -115,12 +120,12 @@ def fit(
     def restore(weights: dict[str, torch.Tensor]) -> None:
         with torch.no_grad():
             for name, p in trained.items():
-                p.copy_(weights[name])
+                p.copy_(divided_as(weights[name], p))
 
     if resumed := training.checkpoint.load():
         step, saved = resumed
         restore(saved["weights"])
-        optimizer.load_state_dict(saved["optimizer"])
+        optimizer.load_state_dict(_divided(saved["optimizer"], optimizer))
         load_extra(saved["extra"])
         best, best_score, best_step = (saved[k] for k in ("best", "best_score", "best_step"))
         for row in saved["curve"]:
@@ -138,7 +143,7 @@ def fit(
             total, parts, tokens = loss(plan[step], step)
             total.backward()
             ranks.average_gradients(list(trained.values()))
-            norm = nn.utils.clip_grad_norm_(trained.values(), schedule.clip)
+            norm = _clip(kinds, schedule.clip)
             if not (torch.isfinite(total) and torch.isfinite(norm)):
                 raise UserError(
                     f"{training.label}: the loss is {total.item()} and its gradient norm {norm.item()} at step {step}, "
@@ -171,3 +176,24 @@ def fit(
         restore(best)
     module.eval()
     return Fit(best_score, best_step, step, curve)
+
+
+def _clip(kinds: Sequence[Sequence[nn.Parameter]], limit: float) -> torch.Tensor:
+    """Scales all gradients so that their common norm is at most `limit`; the norm before. `kinds`: parameters that are
+    whole, and those that are divided among ranks."""
+    present = [[p for p in part if p.grad is not None] for part in kinds]
+    norms = [whole(nn.utils.get_total_norm([p.grad for p in part])) for part in present if part]  # type: ignore
+    norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
+    for part in present:
+        nn.utils.clip_grads_with_norm_(part, limit, norm)
+    return norm
+
+
+def _divided(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimiser's saved state, whose tensors are whole, divided as its parameters are."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    of_each = {
+        number: {name: divided_as(value, parameters[number]) for name, value in own.items()}  # the step is a number
+        for number, own in state["state"].items()
+    }
+    return {**state, "state": of_each}

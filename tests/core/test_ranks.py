@@ -23,10 +23,14 @@ def found(tmp_path_factory):
     return work(alone), np.load(shared / "0.npz"), np.load(shared / "1.npz")
 
 
-PARTS = ("full", "lora", "fisher-ld", "list-kl", "ranking", "minilm", "fitnets", "logits", "states", "scores")
+ADAPTED = [
+    f"{method}{how}{what}" for method in ("full", "lora") for how in ("", " in parts") for what in ("", " curve")
+]
+DISTILLED = ["fisher-ld", "fisher-ld weights", "list-kl", "ranking", "minilm", "fitnets", "fitnets weights"]
+READ = [f"{what} {how}" for what in ("logits", "states", "scores", "fisher") for how in ("whole", "in parts")]
 
 
-@pytest.mark.parametrize("name", [*PARTS, "full curve", "lora curve", "fisher-ld weights", "fitnets weights"])
+@pytest.mark.parametrize("name", [*ADAPTED, "resumed in parts", *DISTILLED, *READ, "scores pretrained"])
 def test_two_ranks_do_what_one_does(found, name):
     """Weights after twenty steps, which are the same on both; what the cache holds; scores."""
     one, first, second = found
@@ -35,7 +39,7 @@ def test_two_ranks_do_what_one_does(found, name):
 
 
 def test_alone_nothing_is_shared():
-    assert ranks.leader() and ranks.share([1, 2, 3]) == [1, 2, 3]
+    assert ranks.leader() and ranks.share([1, 2]) == [(1, True), (2, True)]
     assert ranks.gather(5) == ranks.to_leader(5) == ranks.together(lambda: 5) == [5]
     with pytest.raises(KeyError):
         ranks.together(lambda: {}["missing"])

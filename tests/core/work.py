@@ -5,15 +5,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from fisher_ld.core import ranks
 from fisher_ld.core.checkpoint import Checkpoint
+from fisher_ld.core.compute import Compute
 from fisher_ld.distillation.cache import CacheWriter, TeacherCache, fill
 from fisher_ld.distillation.matching import Weighting
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.distillation.signals import Sizes
 from fisher_ld.distillation.trainer import distill
+from fisher_ld.fisher.estimate import estimate
+from fisher_ld.fisher.sample import Sample
 from fisher_ld.models.scorer import Scorer, score_lists
+from fisher_ld.models.sharded import whole
 from fisher_ld.training.adapt import adapt
 from fisher_ld.training.loop import Training
 from tests.conftest import tiny_world
@@ -32,18 +38,36 @@ def training(folder: Path, name: str, scorer: Scorer) -> Training:
 
 
 def weights(scorer: Scorer) -> np.ndarray:
-    return np.concatenate([value.detach().numpy().ravel() for value in scorer.state_dict().values()])
+    return np.concatenate([whole(value).detach().numpy().ravel() for value in scorer.state_dict().values()])
 
 
-def work(folder: Path) -> dict[str, np.ndarray]:
-    found = {}
-    for method in ("full", "lora"):
-        small = {"eval_every": 10, "batch_users": 3, "learning_rate": 1e-3, "method": method, "lora_rank": 2}
+def divided(folder: Path, scorer: Scorer) -> Scorer:
+    """A copy of it whose layers are divided among the ranks."""
+    if ranks.leader():
+        scorer.model.save_pretrained(folder / "model")
+    ranks.gather(None)
+    shard = ranks.world() > 1
+    return Scorer.load(folder / "model", shard).on(Compute(torch.device("cpu"), bf16=False, shard=shard))
+
+
+def adapted(folder: Path, found: dict[str, np.ndarray]) -> None:
+    for method in ("full", "lora", "full in parts", "lora in parts"):
+        small = {"eval_every": 10, "batch_users": 3, "learning_rate": 1e-3, "method": method[:4], "lora_rank": 2}
         settings, scorer = given({"teacher": {"adapt": small}}).teacher.adapt, TINY.scorer(layers=4)
-        fit = adapt(scorer, TINY.lists, TINY.prompts, settings, STEPS, training(folder, method, scorer), layer_drop=0.2)
+        if "parts" in method:
+            scorer = divided(folder, scorer)
+        told = training(folder, method, scorer)
+        fit = adapt(scorer, TINY.lists, TINY.prompts, settings, STEPS, told, layer_drop=0.2)
         found[method] = weights(scorer)
+        if method == "full in parts":
+            ranks.gather(None)  # the leader has saved
+            again = divided(folder, TINY.scorer(layers=4))
+            adapt(again, TINY.lists, TINY.prompts, settings, STEPS, told)
+            found["resumed in parts"] = weights(again)
         found[f"{method} curve"] = np.array([row.get("loss", row.get("validation_ndcg_10")) for row in fit.curve])
 
+
+def distilled(folder: Path, found: dict[str, np.ndarray]) -> None:
     some_known = replace(TINY.lists, positive=np.array([1, -1, -1, 1]))
     for method in ("fisher-ld", "list-kl", "ranking", "minilm", "fitnets"):
         settings = given({"distill": {"steps": STEPS, "batch_users": 1, "eval_every": 10}}).distill
@@ -53,17 +77,47 @@ def work(folder: Path) -> dict[str, np.ndarray]:
         _, moved = distill(student, teacher, METHODS[method], weighting, some_known, TINY.prompts, settings, told)
         found[method], found[f"{method} weights"] = weights(student), moved["weight"].to_numpy()
 
-    scorer = TINY.scorer(layers=4)
+
+def read_once(folder: Path, found: dict[str, np.ndarray], name: str, scorer: Scorer) -> None:
+    """What a teacher says that does not change: cache, scores, gradient norms."""
     examples = int(TINY.lists.offsets[-1])
     sizes = Sizes(4, 32, TINY.prompts.longest(TINY.lists))
-    writer = CacheWriter(folder / "work", ["logits", "states"], examples, sizes, 5, {}) if ranks.leader() else None
-    fill(writer, ["logits", "states"], scorer, TINY.lists, TINY.prompts)
+    half, signals = folder / f"work {name}", ["logits", "states"]
+    writer = CacheWriter(half, signals, examples, sizes, 5, {}) if ranks.leader() else None
+    fill(writer, signals, scorer, TINY.lists, TINY.prompts)
     if writer:
-        writer.finish(folder / "cache")
+        writer.finish(folder / f"cache {name}")
     ranks.gather(None)  # not before the leader is done
-    cache = TeacherCache.open(folder / "cache", ["logits", "states"])
-    found |= {name: cache.read(np.arange(examples), name) for name in ("logits", "states")}
-    found["scores"] = np.concatenate(score_lists(scorer, TINY.lists, TINY.prompts))
+    cache = TeacherCache.open(folder / f"cache {name}", signals)
+    found |= {f"{signal} {name}": cache.read(np.arange(examples), signal) for signal in signals}
+    found[f"scores {name}"] = np.concatenate(score_lists(scorer, TINY.lists, TINY.prompts))
+    table = estimate(scorer, TINY.prompts, Sample("labelled", TINY.lists, np.arange(9).reshape(3, 3)), "adapted", 3)
+    table = table.sort("example", "layer").select("gradient_norm", "list_norm", "sensitivity", "mean_square")
+    found[f"fisher {name}"] = table.fill_null(0).to_numpy()
+
+
+def pretrained(folder: Path, found: dict[str, np.ndarray]) -> None:
+    torch.manual_seed(0)
+    causal = LlamaForCausalLM(LlamaConfig(**TINY.scorer().model.config.to_dict() | {"tie_word_embeddings": True}))
+    if ranks.leader():
+        causal.save_pretrained(folder / "causal")
+    ranks.gather(None)
+    if ranks.world() > 1:
+        scorer = Scorer.sharded(folder / "causal", (3, 7))
+    else:
+        scorer = Scorer.from_causal_lm(folder / "causal", 3, 7)
+    scorer.on(Compute(torch.device("cpu"), bf16=False))
+    found["scores pretrained"] = np.concatenate(score_lists(scorer, TINY.lists, TINY.prompts))
+
+
+def work(folder: Path) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    adapted(folder, found)
+    distilled(folder, found)
+    pretrained(folder, found)
+    teacher = TINY.scorer(layers=4)
+    read_once(folder, found, "whole", teacher)
+    read_once(folder, found, "in parts", divided(folder, teacher))
     return found
 
 
