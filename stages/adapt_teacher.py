@@ -11,13 +11,14 @@ from fisher_ld.core.compute import setup
 from fisher_ld.core.files import fingerprint, write_csv, write_json
 from fisher_ld.evaluation.validation import score_validation, validator
 from fisher_ld.fisher.coverage import cover
-from fisher_ld.models.pretrained import load_pretrained
+from fisher_ld.models.pretrained import Pretrained
 from fisher_ld.models.student import layers_taken, save
 from fisher_ld.run.stage import stage
 from fisher_ld.run.tracking import StageRun
 from fisher_ld.training.adapt import LAYER_DROP, adapt
 from fisher_ld.training.head import fit_head, shuffled_windows
 from fisher_ld.training.loop import Training
+from fisher_ld.training.memory import check_memory, needed
 
 
 def adapt_model(
@@ -34,9 +35,11 @@ def adapt_model(
     head fitted to them, or with layers left out at random, of which `spaced` are kept in the end."""
     compute = setup(params.cluster, params.teacher.precision, seed)
     settings, processed = params.teacher.adapt, paths.processed
-    scorer, tokenizer, prompts = load_pretrained(BASE, processed, params.teacher.answers, compute.shard)
-    cover(scorer.on(compute).model)
-    lists = read_labelled(processed)
+    base, lists = Pretrained.of(BASE, processed, params.teacher.answers), read_labelled(processed)
+    prompts = base.prompts
+    check_memory(needed(base.config(), lists, prompts, settings, compute), compute)
+    scorer = base.scorer(compute.shard).on(compute)
+    cover(scorer.model)
     # what would stop a later stage stops here, before the longest one
     for part in (*(read_lists(processed, name) for name in ("train", "transfer", "val")), *read_tests(paths).values()):
         check_context(prompts.longest(part), scorer.context())
@@ -52,7 +55,7 @@ def adapt_model(
     if spaced is not None:
         scorer.keep(layers_taken("spaced", len(scorer.layers), spaced))
 
-    save(scorer, tokenizer, read_template(processed), paths.model(model, seed))
+    save(scorer, base.tokenizer, read_template(processed), paths.model(model, seed))
     score_validation(scorer, processed, prompts, paths.validation(model, seed))
     write_csv(paths.training(model, seed) / "curve.csv", fitted.table())
     write_json(paths.training(model, seed) / "fit.json", fitted.summary())

@@ -13,7 +13,7 @@ from fisher_ld.core.files import atomic_path, write_csv, write_json
 from fisher_ld.fisher import profile
 from fisher_ld.fisher.estimate import estimate
 from fisher_ld.fisher.sample import draw_samples
-from fisher_ld.models.pretrained import load_pretrained
+from fisher_ld.models.pretrained import Pretrained
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.run.stage import stage
 from fisher_ld.run.tracking import StageRun
@@ -24,15 +24,15 @@ FEWER = 4  # the state before adaptation is for comparison alone: no weight foll
 def main(params: Params, run: StageRun, data: str, teacher: int) -> None:
     paths, fisher = DataPaths(data), params.fisher
     compute = setup(params.cluster, "fp32", params.seed)
-    base, _, prompts = load_pretrained(BASE, paths.processed, params.teacher.answers, compute.shard)
+    base = Pretrained.of(BASE, paths.processed, params.teacher.answers)
     labelled, transfer = read_labelled(paths.processed), read_lists(paths.processed, "transfer")
     states = {
         "adapted": (Scorer.load(paths.model("teacher", teacher), compute.shard), fisher.samples),
-        "base": (base, max(10, fisher.samples // FEWER)),
+        "base": (base.scorer(compute.shard), max(10, fisher.samples // FEWER)),
     }
     tables = [
         estimate(
-            scorer.on(compute), prompts, sample, state, fisher.batch_size, fisher.tolerance,
+            scorer.on(compute), base.prompts, sample, state, fisher.batch_size, fisher.tolerance,
             params.cluster.checkpointing,
         )
         for state, (scorer, samples) in states.items()

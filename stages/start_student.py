@@ -18,7 +18,7 @@ from fisher_ld.core.compute import setup
 from fisher_ld.core.locks import work_root
 from fisher_ld.distillation.cache import TeacherCache
 from fisher_ld.fetch.teacher import fetch_teacher
-from fisher_ld.models.pretrained import load_pretrained
+from fisher_ld.models.pretrained import Pretrained
 from fisher_ld.models.projection import SAMPLE
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.student import build_student, prompt_texts, prune_vocabulary, save
@@ -34,7 +34,8 @@ def pretrained(shape: Student, answers: Answers, processed: Path) -> tuple[Score
         base = Path(folder) / "base"
         fetch_teacher(shape.source, base, work_root() / "work" / "downloads", work_root() / "sources.lock.json")
         check_shape(shape, base)
-        scorer, tokenizer, _ = load_pretrained(base, processed, answers)
+        found = Pretrained.of(base, processed, answers)
+        scorer, tokenizer = found.scorer(), found.tokenizer
     if shape.vocabulary == "pruned":
         texts, template = read_texts(processed), read_template(processed)
         tokenizer = prune_vocabulary(scorer, tokenizer, prompt_texts(texts, template))

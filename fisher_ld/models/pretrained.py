@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from fisher_ld.batches.lists import read_texts
 from fisher_ld.batches.prompts import Prompts, answer_tokens, build_prompts, read_template
 from fisher_ld.config.params import Answers
-from fisher_ld.models.scorer import Scorer
+from fisher_ld.models.scorer import Scorer, answering
 
 
-def load_pretrained(
-    base: Path, processed: Path, answers: Answers, shard: bool = False
-) -> tuple[Scorer, PreTrainedTokenizerBase, Prompts]:
-    """The causal language model in `base` as a scorer, its tokenizer, and the prompts over the items of a data
-    set. `shard`: for ranks that divide it among themselves. Raises UserError where an answer is no single token, or the
-    model cannot be a scorer."""
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    prompts = build_prompts(tokenizer, read_texts(processed), read_template(processed))
-    tokens = answer_tokens(tokenizer, answers)
-    scorer = Scorer.sharded(base, tokens) if shard else Scorer.from_causal_lm(base, *tokens)
-    return scorer, tokenizer, prompts
+@dataclass(frozen=True)
+class Pretrained:
+    """The causal language model in a folder, which is not read yet, its tokenizer, and the prompts over the items of a
+    data set."""
+
+    folder: Path
+    tokenizer: PreTrainedTokenizerBase
+    prompts: Prompts
+    tokens: tuple[int, int]  # of yes and no
+
+    @classmethod
+    def of(cls, folder: Path, processed: Path, answers: Answers) -> Pretrained:
+        """Raises UserError where an answer is no single token."""
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        prompts = build_prompts(tokenizer, read_texts(processed), read_template(processed))
+        return cls(folder, tokenizer, prompts, answer_tokens(tokenizer, answers))
+
+    def config(self) -> Any:
+        """Of the scorer."""
+        return answering(AutoConfig.from_pretrained(self.folder))
+
+    def scorer(self, shard: bool = False) -> Scorer:
+        """`shard`: for ranks that divide it among themselves. Raises UserError where the model cannot be a scorer."""
+        return (Scorer.sharded if shard else Scorer.from_causal_lm)(self.folder, *self.tokens)

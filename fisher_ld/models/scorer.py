@@ -205,7 +205,7 @@ class Scorer(nn.Module):
         return cls(AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval())
 
     @classmethod
-    def sharded(cls, folder: Path, answers: tuple[int, int] | None = None) -> Scorer:
+    def sharded(cls, folder: Path, *answers: int) -> Scorer:
         """A scorer that was saved, or with the tokens of yes and no one of a causal LM, whose weights are not read yet:
         in `on` each rank reads its own. Raises UserError as `from_causal_lm` does."""
         config, given = AutoConfig.from_pretrained(folder), {}
@@ -217,7 +217,7 @@ class Scorer(nn.Module):
             if getattr(small, "layer_types", None):
                 small.layer_types = small.layer_types[:1]
             _with_answers(AutoModelForCausalLM.from_config(small, dtype=torch.float32), 1, 2, folder)  # as it raises
-            _answering(config)
+            answering(config)
         scorer = cls(sharded.empty(config).eval())
         scorer._unread = folder, given
         return scorer
@@ -253,7 +253,7 @@ def score_lists(
     return np.split(ranks.total(logits), lists.offsets[1:-1])
 
 
-def _answering(config: Any) -> Any:
+def answering(config: Any) -> Any:
     """The config of a causal LM as that of a classifier of yes and no."""
     config.num_labels, config.tie_word_embeddings = 2, False
     config.id2label, config.label2id = {0: "no", 1: "yes"}, {"no": 0, "yes": 1}
@@ -263,7 +263,7 @@ def _answering(config: Any) -> Any:
 def _with_answers(causal: Any, yes: int, no: int, folder: Path) -> Any:
     """A causal LM from `folder` as a classifier by two rows of its head."""
     rows = causal.get_output_embeddings().weight.detach()[[no, yes]]  # (2, d)
-    config = _answering(causal.config)
+    config = answering(causal.config)
     try:
         with torch.device("meta"):
             model: Any = AutoModelForSequenceClassification.from_config(config)

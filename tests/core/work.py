@@ -103,7 +103,7 @@ def pretrained(folder: Path, found: dict[str, np.ndarray]) -> None:
         causal.save_pretrained(folder / "causal")
     ranks.gather(None)
     if ranks.world() > 1:
-        scorer = Scorer.sharded(folder / "causal", (3, 7))
+        scorer = Scorer.sharded(folder / "causal", 3, 7)
     else:
         scorer = Scorer.from_causal_lm(folder / "causal", 3, 7)
     scorer.on(Compute(torch.device("cpu"), bf16=False))

@@ -1,0 +1,128 @@
+"""What adaptation takes in memory, told before a teacher is loaded. Nothing is guessed but the program itself: weights
+are counted, and what a layer keeps for the backward pass is seen in one of random weights."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from fisher_ld.batches.lists import Lists
+from fisher_ld.batches.packing import PackedBatch, pack, parts, row_tokens
+from fisher_ld.batches.prompts import Prompts
+from fisher_ld.config.params import Adapt
+from fisher_ld.core import ranks
+from fisher_ld.core.compute import Compute
+from fisher_ld.core.errors import UserError
+from fisher_ld.models import sharded
+from fisher_ld.models.scorer import Scorer
+
+PROGRAM = 0.75  # GiB, of Python and its libraries with their buffers
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of one process."""
+
+    weights: float
+    training: float  # gradients, AdamW's two moments, the best weights so far and those of a checkpoint, 4 bytes each
+    activations: float  # what all layers keep for the backward pass of the largest batch
+
+    def gib(self) -> float:
+        return (self.weights + self.training + self.activations) / GIB + PROGRAM
+
+    def __str__(self) -> str:
+        named = {"weights": self.weights, "training": self.training, "activations": self.activations}
+        return ", ".join(f"{name} {value / GIB:.2f}" for name, value in named.items())
+
+
+def needed(config: Any, lists: Lists, prompts: Prompts, settings: Adapt, compute: Compute) -> Need:
+    """Of the adaptation of a model of this config on the windows of `lists`, in one of `ranks.world()` processes."""
+    model, windows = sharded.empty(config), lists.windows()
+    windows.sort(key=lambda window: row_tokens(window, lists, prompts), reverse=True)
+    largest = windows[: settings.batch_users]
+    share = parts(lists, largest, min(ranks.world(), sum(map(len, largest))))[0]
+    batch = pack(lists, share, prompts, sys.maxsize)
+    layers = sum(p.numel() for name, p in model.named_parameters() if _in_layer(name))
+    others = sum(p.numel() for p in model.parameters()) - layers
+    each = layers / config.num_hidden_layers
+    divided = ranks.world() if compute.shard else 1
+    trained = layers / divided + len(prompts.tokens()) * config.hidden_size
+    if settings.method == "lora":
+        linear = [p for name, p in model.named_parameters() if _in_layer(name) and p.ndim == 2]
+        trained = settings.lora_rank * sum(sum(p.shape) for p in linear)
+    weights = layers / divided + others + (2 * each if divided > 1 else 0)  # a layer that is computed, and the next
+    kept = kept_by_a_layer(config, batch, compute, frozen=settings.method == "lora")
+    return Need(4 * weights, 5 * 4 * trained, kept * config.num_hidden_layers)
+
+
+def _in_layer(name: str) -> bool:
+    return any(part.isdecimal() for part in name.split("."))
+
+
+def kept_by_a_layer(config: Any, batch: PackedBatch, compute: Compute, frozen: bool) -> int:
+    """Bytes that one layer keeps for the backward pass of `batch`, beside its float32 weights."""
+    small = copy.deepcopy(config)
+    small.num_hidden_layers, small.vocab_size, small.pad_token_id = 2, 4, None  # two, for the last is narrow
+    if getattr(small, "layer_types", None):
+        small.layer_types = small.layer_types[:2]
+    scorer = Scorer(AutoModelForSequenceClassification.from_config(small, dtype=torch.float32)).on(compute)
+    scorer.layers.requires_grad_(not frozen)
+    ids = torch.zeros_like(batch.input_ids)
+    with _keeping(scorer.layers[0]) as found:
+        scorer(PackedBatch(**{**vars(batch), "input_ids": ids}).to(compute.device))
+    weights = {p.untyped_storage().data_ptr() for p in scorer.parameters()}
+    return sum(size for place, size in found.items() if place not in weights)
+
+
+@contextmanager
+def _keeping(layer: torch.nn.Module) -> Iterator[dict[int, int]]:
+    """The storages, place -> bytes, that autograd keeps of one forward pass of `layer`."""
+    found: dict[int, int] = {}
+    alive = []  # so that no place is given twice
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        found[storage.data_ptr()] = storage.nbytes()
+        alive.append(tensor)
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    begin = layer.register_forward_pre_hook(lambda module, given: hooks.__enter__())
+    end = layer.register_forward_hook(lambda module, given, output: hooks.__exit__())
+    try:
+        yield found
+    finally:
+        begin.remove()
+        end.remove()
+
+
+def at_hand(compute: Compute) -> float:
+    """GiB that this process may take."""
+    if compute.device.type == "cuda":
+        return torch.cuda.mem_get_info(compute.device)[0] / GIB
+    free = psutil.virtual_memory().available / GIB
+    if limit := os.environ.get("SLURM_MEM_PER_NODE"):
+        free = min(free, float(limit) / 1024)
+    return free / ranks.on_this_node()
+
+
+def check_memory(need: Need, compute: Compute) -> None:
+    """Prints what is needed. Raises UserError where that is more than there is, with what to change."""
+    free = at_hand(compute)
+    print(f"memory of a process: about {need.gib():.1f} GiB of {free:.1f} ({need}, program {PROGRAM:.2f})")
+    if need.gib() > free:
+        raise UserError(
+            f"adaptation needs about {need.gib():.1f} GiB in each process ({need}), {free:.1f} are free: divide the "
+            "teacher's layers among more processes (cluster.shard: true, processes, nodes), train adapters alone "
+            "(teacher.adapt.method: lora), lower teacher.adapt.batch_users, or take a smaller teacher"
+        )
