@@ -16,19 +16,18 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import TextIO
 
-from submitit import JobEnvironment, SlurmExecutor
+from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
-from submitit.helpers import Checkpointable, TorchDistributedEnvironment
 
 from fisher_ld.config.params import Place
 from fisher_ld.core.errors import Unavailable, UserError
 from fisher_ld.core.locks import work_root
-from fisher_ld.run.launch import STARTED
+from fisher_ld.run.slurm_task import UNQUEUED, Work, code_file
 
 TOOLS = ("sbatch", "srun", "scontrol", "squeue", "scancel")
 REQUEUES = 1000  # submitit's limit, which counts each end of a job's time
@@ -40,52 +39,12 @@ ENDED = (
 )  # fmt: skip
 HOLDS = ("REQUEUE_HOLD", "SPECIAL_EXIT")
 HELD = re.compile("requeued?_held|requeued_in_held|max_requeue|NeverSatisfied")  # reasons that no time takes away
-UNQUEUED = 128 + signal.SIGUSR2  # exit code of a task whose job had to stop and could not be queued again
 AGAIN = "Run the same command again; it goes on from its checkpoint"
 CHATTER = ("srun: ", "slurmstepd")  # what they say of an end is said here in a sentence
 
 
 class NoAnswer(UserError):
     """SLURM does not say, or do, what it was asked."""
-
-
-@dataclass(frozen=True)
-class Work(Checkpointable):
-    """What each task of a job does: it runs the stage, leaves the exit code in the job's folder, and ends with it.
-    Near the end of the job's time submitit queues the job again, and the stage goes on from its checkpoint."""
-
-    stage: str
-    names: tuple[str, ...]
-    threads: int | None
-
-    def __call__(self) -> None:
-        ranks = TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        cpus = os.environ.get("SLURM_CPUS_PER_TASK")
-        share = int(cpus) if cpus else int(os.environ.get("SLURM_CPUS_ON_NODE", 1)) // ranks.local_world_size
-        threads = {"OMP_NUM_THREADS": str(self.threads or max(1, share))}
-        job = JobEnvironment()
-        record = _code_file(job.paths.folder, job.global_rank)
-        record.unlink(missing_ok=True)  # of the job before it was queued again
-        # SLURM sends its signals to all processes of a task: SIGUSR2 is for submitit alone, SIGTERM for the stage
-        process = subprocess.Popen(
-            [sys.executable, "-m", f"stages.{self.stage}", *self.names],
-            env=os.environ | threads | {STARTED: "slurm", "PYTHONUNBUFFERED": "1"},
-            preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN),
-        )
-        try:
-            code = process.wait()
-        except SystemExit:  # queued again
-            process.terminate()
-            process.wait()
-            raise
-        except Exception:  # submitit's handler of SIGUSR2 alone raises here
-            process.terminate()
-            process.wait()
-            code = UNQUEUED
-        code = code if code >= 0 else 128 - code
-        record.write_text(str(code))
-        if code:
-            sys.exit(code)
 
 
 class _Executor(SlurmExecutor):
@@ -96,10 +55,6 @@ class _Executor(SlurmExecutor):
     def _make_submission_file_text(self, command: str, uid: str) -> str:
         self.parameters["time"] = self.time
         return super()._make_submission_file_text(command, uid)
-
-
-def _code_file(folder: Path, rank: int) -> Path:
-    return folder / f"{rank}.code"
 
 
 def _tell(text: str) -> None:
@@ -113,7 +68,6 @@ class _Log:
     path: Path
     to: TextIO
     position: int = 0
-    shown: set[str] = field(default_factory=set)
 
     def show(self, last: bool = False) -> None:
         if not self.path.exists():
@@ -126,7 +80,6 @@ class _Log:
         self.position += len(new)
         for line in new.decode(errors="replace").splitlines():
             if not line.startswith(CHATTER):
-                self.shown.add(line)
                 print(line, file=self.to, flush=True)
 
 
@@ -144,28 +97,27 @@ class _Job:
         for log in self.logs:
             log.show(last)
 
+    def errors(self, task: int) -> list[str]:
+        """The lines that a task wrote to standard error."""
+        path = self.folder / f"{self.number}_{task}_log.err"
+        return path.read_text(errors="replace").splitlines() if path.exists() else []
+
     def show_others(self) -> None:
         """What tasks but the first say of an error, without what the first said as well."""
-        shown = {line for log in self.logs for line in log.shown}
+        shown = self.errors(0)
         for task in range(1, self.tasks):
-            path = self.folder / f"{self.number}_{task}_log.err"
-            for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+            for line in self.errors(task):
                 if line not in shown and not line.startswith(CHATTER):
                     _tell(f"task {task}: {line}")
 
     def codes(self) -> list[int]:
         """Of the tasks that ended by themselves, their exit codes."""
         for _ in range(10):  # a shared disk may show a file late
-            files = [_code_file(self.folder, task) for task in range(self.tasks)]
+            files = [code_file(self.folder, task) for task in range(self.tasks)]
             if codes := [int(text) for file in files if file.exists() and (text := file.read_text())]:
                 return codes
             time.sleep(0.5)
         return []
-
-    def last_error(self) -> str:
-        path = self.folder / f"{self.number}_0_log.err"
-        lines = path.read_text(errors="replace").split("\n") if path.exists() else []
-        return next((line for line in reversed(lines) if line.strip()), "no error was printed")
 
 
 def run_job(cell: str, stage: str, names: Sequence[str], place: Place, ranks: int) -> int:
@@ -191,7 +143,8 @@ def run_job(cell: str, stage: str, names: Sequence[str], place: Place, ranks: in
         code = _ending(job, _wait(job, place), place)
     except BaseException as error:
         try:
-            _cancel(name)
+            for number in _cancel(name):
+                _tell(f"job {number} is cancelled")
         except NoAnswer as silence:
             if not isinstance(error, NoAnswer):
                 _tell(f"{silence}; a job {name} may be left in the queue, which the next run cancels")
@@ -282,7 +235,7 @@ def _wait(job: _Job, place: Place) -> dict[str, str]:
     while True:
         job.show()
         now = time.monotonic()
-        if now >= ask_at or (state == "RUNNING" and _code_file(job.folder, 0).exists()):
+        if now >= ask_at or (state == "RUNNING" and code_file(job.folder, 0).exists()):
             ask_at = now + min(LONGEST, max(SHORTEST, (now - begun) / 20))
             try:
                 found = _look(job.number)
@@ -361,10 +314,11 @@ def _ending(job: _Job, found: dict[str, str], place: Place) -> int:
             why = "memory was short" if number == signal.SIGKILL else "it was preempted or stopped by hand"
             raise UserError(f"signal {number} ended the stage in {job}, as when {why}. {AGAIN}")
     where = f"its log is in {os.path.relpath(job.folder)}"
-    why, nodes = f"{job.last_error()}, exit code {found.get('ExitCode')}", found.get("NodeList")
+    nodes = found.get("NodeList")
+    last = next(filter(str.strip, reversed(job.errors(0))), "no error was printed")
     raise UserError(
         {
-            "FAILED": f"{job} failed before the stage began ({why}); see cluster.setup; {where}",
+            "FAILED": f"{job} failed before the stage began ({last}; exit code {found.get('ExitCode')}); {where}",
             "GONE": f"{job} is gone from SLURM and left no result; {where}. {AGAIN}",
             "CANCELLED": f"{job} was cancelled by someone (scancel). {AGAIN}",
             "NODE_FAIL": f"a node of {job} failed ({nodes}). {AGAIN}",

@@ -133,7 +133,7 @@ def test_a_stage_that_fails(fake, capfd):
         ("OUT_OF_MEMORY", "echo 137 > 0.code", "job 7 needed more memory than it had (4G); raise cluster.memory or"),
         ("TIMEOUT TimeLimit=01:00:00", "", "job 7 ran out of its time (01:00:00) and was not queued again"),
         ("DEADLINE Reason=x", "", "job 7 ended as DEADLINE (x); its log is in work/slurm/distill@a-1-"),
-        ("FAILED ExitCode=3:0", "echo no such module > 7_0_log.err", "before the stage began (no such module, exit"),
+        ("FAILED ExitCode=3:0", "echo no such module > 7_0_log.err", "before the stage began (no such module; exit"),
         ("FAILED ExitCode=137:0", "echo 137 > 0.code", "signal 9 ended the stage in job 7, as when memory was short"),
         ("FAILED ExitCode=140:0", "echo 140 > 0.code", "job 7 had to stop, at the end of its time or for another job,"),
         ("FAILED ExitCode=143:0", "echo 143 > 0.code", "signal 15 ended the stage in job 7, as when it was preempted"),
