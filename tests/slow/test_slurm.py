@@ -117,16 +117,22 @@ def cluster(tmp_path_factory) -> Iterator[dict[str, str]]:
 class Project:
     def __init__(self, folder: Path, environment: dict[str, str]):
         self.folder, self.environment = folder, environment
+        self.started: list[subprocess.Popen[str]] = []
 
     def start(self, what: str, **place) -> subprocess.Popen[str]:
         with open(self.folder / "out", "w") as out:
-            return subprocess.Popen([sys.executable, "-c", RUN, what, json.dumps(place)], cwd=self.folder, stdout=out,
-                                    stderr=subprocess.STDOUT, text=True, env=self.environment)  # fmt: skip
+            process = subprocess.Popen([sys.executable, "-c", RUN, what, json.dumps(place)], cwd=self.folder,
+                                       stdout=out, stderr=subprocess.STDOUT, text=True,
+                                       env=self.environment)  # fmt: skip
+        self.started.append(process)
+        return process
 
     def end(self, process: subprocess.Popen[str]) -> tuple[int, str]:
         """The exit code and what was said; no job may be left."""
-        code = process.wait(120)
-        print(self.said())
+        try:
+            code = process.wait(120)
+        finally:
+            print(self.said(), self.slurm("squeue"), self.slurm("sinfo", "-N", "-l"))
         assert self.slurm("squeue", "-h") == ""
         return code, self.said()
 
@@ -161,6 +167,9 @@ def project(cluster, tmp_path) -> Iterator[Project]:
     (tmp_path / "stages" / "probe.py").write_text(PROBE)
     project = Project(tmp_path, cluster)
     yield project
+    for process in project.started:
+        process.kill()
+        process.wait()
     subprocess.run(["scancel", "--user=root"], env=cluster)
     while project.slurm("squeue", "-h"):
         time.sleep(0.5)
