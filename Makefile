@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup sasrec repro test test-slow lint ui
+.PHONY: setup sasrec repro test test-slow lint ui server
 
 setup: .venv/ready
 
@@ -49,3 +49,11 @@ lint: setup
 ui: setup
 	store=$$(python -m fisher_ld.run.tracking) && \
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --host 127.0.0.1 --backend-store-uri "$$store"
+
+# For cells that run on several machines. It answers to the names and addresses of this machine, and to HOST.
+HOST ?= $(shell hostname -f 2>/dev/null || hostname)
+server: setup
+	@echo "in params.yaml, under tracking:  uri: http://$(HOST):5000"
+	hosts=$$(printf '%s:5000,' $(HOST) $$(hostname) localhost 127.0.0.1 $$(hostname -I)) && \
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --host 0.0.0.0 --port 5000 \
+	  --backend-store-uri sqlite:///mlflow.db --artifacts-destination mlruns --allowed-hosts "$${hosts%,}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -17,9 +18,13 @@ def work_root() -> Path:
     return Path(os.environ.get("DVC_ROOT") or Path.cwd())
 
 
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)  # of a file system that has none
+
+
 class Lock:
     """An exclusive lock on a file, for the life of the process or until `release`; it ends with the process, even
-    by kill -9. `take` returns None, or the {"pid", "folder"} of the process that has it."""
+    by kill -9. `take` returns None, or the {"pid", "folder"} of the process that has it. It raises UserError on a file
+    system without locks."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -39,6 +44,15 @@ class Lock:
                     return cast("dict[str, Any]", json.loads(text))
                 time.sleep(0.01)  # the holder has not yet written who it is
                 continue
+            except OSError as error:
+                stream.close()
+                if error.errno not in NO_LOCKS:
+                    raise
+                raise UserError(
+                    f"{self.path.parent}: this file system cannot lock files ({os.strerror(error.errno)}), and without "
+                    "locks two processes could write the same files. Put the project on one that can, or have it "
+                    "mounted with locks (Lustre: option flock; NFS: without nolock, its lock service running)"
+                ) from error
             if os.fstat(stream.fileno()).st_nlink:
                 break
             stream.close()  # the holder removed the file between our open and our lock

@@ -28,7 +28,7 @@ from fisher_ld.core.locks import Lock, still_running, work_root
 from fisher_ld.datasets.catalogue import SOURCES
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.run.launch import JOBS, elsewhere, launch
-from fisher_ld.run.tracking import StageRun
+from fisher_ld.run.tracking import StageRun, check_shared
 
 BEFORE_TEACHER = ("download", "download_teacher")  # which may bring another one
 TRACKED = ("adapt_teacher", "adapt_shallow", "distill", "efficiency", "report")  # a failing store says so first
@@ -166,6 +166,8 @@ def _run(stage: str, main: Callable[..., None], given: Sequence[str]) -> None:
         check_teacher_fit(params, BASE)
     keys = declared_keys(stage, {name: str(value) for name, value in names.items()})
     if elsewhere(stage, params.cluster):
+        if params.cluster.launcher == "slurm":
+            check_shared(params.tracking.uri)
         if code := launch(cell, stage, given, params.cluster):
             sys.exit(code)
         return

@@ -57,6 +57,16 @@ def store_uri(uri: str | None) -> str:
     return f"sqlite:///{work_root().absolute() / relative[1]}" if relative else uri
 
 
+def check_shared(uri: str | None) -> None:
+    """Raises UserError for a store that processes on several machines cannot write to."""
+    store = store_uri(uri)
+    if "://" not in store or re.match("sqlite|file:", store):
+        raise UserError(
+            f"MLflow store {store} is a file, and with cluster.launcher slurm cells run on several machines. Start a "
+            "server on a machine that all nodes reach (make server), and set tracking.uri to http://HOST:5000"
+        )
+
+
 def metric_name(key: str) -> str:
     """MLflow refuses some characters: ndcg@10 becomes ndcg_at_10."""
     return re.sub("[^A-Za-z0-9_. :/-]", "_", key.replace("@", "_at_"))

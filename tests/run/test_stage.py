@@ -301,3 +301,16 @@ def test_an_orphan_of_this_folder_stops_the_stage_and_sigterm_ends_it(project, t
         out, _ = process.communicate()
     assert out == "left SystemExit\n" and process.returncode == 143
     call("report", lambda params, run: None)
+
+
+def test_a_job_of_slurm_needs_a_server(project, call, failure, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    launched = []
+    monkeypatch.setattr(module, "launch", lambda cell, *rest: launched.append(cell) or 3)
+    changes = {"cluster": {"launcher": "slurm"}}
+    write_params(".", changes)
+    assert "estimate_fisher: MLflow store sqlite:///" in failure("estimate_fisher", never) and not launched
+    write_params(".", {**changes, "tracking": {"uri": "http://host:5000"}})
+    with pytest.raises(SystemExit) as stopped:
+        call("estimate_fisher", never)
+    assert stopped.value.code == 3 and launched == ["estimate_fisher"] and not project

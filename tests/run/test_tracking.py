@@ -12,7 +12,7 @@ import pytest
 from fisher_ld.config.paths import cell
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json, write_json
-from fisher_ld.run.tracking import EXPERIMENT, STAGE, StageRun, experiment_key, metric_name, store_uri
+from fisher_ld.run.tracking import EXPERIMENT, STAGE, StageRun, check_shared, experiment_key, metric_name, store_uri
 from tests.given import ROOT, given
 
 UNWATCHED = {"tracking": {"system_metrics": False}}
@@ -364,6 +364,18 @@ def test_store_uri(monkeypatch, tmp_path):
     assert store_uri(None) == "http://host:5000"
     assert store_uri("sqlite:///sub/x.db") == f"sqlite:///{tmp_path}/sub/x.db"
     assert store_uri("sqlite:////abs/x.db") == "sqlite:////abs/x.db"
+
+
+@pytest.mark.parametrize("uri", [None, "sqlite:///x.db", "file:///x/mlruns", "mlruns"])
+def test_a_file_is_no_store_for_several_machines(monkeypatch, uri):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match=r"is a file, .* \(make server\), and set tracking\.uri to http://HOST:5000"):
+        check_shared(uri)
+
+
+def test_a_server_is_a_store_for_several_machines():
+    check_shared("http://host:5000")
+    check_shared("postgresql://host/x")
 
 
 def test_metric_name():
