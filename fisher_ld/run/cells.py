@@ -18,6 +18,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 
+from fisher_ld.config.params import Cluster
 from fisher_ld.config.paths import PARAMS
 from fisher_ld.core.compute import usable_threads
 from fisher_ld.core.errors import UserError
@@ -31,8 +32,10 @@ ALONE = (
 NOISE = "Updating lock file"  # from here on DVC says how to commit what it did
 
 
-def alone(cell: str) -> bool:
-    return cell.split("@")[0] in ALONE
+def alone_here(cluster: Cluster) -> Callable[[str], bool]:
+    """Whether a cell must be the only one on this machine; none that is a job of SLURM must."""
+    stages = {stage for stage in ALONE if cluster.of(stage).launcher != "slurm"}
+    return lambda cell: cell.split("@")[0] in stages
 
 
 def outdated() -> dict[str, set[str]]:
@@ -58,7 +61,11 @@ class Outcome:
 
 
 def work_through(
-    needs: Mapping[str, set[str]], at_once: int, run: Callable[[str], bool], stop: Callable[[], None]
+    needs: Mapping[str, set[str]],
+    at_once: int,
+    alone: Callable[[str], bool],
+    run: Callable[[str], bool],
+    stop: Callable[[], None],
 ) -> Outcome:
     """Runs every cell of `needs` when those that it needs are done, up to `at_once` together, but the `alone` ones by
     themselves. `run` says whether a cell went well; one that did not takes with it those that need it, no others.
@@ -90,12 +97,12 @@ class Cells:
     """Cells as processes, whose words go to standard output with the cell's name before them. Where `cluster.threads`
     is null, an `alone` one has all `threads`, and the others share them."""
 
-    def __init__(self, threads: int, at_once: int):
-        self.threads, self.at_once = threads, at_once
+    def __init__(self, threads: int, at_once: int, alone: Callable[[str], bool]):
+        self.threads, self.at_once, self.alone = threads, at_once, alone
         self.processes: set[subprocess.Popen[str]] = set()
 
     def run(self, cell: str) -> bool:
-        threads = self.threads if alone(cell) else max(1, self.threads // self.at_once)
+        threads = self.threads if self.alone(cell) else max(1, self.threads // self.at_once)
         process = subprocess.Popen(
             [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", cell],
             env=os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"},
@@ -138,9 +145,10 @@ def main() -> None:
     except UserError as error:
         sys.exit(str(error))
     started, needs = time.monotonic(), outdated()
-    cells = Cells(usable_threads(cluster), cluster.cells)
+    alone = alone_here(cluster)
+    cells = Cells(usable_threads(cluster), cluster.cells, alone)
     try:
-        outcome = work_through(needs, cluster.cells, cells.run, cells.interrupt)
+        outcome = work_through(needs, cluster.cells, alone, cells.run, cells.interrupt)
     except KeyboardInterrupt:
         sys.exit(
             "interrupted. What is done stays, and what ran goes on from its checkpoint: run the same command again."

@@ -217,6 +217,8 @@ def stage(main: Callable[..., None]) -> None:
     cell = "@".join(filter(None, [name, "-".join(given)]))
     try:
         _run(name, main, given)
+    except KeyboardInterrupt:
+        sys.exit(f"{cell}: interrupted; the same command goes on from the last checkpoint")
     except Unavailable as error:
         _let_the_leader_tell()
         print(f"{cell}: {error}", file=sys.stderr, flush=True)

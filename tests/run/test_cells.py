@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from fisher_ld.run import cells
-from tests.given import ROOT
+from tests.given import ROOT, given
 
 MEET = "touch {0}.here; for i in $(seq 200); do test -e {1}.here && break; sleep 0.05; done; test -e {1}.here"
 SINGLE = "set -C; echo > one; sleep 0.2; rm one"  # fails where another has made the file
@@ -47,9 +47,17 @@ def dvc(*command: str) -> str:
     return subprocess.run([sys.executable, "-m", "dvc", *command], check=True, capture_output=True, text=True).stdout
 
 
+ALONE = cells.alone_here(given().cluster)
+
+
+def test_no_job_of_slurm_must_be_alone():
+    of_slurm = cells.alone_here(given({"cluster": {"launcher": "slurm"}}).cluster)
+    assert ALONE("score_teacher@a-0") and not of_slurm("score_teacher@a-0") and not ALONE("distill@a-b-c-0")
+
+
 def work(threads: int = 4, at_once: int = 2) -> cells.Outcome:
-    made = cells.Cells(threads, at_once)
-    return cells.work_through(cells.outdated(), at_once, made.run, made.interrupt)
+    made = cells.Cells(threads, at_once, ALONE)
+    return cells.work_through(cells.outdated(), at_once, ALONE, made.run, made.interrupt)
 
 
 def test_two_cells_run_at_once_and_dvc_lock_is_whole(project, capsys):
@@ -101,7 +109,7 @@ def test_a_failed_cell_takes_with_it_only_those_that_need_it(project):
 
 def test_an_interruption_ends_what_runs(project, capsys):
     write(project / "dvc.yaml", {"stages": {"long": {"cmd": "touch begun; exec sleep 600", "outs": ["never"]}}})
-    made = cells.Cells(1, 1)
+    made = cells.Cells(1, 1, ALONE)
 
     def interrupt() -> None:
         while not (project / "begun").exists():
@@ -110,7 +118,7 @@ def test_an_interruption_ends_what_runs(project, capsys):
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
-        cells.work_through({"long": set()}, 1, made.run, made.interrupt)
+        cells.work_through({"long": set()}, 1, ALONE, made.run, made.interrupt)
     assert not made.processes
     assert "long" in capsys.readouterr().out
     (project / "dvc.yaml").write_text("stages: {}")
@@ -125,7 +133,7 @@ def test_no_cell_begins_before_what_it_needs_is_done(at_once):
     def run(cell: str) -> bool:
         with guard:
             assert needs[cell] <= set(done) and len(running) < at_once
-            assert not (running and (cells.alone(cell) or any(map(cells.alone, running))))
+            assert not (running and (ALONE(cell) or any(map(ALONE, running))))
             running.add(cell)
         time.sleep(0.01)
         with guard:
@@ -133,5 +141,5 @@ def test_no_cell_begins_before_what_it_needs_is_done(at_once):
             done.append(cell)
         return True
 
-    assert cells.work_through(needs, at_once, run, lambda: None) == cells.Outcome()
+    assert cells.work_through(needs, at_once, ALONE, run, lambda: None) == cells.Outcome()
     assert sorted(done) == sorted(needs)
