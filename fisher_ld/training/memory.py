@@ -62,6 +62,8 @@ def needed(config: Any, lists: Lists, prompts: Prompts, settings: Adapt, compute
         trained = settings.lora_rank * sum(sum(p.shape) for p in linear)
     weights = layers / divided + others + (2 * each if divided > 1 else 0)  # a layer that is computed, and the next
     kept = kept_by_a_layer(config, batch, compute, frozen=settings.method == "lora")
+    if divided > 1 and compute.bf16:  # a layer's weights in bf16 are given up after its pass
+        kept -= 2 * each
     return Need(4 * weights, 5 * 4 * trained, kept * config.num_hidden_layers)
 
 
@@ -72,10 +74,13 @@ def _in_layer(name: str) -> bool:
 def kept_by_a_layer(config: Any, batch: PackedBatch, compute: Compute, frozen: bool) -> int:
     """Bytes that one layer keeps for the backward pass of `batch`, beside its float32 weights."""
     small = copy.deepcopy(config)
-    small.num_hidden_layers, small.vocab_size, small.pad_token_id = 2, 4, None  # two, for the last is narrow
+    small.num_hidden_layers, small.vocab_size, small.pad_token_id = 1, 4, None
     if getattr(small, "layer_types", None):
-        small.layer_types = small.layer_types[:2]
+        small.layer_types = small.layer_types[:1] * 2
     scorer = Scorer(AutoModelForSequenceClassification.from_config(small, dtype=torch.float32)).on(compute)
+    shared = {id(p): p for p in scorer.layers.parameters()}
+    scorer.layers.append(copy.deepcopy(scorer.layers[0], shared))  # a second, for the last is narrow
+    scorer.model.config.num_hidden_layers = 2
     scorer.layers.requires_grad_(not frozen)
     ids = torch.zeros_like(batch.input_ids)
     with _keeping(scorer.layers[0]) as found:
