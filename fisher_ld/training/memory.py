@@ -4,6 +4,7 @@ are counted, and what a layer keeps for the backward pass is seen in one of rand
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -86,6 +87,8 @@ def kept_by_a_layer(config: Any, batch: PackedBatch, compute: Compute, frozen: b
     with _keeping(scorer.layers[0]) as found:
         scorer(PackedBatch(**{**vars(batch), "input_ids": ids}).to(compute.device))
     weights = {p.untyped_storage().data_ptr() for p in scorer.parameters()}
+    del scorer
+    gc.collect()  # hooks hold what they hook
     return sum(size for place, size in found.items() if place not in weights)
 
 
@@ -93,7 +96,7 @@ def kept_by_a_layer(config: Any, batch: PackedBatch, compute: Compute, frozen: b
 def _keeping(layer: torch.nn.Module) -> Iterator[dict[int, int]]:
     """The storages, place -> bytes, that autograd keeps of one forward pass of `layer`."""
     found: dict[int, int] = {}
-    alive = []  # so that no place is given twice
+    alive: list[torch.Tensor] = []  # so that no place is given twice
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -109,6 +112,7 @@ def _keeping(layer: torch.nn.Module) -> Iterator[dict[int, int]]:
     finally:
         begin.remove()
         end.remove()
+        alive.clear()
 
 
 def at_hand(compute: Compute) -> float:
