@@ -51,7 +51,8 @@ def adapt_model(
     checkpoint = Checkpoint("adapt", key)
     validate = validator(scorer, processed, prompts, settings.val_users, params.seed)
     training = Training(model, seed, validate, checkpoint, run.log_metrics)
-    fitted = adapt(scorer, lists, prompts, settings, steps, training, LAYER_DROP if spaced else 0.0)
+    drop = LAYER_DROP if spaced else 0.0
+    fitted = adapt(scorer, lists, prompts, settings, steps, training, drop, compute.checkpointing)
     if spaced is not None:
         scorer.keep(layers_taken("spaced", len(scorer.layers), spaced))
 

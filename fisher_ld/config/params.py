@@ -332,7 +332,7 @@ class Place(Section):
     device: Literal["cpu", "cuda"]
     threads: Positive | None  # of each process; None: $OMP_NUM_THREADS, else all cores
     batch_users: Positive  # packed rows that a process scores at once
-    checkpointing: StrictBool  # of Fisher's backward pass
+    checkpointing: StrictBool  # of the backward passes of adaptation and Fisher
     launcher: Literal["local", "torchrun", "slurm"]
     nodes: Positive
     shard: StrictBool  # the teacher's layers among the processes (FSDP2)

@@ -28,6 +28,7 @@ class Compute:
     bf16: bool
     batch_users: int = 1
     shard: bool = False  # whether ranks divide the teacher among themselves
+    checkpointing: bool = False  # whether activations are computed again for the backward pass, and not kept
 
     def __str__(self) -> str:
         """What a result depends on, so that a checkpoint's key has it."""
@@ -80,7 +81,8 @@ def setup(cluster: Place, precision: str, seed: int) -> Compute:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    compute = Compute(ranks.meet(cluster.device), bf16, cluster.batch_users, cluster.shard and ranks.world() > 1)
+    device, shard = ranks.meet(cluster.device), cluster.shard and ranks.world() > 1
+    compute = Compute(device, bf16, cluster.batch_users, shard, cluster.checkpointing)
     processes = f"{ranks.world()} processes, each " if ranks.world() > 1 else ""
     print(f"computing on {compute} with {processes}{torch.get_num_threads()} threads")
     return compute

@@ -9,7 +9,7 @@ a row belongs to p_c z_c: the list's sum takes no pass of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,6 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from fisher_ld.core.errors import UserError
@@ -25,7 +24,8 @@ from fisher_ld.fisher.coverage import Covered, cover
 from fisher_ld.fisher.hooks import GradientReader, Sums, reading_states
 from fisher_ld.kernels.attention import by_strips
 from fisher_ld.kernels.last_layer import only_at_decisions
-from fisher_ld.kernels.linear import by_onednn, replaced
+from fisher_ld.kernels.linear import by_onednn
+from fisher_ld.kernels.recompute import recomputed
 from fisher_ld.models.relations import Places, attention_divergence, keeping
 from fisher_ld.models.scorer import Scorer
 
@@ -136,13 +136,12 @@ def gradient_norms(
     reader, sensitivity = GradientReader(size, sums), zeros(size, count)
 
     decision = torch.stack([rows, batch.decision], 1)
-    recomputed = replaced({layer: _recomputed for layer in stack[:-1]} if checkpointing else {})
     at_decisions = only_at_decisions(stack[-1], decision)
     with (
         _frozen(model),
         by_strips(model),
         by_onednn(part.module for part in covered),
-        recomputed,
+        recomputed(stack[:-1] if checkpointing else (), reentrant=True),
         at_decisions,
         reader.reading(covered),
         reading_states(stack, batch.decision, sensitivity),
@@ -199,12 +198,3 @@ def _frozen(model: PreTrainedModel) -> Iterator[None]:
             module.training = True
         for parameter in trainable:
             parameter.requires_grad_(True)
-
-
-def _recomputed(forward: Callable) -> Callable:
-    """A re-entrant checkpoint, which recomputes without dropout, as `_frozen` has it."""
-
-    def checkpointed(states: torch.Tensor, *others: object, **named: object) -> object:
-        return checkpoint(partial(forward, **named), states, *others, use_reentrant=True, preserve_rng_state=False)
-
-    return checkpointed

@@ -17,6 +17,7 @@ from fisher_ld.batches.lists import Lists
 from fisher_ld.batches.packing import step_plan
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.config.params import Adapt
+from fisher_ld.kernels.recompute import recomputed
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.sharded import divided_as, is_sharded
 from fisher_ld.models.together import score_together
@@ -34,9 +35,11 @@ def adapt(
     steps: int,
     training: Training,
     layer_drop: float = 0.0,
+    recompute: bool = False,
 ) -> Fit:
     """Trains all of `scorer` in place, `params.batch_users` windows of `lists` a step, by `ranking_loss`; `steps` at
-    most. `layer_drop`: the probability with which a step leaves out a layer, but never the last."""
+    most. `layer_drop`: the probability with which a step leaves out a layer, but never the last. `recompute`:
+    activations in the backward pass, so that none are kept."""
     depth = len(scorer.layers)
     plan = step_plan(lists, lists.windows(), prompts, params.batch_users, steps, training.seed)
     schedule = Schedule(
@@ -46,7 +49,10 @@ def adapt(
 
     def loss(windows: list[np.ndarray], step: int) -> tuple[torch.Tensor, dict[str, float], int]:
         stays = np.random.default_rng([training.seed, step]).random(depth) >= layer_drop  # the same after a kill
-        with scorer.only([layer for layer in range(depth) if stays[layer] or layer == depth - 1]):
+        with (
+            scorer.only([layer for layer in range(depth) if stays[layer] or layer == depth - 1]),
+            recomputed(scorer.layers[:-1] if recompute else ()),
+        ):
             scored, batch = score_together(scorer, lists, windows, prompts, scorer)
         total, parts = ranking_loss(scored.logits, batch.labels, batch.list_of, params.list_weight)
         return total, parts, batch.tokens

@@ -65,7 +65,9 @@ def needed(config: Any, lists: Lists, prompts: Prompts, settings: Adapt, compute
     kept = kept_by_a_layer(config, batch, compute, frozen=settings.method == "lora")
     if divided > 1 and compute.bf16:  # a layer's weights in bf16 are given up after its pass
         kept -= 2 * each
-    return Need(4 * weights, 5 * 4 * trained, kept * config.num_hidden_layers)
+    states = 4 * batch.input_ids.numel() * config.hidden_size  # what goes into a layer
+    count = config.num_hidden_layers
+    return Need(4 * weights, 5 * 4 * trained, count * states + kept if compute.checkpointing else count * kept)
 
 
 def _in_layer(name: str) -> bool:
@@ -132,6 +134,7 @@ def check_memory(need: Need, compute: Compute) -> None:
     if need.gib() > free:
         raise UserError(
             f"adaptation needs about {need.gib():.1f} GiB in each process ({need}), {free:.1f} are free: divide the "
-            "teacher's layers among more processes (cluster.shard: true, processes, nodes), train adapters alone "
-            "(teacher.adapt.method: lora), lower teacher.adapt.batch_users, or take a smaller teacher"
+            "teacher's layers among more processes (cluster.shard: true, processes, nodes), keep no activations "
+            "(cluster.checkpointing: true), train adapters alone (teacher.adapt.method: lora), lower "
+            "teacher.adapt.batch_users, or take a smaller teacher"
         )

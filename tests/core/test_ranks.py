@@ -23,9 +23,8 @@ def found(tmp_path_factory):
     return work(alone), np.load(shared / "0.npz"), np.load(shared / "1.npz")
 
 
-ADAPTED = [
-    f"{method}{how}{what}" for method in ("full", "lora") for how in ("", " in parts") for what in ("", " curve")
-]
+WAYS = ["full", "lora", "full in parts", "lora in parts", "full again", "lora again in parts"]
+ADAPTED = [*WAYS, *(f"{way} curve" for way in WAYS)]
 DISTILLED = ["fisher-ld", "fisher-ld weights", "list-kl", "ranking", "minilm", "fitnets", "fitnets weights"]
 READ = [f"{what} {how}" for what in ("logits", "states", "scores", "fisher") for how in ("whole", "in parts")]
 
@@ -36,6 +35,13 @@ def test_two_ranks_do_what_one_does(found, name):
     one, first, second = found
     assert first[name].shape == one[name].shape and np.array_equal(first[name], second[name])
     np.testing.assert_allclose(first[name], one[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["full", "lora"])
+def test_activations_that_are_computed_again_change_nothing(found, way):
+    again = {"full": "full again", "lora": "lora again in parts"}[way]
+    for one in found:
+        np.testing.assert_allclose(one[again], one[way], rtol=1e-5, atol=1e-5)
 
 
 def test_alone_nothing_is_shared():

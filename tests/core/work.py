@@ -51,13 +51,13 @@ def divided(folder: Path, scorer: Scorer) -> Scorer:
 
 
 def adapted(folder: Path, found: dict[str, np.ndarray]) -> None:
-    for method in ("full", "lora", "full in parts", "lora in parts"):
+    for method in ("full", "lora", "full in parts", "lora in parts", "full again", "lora again in parts"):
         small = {"eval_every": 10, "batch_users": 3, "learning_rate": 1e-3, "method": method[:4], "lora_rank": 2}
         settings, scorer = given({"teacher": {"adapt": small}}).teacher.adapt, TINY.scorer(layers=4)
         if "parts" in method:
             scorer = divided(folder, scorer)
         told = training(folder, method, scorer)
-        fit = adapt(scorer, TINY.lists, TINY.prompts, settings, STEPS, told, layer_drop=0.2)
+        fit = adapt(scorer, TINY.lists, TINY.prompts, settings, STEPS, told, 0.2, recompute="again" in method)
         found[method] = weights(scorer)
         if method == "full in parts":
             ranks.gather(None)  # the leader has saved
