@@ -27,7 +27,7 @@ BELOW = {
     "batches": {"core", "config"},
     "kernels": {"core"},
     "models": {"core", "config", "batches", "kernels"},
-    "training": {"core", "config", "batches", "models"},
+    "training": {"kernels", "core", "config", "batches", "models"},
     "fisher": {"core", "batches", "models", "kernels"},
     "distillation": {"core", "config", "batches", "models", "training"},
     "serving": {"core", "config", "batches", "models"},
