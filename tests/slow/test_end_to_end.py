@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import psutil
 import pytest
 import torch
@@ -345,3 +346,22 @@ def test_goes_on_after_kill(project, stage, command, folder, model, seed):
     assert sorted(steps) == list(range(1, 13))  # none lost, none twice
     for name, value in load_file(project / result).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-6)
+
+
+def test_two_processes_that_divide_the_teacher_leave_what_one_left(project):
+    """By torchrun, from the command of a cell: the same numbers, but for what bf16 rounds otherwise."""
+    scores, traces = PATHS.test("teacher", 0) / "matched.parquet", PATHS.traces
+    curve = PATHS.training("small/fisher-ld", 0) / "curve.csv"
+    one = [pl.read_parquet(project / scores), pl.read_parquet(project / traces), pl.read_csv(project / curve)]
+    change(project, {"cluster": {"launcher": "torchrun", "processes": 2, "shard": True}})
+    try:
+        for command in (f"score_teacher {DATA} 0", f"estimate_fisher {DATA} 0", f"distill {DATA} small fisher-ld 0 0"):
+            said = run(project, sys.executable, "-m", *f"stages.{command}".split())
+            assert "2 processes" in said and "done in" in said
+        two = [pl.read_parquet(project / scores), pl.read_parquet(project / traces), pl.read_csv(project / curve)]
+    finally:
+        restore(project)
+    np.testing.assert_allclose(*(np.stack(found[0]["scores"].to_list()) for found in (one, two)), atol=0.05)
+    order = ("state", "source", "example", "layer")
+    np.testing.assert_allclose(*(found[1].sort(order)["gradient_norm"] for found in (one, two)), rtol=1e-3)
+    np.testing.assert_allclose(*(found[2]["loss"].drop_nulls() for found in (one, two)), rtol=0.02)
