@@ -33,11 +33,13 @@ WINDOWS, ITEM = 10_000, 12  # windows read; tokens of an item's text
 
 def config(name: str) -> LlamaConfig:
     layers, width, mlp, heads, groups, vocabulary = SHAPES[name]
-    return LlamaConfig(
+    shape = LlamaConfig(
         vocab_size=vocabulary, hidden_size=width, intermediate_size=mlp, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=groups, max_position_embeddings=8192, num_labels=2,
+        num_attention_heads=heads, num_key_value_heads=groups, max_position_embeddings=8192,
         pad_token_id=0,
     )  # fmt: skip
+    shape.num_labels = 2
+    return shape
 
 
 def windows(count: int) -> tuple[Lists, Prompts]:
@@ -52,15 +54,16 @@ def plan(name: str, method: str) -> tuple[int, Need, float]:
     """Devices, what each needs, and hours, one window a device and step."""
     settings = read_params().teacher.adapt
     smallest = sum(p.numel() for p in empty(config(name)).parameters()) * (4 if method == "lora" else 20) / 2**30
-    for devices in (2**power for power in range(10)):
-        if smallest / devices > USABLE:
-            continue
+    devices, need = 1, None
+    while need is None or need.gib() > USABLE:
+        devices *= 1 if need is None else 2
+        while smallest / devices > USABLE:
+            devices *= 2
         os.environ["WORLD_SIZE"] = str(devices)
         lists, prompts = windows(devices)
         adapt = settings.model_copy(update={"method": method, "batch_users": devices})
         need = needed(config(name), lists, prompts, adapt, Compute(torch.device("cpu"), True, shard=devices > 1))
-        if need.gib() <= USABLE:
-            break
+    lists, prompts = windows(1)
     tokens = row_tokens(lists.windows()[0], lists, prompts) * WINDOWS
     weights = sum(p.numel() for n, p in empty(config(name)).named_parameters() if "layers" in n)
     flops = (6 if method == "full" else 4) * weights * tokens  # adapters need no gradients of weights

@@ -37,7 +37,7 @@ def adapt_model(
     settings, processed = params.teacher.adapt, paths.processed
     base, lists = Pretrained.of(BASE, processed, params.teacher.answers), read_labelled(processed)
     prompts = base.prompts
-    check_memory(needed(base.config(), lists, prompts, settings, compute), compute)
+    check_memory(needed(base.config(first), lists, prompts, settings, compute), compute)
     scorer = base.scorer(compute.shard).on(compute)
     cover(scorer.model)
     # what would stop a later stage stops here, before the longest one

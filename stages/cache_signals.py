@@ -24,4 +24,4 @@ def main(params: Params, run: StageRun, data: str, method: str, teacher: int) ->
 
 
 if __name__ == "__main__":
-    stage(main)
+    stage(main, idle=lambda params, data, method, teacher: not METHODS[method].own_signals)

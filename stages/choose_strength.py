@@ -12,12 +12,17 @@ from fisher_ld.run.stage import stage
 from fisher_ld.run.tracking import StageRun
 
 
+def trials(params: Params, method: str) -> list[float]:
+    """The weights to try; none where there is no choice."""
+    weighed = any(term.weight == "layer_weight" for term in METHODS[method].terms)
+    others = params.distill.layer_weight_trials
+    return [params.distill.layer_weight, *others] if weighed and others else []
+
+
 def main(params: Params, run: StageRun, data: str, student: str, method: str, teacher: int) -> None:
     paths, own = DataPaths(data), params.distill.layer_weight
-    weighed = any(term.weight == "layer_weight" for term in METHODS[method].terms)
-    trials = [own, *params.distill.layer_weight_trials] if weighed and params.distill.layer_weight_trials else []
     tried: dict[float, float] = {}
-    for weight in trials:
+    for weight in trials(params, method):
         from stages.distill import train  # here, for torch takes seconds to import
 
         done = train(params, run, paths, student, method, params.seed, teacher, weight)
@@ -28,4 +33,4 @@ def main(params: Params, run: StageRun, data: str, student: str, method: str, te
 
 
 if __name__ == "__main__":
-    stage(main)
+    stage(main, idle=lambda params, data, student, method, teacher: not trials(params, method))

@@ -26,7 +26,7 @@ def rng_state() -> dict[str, Any]:
     """State of the global generators of Python, NumPy and torch (CPU and GPU)."""
     import torch
 
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
     numpy_state = np.random.get_state(legacy=False)
     return {"python": random.getstate(), "numpy": numpy_state, "torch": torch.get_rng_state(), "cuda": cuda}
 
@@ -37,8 +37,8 @@ def restore_rng(state: Mapping[str, Any]) -> None:
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"][0])
 
 
 def _pack(value: Any, tensors: dict[str, torch.Tensor], names: dict[tuple, str]) -> Any:
@@ -53,9 +53,14 @@ def _pack(value: Any, tensors: dict[str, torch.Tensor], names: dict[tuple, str])
     if isinstance(value, np.ndarray):
         return {"array": _pack(torch.from_numpy(value), tensors, names)["tensor"]}
     if isinstance(value, torch.Tensor):
+        if hasattr(value, "full_tensor"):  # divided among ranks: whole on the leader alone, one after the other
+            found = value.full_tensor()  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+            name = f"t{len(names)}"
+            names[(name,)] = name
+            if ranks.leader():
+                tensors[name] = found.detach().to("cpu", copy=True).contiguous()
+            return {"tensor": name}
         value = value.detach()
-        if hasattr(value, "full_tensor"):  # divided among ranks
-            value = value.full_tensor()  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
         key = (value.data_ptr(), value.shape, value.stride(), value.dtype) if value.numel() else (id(value),)
         if key not in names:  # tied weights are stored once
             names[key] = f"t{len(names)}"
@@ -104,7 +109,7 @@ class Checkpoint:
             if holder is None:
                 return folder / name
             if holder["folder"] == str(Path.cwd()):
-                raise still_running(stage, holder["pid"])
+                raise still_running(stage, holder)
         raise UserError(f"{folder}: 100 processes hold {key}; wait until some of them end")
 
     def _newest(self) -> Path | None:
@@ -133,7 +138,7 @@ class Checkpoint:
         built, last before the loop."""
         from safetensors.torch import load_file
 
-        newest = self._newest()
+        newest = ranks.from_leader(self._newest)
         if newest is None:
             return None
         saved = json.loads((newest / "state.json").read_text())

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,8 +24,8 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)  # of a
 
 class Lock:
     """An exclusive lock on a file, for the life of the process or until `release`; it ends with the process, even
-    by kill -9. `take` returns None, or the {"pid", "folder"} of the process that has it. It raises UserError on a file
-    system without locks."""
+    by kill -9. `take` returns None, or the {"pid", "host", "folder"} of the process that has it. It raises UserError on
+    a file system without locks."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -57,7 +58,7 @@ class Lock:
                 break
             stream.close()  # the holder removed the file between our open and our lock
         stream.truncate(0)
-        stream.write(json.dumps({"pid": os.getpid(), "folder": str(Path.cwd())}))
+        stream.write(json.dumps({"pid": os.getpid(), "host": os.uname().nodename, "folder": str(Path.cwd())}))
         stream.flush()
         self.stream = stream
         return None
@@ -68,8 +69,9 @@ class Lock:
         self.stream.close()
 
 
-def still_running(stage: str, pid: int) -> UserError:
+def still_running(stage: str, holder: Mapping[str, Any]) -> UserError:
+    where = "" if holder["host"] == os.uname().nodename else f" on {holder['host']}"
     return UserError(
-        f"process {pid} still runs {stage} in this folder, probably left behind when `dvc repro` was "
-        f"killed. Wait until it ends, or stop it (kill {pid}), then run the same command again."
+        f"process {holder['pid']}{where} still runs {stage} in this folder, probably left behind when `dvc repro` was "
+        f"killed. Wait until it ends, or stop it there (kill {holder['pid']}), then run the same command again."
     )

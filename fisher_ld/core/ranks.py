@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 PATIENCE = timedelta(hours=2)  # of ranks that wait for another, whose death a launcher tells sooner
 
 
@@ -58,6 +59,7 @@ def part() -> None:
         from torch import distributed
 
         if distributed.is_initialized():
+            distributed.barrier()  # none leaves while the leader still writes
             distributed.destroy_process_group()
 
 

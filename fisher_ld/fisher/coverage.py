@@ -127,7 +127,9 @@ def _probed(module: nn.Module, weight: torch.Tensor, bias: torch.Tensor | None) 
     if weight.ndim == 1:
         x = torch.linspace(-1, 3, 2 * len(weight), device=weight.device).sin().view(2, -1).to(weight.dtype)
         probe = x[0].cos()
-        output = functional_call(module, {"weight": probe}, (x,))
+        if bias is not None:
+            bias = whole(bias)
+        output = functional_call(module, {"weight": probe} | ({} if bias is None else {"bias": bias}), (x,))
         tolerance = 1e-4 if weight.dtype in (torch.float32, torch.float64) else 0.05
         epsilon = norm_epsilon(module)
         layer_normed = nn.functional.layer_norm(x, x.shape[-1:], probe, bias, epsilon)

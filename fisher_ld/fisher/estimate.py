@@ -24,6 +24,7 @@ from fisher_ld.fisher.gradient_norms import Squares, gradient_norms, pad_prompts
 from fisher_ld.fisher.profile import Kind, factor, kinds_of, layer_traces
 from fisher_ld.fisher.sample import Sample
 from fisher_ld.models.scorer import Scorer
+from fisher_ld.models.sharded import is_sharded
 
 ROUND = 64  # examples between two looks at the standard errors
 
@@ -92,7 +93,9 @@ def estimate(
         chosen = sample.examples[first : first + size]
         label = f"Fisher traces, {state}, {sample.source}"
         prompt = partial(prompts.example, sample.lists)
-        found = ranks.together(partial(_rows, scorer, prompt, chosen, label, batch_size, checkpointing, covered))
+        compute = partial(_rows, scorer, prompt, chosen, label, batch_size, checkpointing, covered)
+        # the ranks of a divided model wait for each other within it, where no error could be told
+        found = ranks.gather(compute()) if is_sharded(scorer) else ranks.together(compute)
         rows = list(chain(*found))
         rounds.append(_table(rows, sample, state, of_each))
         if tolerance and largest_share_error(pl.concat(rounds)) <= tolerance:

@@ -14,13 +14,13 @@ from fisher_ld.kernels.linear import replaced
 
 
 def recomputed(layers: Iterable[nn.Module], reentrant: bool = False) -> AbstractContextManager[None]:
-    """Within it each of `layers` keeps what goes into it alone, without dropout. `reentrant`: hooks see both passes,
-    and what goes in must require a gradient."""
+    """Within it each of `layers` keeps what goes into it alone. `reentrant`: hooks see both passes, what goes in must
+    require a gradient, and there must be no dropout."""
 
     def wrap(forward: Callable) -> Callable:
         def checkpointed(states: torch.Tensor, *others: object, **named: object) -> object:
             computed = partial(forward, **named)
-            return checkpoint(computed, states, *others, use_reentrant=reentrant, preserve_rng_state=False)
+            return checkpoint(computed, states, *others, use_reentrant=reentrant, preserve_rng_state=not reentrant)
 
         return checkpointed
 

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from fisher_ld.batches.lists import read_texts
 from fisher_ld.batches.prompts import Prompts, answer_tokens, build_prompts, read_template
 from fisher_ld.config.params import Answers
-from fisher_ld.models.scorer import Scorer, answering
+from fisher_ld.models.scorer import Scorer, answering, with_layers
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,10 @@ class Pretrained:
         prompts = build_prompts(tokenizer, read_texts(processed), read_template(processed))
         return cls(folder, tokenizer, prompts, answer_tokens(tokenizer, answers))
 
-    def config(self) -> Any:
-        """Of the scorer."""
-        return answering(AutoConfig.from_pretrained(self.folder))
+    def config(self, first: int | None = None) -> Any:
+        """Of the scorer, or of its first layers."""
+        config = answering(AutoConfig.from_pretrained(self.folder))
+        return with_layers(config, first) if first else config
 
     def scorer(self, shard: bool = False) -> Scorer:
         """`shard`: for ranks that divide it among themselves. Raises UserError where the model cannot be a scorer."""

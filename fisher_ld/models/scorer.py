@@ -212,10 +212,8 @@ class Scorer(nn.Module):
         if answers:
             yes, no = answers
             given["score.weight"] = sharded.head_rows(folder, config, [no, yes])
-            small = copy.deepcopy(config)
-            small.num_hidden_layers, small.vocab_size, small.pad_token_id = 1, 4, None
-            if getattr(small, "layer_types", None):
-                small.layer_types = small.layer_types[:1]
+            small = with_layers(config, 1)
+            small.vocab_size, small.pad_token_id = 4, None
             _with_answers(AutoModelForCausalLM.from_config(small, dtype=torch.float32), 1, 2, folder)  # as it raises
             answering(config)
         scorer = cls(sharded.empty(config).eval())
@@ -251,6 +249,15 @@ def score_lists(
             if counts:
                 logits[batch.examples.cpu()] = z.float().cpu()
     return np.split(ranks.total(logits), lists.offsets[1:-1])
+
+
+def with_layers(config: Any, count: int) -> Any:
+    """A config with the first layers alone."""
+    config = copy.deepcopy(config)
+    config.num_hidden_layers = count
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:count]
+    return config
 
 
 def answering(config: Any) -> Any:

@@ -16,7 +16,7 @@ from fisher_ld.config.teacher_fit import WIDTHS, widths
 from fisher_ld.core import ranks
 from fisher_ld.core.files import atomic_path, write_json
 from fisher_ld.models.projection import principal_directions, project
-from fisher_ld.models.scorer import Scorer
+from fisher_ld.models.scorer import Scorer, answering
 from fisher_ld.models.sharded import whole_state
 from fisher_ld.models.vocabulary import prune
 
@@ -45,8 +45,7 @@ def _config(teacher: Any, student: Student, rows: np.ndarray | None, tokenizer: 
         else:  # heads are kept whole
             config.head_dim = getattr(teacher, "head_dim", None) or own["hidden_size"] // own["heads"]
     config.num_hidden_layers = student.layers
-    config.num_labels, config.tie_word_embeddings = 2, False
-    config.id2label, config.label2id = {0: "no", 1: "yes"}, {"no": 0, "yes": 1}
+    answering(config)
     if rows is not None:
         _set_vocabulary(config, len(rows), tokenizer)
     if config.pad_token_id is None:  # a padded batch cannot be pooled without one

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -49,6 +50,7 @@ def launch(cell: str, stage: str, names: Sequence[str], place: Place) -> int:
 
 
 def _torchrun(stage: str, names: Sequence[str], place: Place) -> int:
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -69,6 +71,16 @@ def _torchrun(stage: str, names: Sequence[str], place: Place) -> int:
     )  # fmt: skip
     try:
         elastic_launch(config, sys.executable)("-m", f"stages.{stage}", *names)
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        sys.exit(128 + error.sigval)
     except ChildFailedError as error:
-        return max(1, error.get_first_failure()[1].exitcode)
+        code = error.get_first_failure()[1].exitcode
+        if code < 0:
+            raise UserError(
+                f"signal {-code} ended one of {place.processes} processes, as when memory was short. Run the same "
+                "command again; it goes on from its checkpoint"
+            ) from None
+        return code
     return 0

@@ -27,7 +27,7 @@ from fisher_ld.core.files import read_yaml
 from fisher_ld.core.locks import Lock, still_running, work_root
 from fisher_ld.datasets.catalogue import SOURCES
 from fisher_ld.distillation.methods import METHODS
-from fisher_ld.run.launch import JOBS, elsewhere, launch
+from fisher_ld.run.launch import JOBS, STARTED, elsewhere, launch
 from fisher_ld.run.tracking import StageRun, check_shared
 
 BEFORE_TEACHER = ("download", "download_teacher")  # which may bring another one
@@ -156,7 +156,7 @@ def _parse(main: Callable[..., None], stage: str, given: Sequence[str], params: 
     return names
 
 
-def _run(stage: str, main: Callable[..., None], given: Sequence[str]) -> None:
+def _run(stage: str, main: Callable[..., None], given: Sequence[str], idle: Callable[..., bool]) -> None:
     params = read_params()
     params = params.model_copy(update={"cluster": params.cluster.of(stage)})
     names = _parse(main, stage, given, params)
@@ -165,10 +165,12 @@ def _run(stage: str, main: Callable[..., None], given: Sequence[str]) -> None:
     if stage not in BEFORE_TEACHER:
         check_teacher_fit(params, BASE)
     keys = declared_keys(stage, {name: str(value) for name, value in names.items()})
-    if elsewhere(stage, params.cluster):
+    if elsewhere(stage, params.cluster) and not idle(params, *names.values()):
         if params.cluster.launcher == "slurm":
             check_shared(params.tracking.uri)
-        if code := launch(cell, stage, given, params.cluster):
+        with _only_here(f"{cell}-launch"):
+            code = launch(cell, stage, given, params.cluster)
+        if code:
             sys.exit(code)
         return
     started = time.monotonic()
@@ -189,7 +191,7 @@ def _only_here(cell: str) -> Iterator[None]:
     folder = hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:12]
     lock = Lock(work_root() / "work" / "locks" / f"{cell}-{folder}.lock")
     if holder := lock.take():
-        raise still_running(cell, holder["pid"])
+        raise still_running(cell, holder)
     try:
         yield
     finally:
@@ -202,22 +204,34 @@ def _let_the_leader_tell() -> None:
         time.sleep(SECONDS_TO_TELL)
 
 
-def stage(main: Callable[..., None]) -> None:
+def _let_another_tell() -> None:
+    """The end of another rank, which told why, is an error of the leader too; its launcher ends it meanwhile."""
+    if ranks.world() > 1:
+        time.sleep(SECONDS_TO_TELL)
+
+
+def stage(main: Callable[..., None], idle: Callable[..., bool] = lambda params, *names: False) -> None:
     """Runs `main(params, run, *names)` as a cell of the stage of dvc.yaml that is named as main's module, in the
     project's root. The names come from the command line: `data`, `student`, `method`, `seed` (of training), `shallow`,
-    and `teacher`, the seed of the teacher that students learn from, which is no part of the cell's name. A UserError or
-    a full disk ends it with one message and exit code 1 (2: Unavailable), a bug with its traceback."""
+    and `teacher`, the seed of the teacher that students learn from, which is no part of the cell's name.
+    `idle(params, *names)`: whether a cell runs no model, so that it needs no launcher.
+
+    A UserError or a full disk ends it with one message and exit code 1 (2: Unavailable), a bug with its traceback."""
     signal.signal(signal.SIGTERM, terminate)
     if not sys.stderr.isatty():
         _silence_bars()
+    if STARTED not in os.environ:  # what another program set is not for this one
+        for name in ranks.VARIABLES:
+            os.environ.pop(name, None)
     if not ranks.leader():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - to the end
     given = sys.argv[1:]
     name = Path(cast("str", main.__globals__["__file__"])).stem  # pyright: ignore[reportFunctionMemberAccess]
     cell = "@".join(filter(None, [name, "-".join(given)]))
     try:
-        _run(name, main, given)
+        _run(name, main, given, idle)
     except KeyboardInterrupt:
+        _let_the_leader_tell()
         sys.exit(f"{cell}: interrupted; the same command goes on from the last checkpoint")
     except Unavailable as error:
         _let_the_leader_tell()
@@ -227,7 +241,7 @@ def stage(main: Callable[..., None]) -> None:
         _let_the_leader_tell()
         sys.exit(f"{cell}: {error}")
     except Exception as error:
-        _let_the_leader_tell()
+        _let_another_tell()
         if is_disk_full(error):
             where = getattr(error, "filename", None) or Path.cwd()
             sys.exit(f"{cell}: {disk_full_message(where)}")

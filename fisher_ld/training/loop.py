@@ -125,7 +125,9 @@ def fit(
     if resumed := training.checkpoint.load():
         step, saved = resumed
         restore(saved["weights"])
-        optimizer.load_state_dict(_divided(saved["optimizer"], optimizer))
+        for name, p in trained.items():
+            if name in saved["optimizer"]:  # else it had no gradient yet
+                optimizer.state[p] = {key: divided_as(v, p) for key, v in saved["optimizer"][name].items()}
         load_extra(saved["extra"])
         best, best_score, best_step = (saved[k] for k in ("best", "best_score", "best_step"))
         for row in saved["curve"]:
@@ -164,7 +166,7 @@ def fit(
                     step,
                     {
                         "weights": snapshot(),
-                        "optimizer": optimizer.state_dict(),
+                        "optimizer": {name: optimizer.state[p] for name, p in trained.items() if p in optimizer.state},
                         "extra": extra_state(),
                         "curve": curve,
                         "best": best,
@@ -187,13 +189,3 @@ def _clip(kinds: Sequence[Sequence[nn.Parameter]], limit: float) -> torch.Tensor
     for part in present:
         nn.utils.clip_grads_with_norm_(part, limit, norm)
     return norm
-
-
-def _divided(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimiser's saved state, whose tensors are whole, divided as its parameters are."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    of_each = {
-        number: {name: divided_as(value, parameters[number]) for name, value in own.items()}  # the step is a number
-        for number, own in state["state"].items()
-    }
-    return {**state, "state": of_each}

@@ -24,7 +24,7 @@ from fisher_ld.core import ranks
 from fisher_ld.core.compute import Compute
 from fisher_ld.core.errors import UserError
 from fisher_ld.models import sharded
-from fisher_ld.models.scorer import Scorer
+from fisher_ld.models.scorer import Scorer, with_layers
 
 PROGRAM = 0.75  # GiB, of Python and its libraries with their buffers
 GIB = 2**30
@@ -76,14 +76,14 @@ def _in_layer(name: str) -> bool:
 
 def kept_by_a_layer(config: Any, batch: PackedBatch, compute: Compute, frozen: bool) -> int:
     """Bytes that one layer keeps for the backward pass of `batch`, beside its float32 weights."""
-    small = copy.deepcopy(config)
-    small.num_hidden_layers, small.vocab_size, small.pad_token_id = 1, 4, None
-    if getattr(small, "layer_types", None):
-        small.layer_types = small.layer_types[:1] * 2
+    small = with_layers(config, 1)
+    small.vocab_size, small.pad_token_id = 4, None
     scorer = Scorer(AutoModelForSequenceClassification.from_config(small, dtype=torch.float32)).on(compute)
     shared = {id(p): p for p in scorer.layers.parameters()}
     scorer.layers.append(copy.deepcopy(scorer.layers[0], shared))  # a second, for the last is narrow
     scorer.model.config.num_hidden_layers = 2
+    if getattr(small, "layer_types", None):
+        scorer.model.config.layer_types = small.layer_types * 2
     scorer.layers.requires_grad_(not frozen)
     ids = torch.zeros_like(batch.input_ids)
     with _keeping(scorer.layers[0]) as found:
@@ -91,6 +91,7 @@ def kept_by_a_layer(config: Any, batch: PackedBatch, compute: Compute, frozen: b
     weights = {p.untyped_storage().data_ptr() for p in scorer.parameters()}
     del scorer
     gc.collect()  # hooks hold what they hook
+    torch.cuda.empty_cache()
     return sum(size for place, size in found.items() if place not in weights)
 
 

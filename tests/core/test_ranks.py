@@ -8,19 +8,23 @@ import pytest
 from fisher_ld.core import ranks
 from tests.core.work import work
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """What one process does, and each of two."""
-    alone, shared = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("shared")
-    given = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(
-        [*TORCHRUN, "-m", "tests.core.work", str(shared)], env=given, capture_output=True, text=True, timeout=300
-    )
+def alone(tmp_path_factory):
+    """What one process does."""
+    return work(tmp_path_factory.mktemp("alone"))
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def shared(tmp_path_factory, request):
+    """What each of several does. Three cannot divide a matrix evenly."""
+    folder, given = tmp_path_factory.mktemp("shared"), {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    command = [*TORCHRUN, str(request.param), "-m", "tests.core.work", str(folder)]
+    done = subprocess.run(command, env={**os.environ, **given}, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    return work(alone), np.load(shared / "0.npz"), np.load(shared / "1.npz")
+    return [np.load(folder / f"{rank}.npz") for rank in range(request.param)]
 
 
 WAYS = ["full", "lora", "full in parts", "lora in parts", "full again", "lora again in parts"]
@@ -30,18 +34,17 @@ READ = [f"{what} {how}" for what in ("logits", "states", "scores", "fisher") for
 
 
 @pytest.mark.parametrize("name", [*ADAPTED, "resumed in parts", *DISTILLED, *READ, "scores pretrained"])
-def test_two_ranks_do_what_one_does(found, name):
-    """Weights after twenty steps, which are the same on both; what the cache holds; scores."""
-    one, first, second = found
-    assert first[name].shape == one[name].shape and np.array_equal(first[name], second[name])
-    np.testing.assert_allclose(first[name], one[name], rtol=1e-5, atol=1e-5)
+def test_several_ranks_do_what_one_does(alone, shared, name):
+    """Weights after twenty steps, which are the same on all; what the cache holds; scores."""
+    first, *others = (found[name] for found in shared)
+    assert first.shape == alone[name].shape and all(np.array_equal(first, other) for other in others)
+    np.testing.assert_allclose(first, alone[name], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("way", ["full", "lora"])
-def test_activations_that_are_computed_again_change_nothing(found, way):
+def test_activations_that_are_computed_again_change_nothing(alone, way):
     again = {"full": "full again", "lora": "lora again in parts"}[way]
-    for one in found:
-        np.testing.assert_allclose(one[again], one[way], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(alone[again], alone[way], rtol=1e-5, atol=1e-5)
 
 
 def test_alone_nothing_is_shared():

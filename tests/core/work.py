@@ -1,6 +1,7 @@
 """All that ranks do together, on a small world: `python -m tests.core.work FOLDER` writes FOLDER/RANK.npz."""
 
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from fisher_ld.config.params import Adapt
 from fisher_ld.core import ranks
 from fisher_ld.core.checkpoint import Checkpoint
 from fisher_ld.core.compute import Compute
@@ -50,6 +52,23 @@ def divided(folder: Path, scorer: Scorer) -> Scorer:
     return Scorer.load(folder / "model", shard).on(Compute(torch.device("cpu"), bf16=False, shard=shard))
 
 
+def resumed(folder: Path, settings: Adapt) -> np.ndarray:
+    """The weights of an adaptation that was interrupted at step 15 and goes on from step 10."""
+
+    def interrupt(values: dict[str, float], step: int) -> None:
+        if step == 15:
+            raise KeyboardInterrupt
+
+    settings = settings.model_copy(update={"checkpoint_every": 10})
+    first, second = (divided(folder, TINY.scorer(layers=4)) for _ in range(2))
+    told = training(folder, "interrupted", first)
+    with suppress(KeyboardInterrupt):
+        adapt(first, TINY.lists, TINY.prompts, settings, STEPS, replace(told, log=interrupt), 0.2)
+    ranks.gather(None)  # the leader has saved
+    adapt(second, TINY.lists, TINY.prompts, settings, STEPS, told, 0.2)
+    return weights(second)
+
+
 def adapted(folder: Path, found: dict[str, np.ndarray]) -> None:
     for method in ("full", "lora", "full in parts", "lora in parts", "full again", "lora again in parts"):
         small = {"eval_every": 10, "batch_users": 3, "learning_rate": 1e-3, "method": method[:4], "lora_rank": 2}
@@ -60,10 +79,7 @@ def adapted(folder: Path, found: dict[str, np.ndarray]) -> None:
         fit = adapt(scorer, TINY.lists, TINY.prompts, settings, STEPS, told, 0.2, recompute="again" in method)
         found[method] = weights(scorer)
         if method == "full in parts":
-            ranks.gather(None)  # the leader has saved
-            again = divided(folder, TINY.scorer(layers=4))
-            adapt(again, TINY.lists, TINY.prompts, settings, STEPS, told)
-            found["resumed in parts"] = weights(again)
+            found["resumed in parts"] = resumed(folder, settings)
         found[f"{method} curve"] = np.array([row.get("loss", row.get("validation_ndcg_10")) for row in fit.curve])
 
 
