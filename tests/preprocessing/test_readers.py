@@ -251,7 +251,7 @@ def test_batches_do_not_matter(tmp_path, monkeypatch):
     expected, rejected = whole.interactions.collect(), whole.rejected
     (tmp_path / "work" / "interactions.parquet").unlink()
     (tmp_path / "work").rmdir()
-    monkeypatch.setattr("fisher_ld.preprocessing.readers.BATCH_ROWS", 3)
+    monkeypatch.setattr("fisher_ld.datasets.blocks.SIZE", 50)
     parts = read(tmp_path, source)
     assert parts.interactions.collect().equals(expected)
     assert parts.rejected.equals(rejected)
