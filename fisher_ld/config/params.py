@@ -132,10 +132,9 @@ class DataSource(Section):
             yield "kind: table needs `interactions` and `items`, each a path or an https address, and `columns`"
         elif self.columns and self.columns.timestamp is None and self.columns.order is None:
             yield "kind: table needs `columns.timestamp` (times) or `columns.order` (places in a history)"
-        if self.kind != "table" and (
-            self.interactions or self.items or self.columns or self.delimiter or self.encoding
-        ):
-            yield f"`interactions`, `items`, `columns`, `delimiter` and `encoding` are for kind: table only, kind is {self.kind}"
+        of_tables = {"interactions", "items", "columns", "delimiter", "encoding"}
+        if self.kind != "table" and (given := [name for name in sorted(of_tables) if getattr(self, name)]):
+            yield f"{', '.join(f'`{name}`' for name in given)}: for kind: table only, kind is {self.kind}"
         amazon = self.kind.startswith("amazon")
         if amazon and not self.category:
             yield f"kind: {self.kind} needs `category`, for example All_Beauty"

@@ -15,7 +15,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.progress import progress
@@ -138,7 +137,8 @@ def _columns(
     data: bytes, header: Sequence[str], names: Sequence[str], delimiter: str, quoted: bool
 ) -> pl.DataFrame | None:
     """None where something in the block needs the careful reader."""
-    blank = delimiter.isspace() and (data.startswith(delimiter.encode()) or b"\n" + delimiter.encode() in data)
+    begins = (b"\n", b"\r\n", *([delimiter.encode()] if delimiter.isspace() else []))  # of lines that may be blank
+    blank = data.startswith(begins) or any(b"\n" + begin in data for begin in begins)
     if blank or _is_odd(data) or len(header) < 2:
         return None
     if quoted and b'"' in data and not _quotes(delimiter).fullmatch(data if data[-1:] == b"\n" else data + b"\n"):
@@ -182,7 +182,8 @@ def _quotes(delimiter: str) -> re.Pattern[bytes]:
 
 
 def _objects(data: bytes, names: Sequence[str]) -> pl.DataFrame | None:
-    if len(data.translate(None, ODD)) != len(data):
+    surrogates = b"\\ud" in data or b"\\uD" in data  # polars makes a zero of a lone one
+    if surrogates or len(data.translate(None, ODD)) != len(data):
         return None
     try:
         data.decode()

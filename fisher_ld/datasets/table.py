@@ -64,7 +64,9 @@ def read(raw: Path, source: DataSource) -> tuple[Interactions, Items]:
     def describe(record: Record) -> dict[str, Any]:
         others = {name: value for name, value in record.items() if name not in item_names}
         named = listed(record.get(genres)) if genres else None
-        return item(record.get(columns.title), named.split(mark) if mark and isinstance(named, str) else named, **others)
+        return item(
+            record.get(columns.title), named.split(mark) if mark and isinstance(named, str) else named, **others
+        )
 
     unknown = (float("-inf"), float("inf"))  # the scale of the ratings
     return (

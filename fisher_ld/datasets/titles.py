@@ -19,6 +19,7 @@ _TAGS = "a|abbr|b|big|br|center|cite|code|div|em|font|h[1-6]|hr|i|img|li|ol|p|pr
 _MARKUP = re.compile(rf"<!--.*?-->|</?({_TAGS}|style|sub|sup|table|td|tr|tt|u|ul)(?:\s[^<>]*)?/?>", re.I | re.S)
 _BLOCKS = {"br", "div", "hr", "li", "p", "td", "tr"}  # a blank stands for them
 _SHORT = 16  # words of a short title
+_LETTERS = 16  # of a word in a text that is cut
 _NO_CATEGORY = {"", "unknown", "(no genres listed)"}
 
 
@@ -121,7 +122,14 @@ def find_separator(values: Iterable[Any]) -> str | None:
     return None
 
 
+def first_words(text: str, most: int) -> str:
+    """The first `most` words, a word being at most 16 letters on average."""
+    words = text.split()
+    return " ".join(words[:most])[: most * _LETTERS].rstrip()
+
+
 def fill(template: str, fields: Mapping[str, str | list[str] | None]) -> str:
     """`item_text` with an item's fields. A missing one leaves nothing behind, nor empty brackets around it."""
-    values = {name: ", ".join(v) if isinstance(v, list) else v or "" for name, v in fields.items()}
-    return " ".join(re.sub(r"\(\s*\)|\[\s*\]", "", template.format(**values)).split())
+    values = {name: (", ".join(v) if isinstance(v, list) else v) or "\0" for name, v in fields.items()}
+    filled = re.sub(r"\((?:\s*\0)+\s*\)|\[(?:\s*\0)+\s*\]|\0", "", template.format(**values))
+    return " ".join(filled.split())

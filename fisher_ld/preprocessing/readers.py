@@ -141,6 +141,7 @@ def _check(frame: pl.DataFrame, source: Interactions, clock: Clock) -> pl.DataFr
         reason += reasons("rating", "rating", rating.is_finite() & rating.is_between(*source.ratings))
     if source.timestamp is not None:
         timestamp, order, possible = clock.expressions("timestamp")
+        reason += [pl.when(clock.none("timestamp")).then(pl.lit("no time (0)"))]
         reason += reasons("timestamp", clock.what, possible)
     if source.order is not None:
         number = pl.col("order").cast(pl.Float64, strict=False)

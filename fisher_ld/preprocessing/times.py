@@ -18,7 +18,8 @@ SOON = 10**8  # a file whose times are commonly beyond 1973 has 0 for no time
 
 @dataclass(frozen=True)
 class Clock:
-    """How a file tells time. `unit`: of UNITS, or AS_TEXT. `early`: times before 1970 are possible. `zero`: so is 0."""
+    """How a file tells time. `unit`: of UNITS, or AS_TEXT. `early`: times before 1970 are possible. `zero`: so is 0,
+    which else stands for none."""
 
     unit: str = "seconds"
     early: bool = False
@@ -34,7 +35,10 @@ class Clock:
         possible = (seconds > -YEAR_2100 if self.early else (seconds > 0) | ((seconds == 0) & (rest > 0))) & (
             seconds < YEAR_2100
         )
-        return seconds, rest, possible if self.zero or not self.early else possible & (pl.col(name) != "0")
+        return seconds, rest, possible
+
+    def none(self, name: str) -> pl.Expr:
+        return pl.lit(False) if self.zero or not self.early else pl.col(name).cast(pl.Float64, strict=False) == 0
 
 
 def find_clock(times: pl.Series) -> Clock:

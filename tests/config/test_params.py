@@ -170,7 +170,7 @@ def test_what_data_says_wrong_is_said_once():
         ),
         (
             {"data_sets": {"mine": {"source": {**MINE, "columns": COLUMNS}}}},
-            "table needs `columns.timestamp` (seconds since 1970) or `columns.order`",
+            "table needs `columns.timestamp` (times) or `columns.order`",
         ),
         (
             {
@@ -194,7 +194,7 @@ def test_what_data_says_wrong_is_said_once():
         ),
         (
             {"data_sets": {"movielens-100k": {"source": {"items": "i.csv"}}}},
-            "source: `interactions`, `items` and `columns` are for kind: table only",
+            "`: for kind: table only",
         ),
         (
             {"students": {"first": {"hidden_size": 64}}},
