@@ -107,7 +107,8 @@ def _write_interactions(source: Interactions, missing: Collection[str], rejects:
     optional = {"rating": source.rating, "timestamp": source.timestamp, "order": source.order}
     fields |= {name: field for name, field in optional.items() if field is not None}
     clock = None if source.own else Clock("milliseconds" if source.milliseconds else "seconds")
-    with pq.ParquetWriter(target, pl.DataFrame(schema=INTERACTIONS).to_arrow().schema) as writer:
+    schema = pl.DataFrame(schema=INTERACTIONS).to_arrow().schema
+    with pq.ParquetWriter(target, schema, compression="lz4", use_dictionary=False, write_statistics=False) as writer:
         for block in source.blocks:
             table = block.table.select(pl.col(field).alias(name) for name, field in fields.items())
             if missing:
@@ -137,10 +138,10 @@ def _check(frame: pl.DataFrame, source: Interactions, clock: Clock) -> pl.DataFr
     reason = [pl.when(pl.col(name).is_null()).then(pl.lit(f"missing {name} id")) for name in ("user", "item")]
     rating, timestamp, order = pl.lit(None, pl.Float64), pl.lit(None, pl.Int64), pl.col("row")
     if source.rating is not None:
-        rating = _rating(source.own)
+        rating = _rating(frame["rating"], source.own)
         reason += reasons("rating", "rating", rating.is_finite() & rating.is_between(*source.ratings))
     if source.timestamp is not None:
-        timestamp, order, possible = clock.expressions("timestamp")
+        timestamp, order, possible = clock.expressions(frame["timestamp"])
         reason += [pl.when(clock.none("timestamp")).then(pl.lit("no time (0)"))]
         reason += reasons("timestamp", clock.what, possible)
     if source.order is not None:
@@ -159,9 +160,9 @@ def _check(frame: pl.DataFrame, source: Interactions, clock: Clock) -> pl.DataFr
     )
 
 
-def _rating(own: bool) -> pl.Expr:
+def _rating(texts: pl.Series, own: bool) -> pl.Expr:
     number = pl.col("rating").cast(pl.Float64, strict=False)
-    if not own:
+    if not own or texts.cast(pl.Float64, strict=False).null_count() == texts.null_count():
         return number
     comma = pl.col("rating").str.replace(r"^(-?\d+),(\d+)$", "$1.$2").cast(pl.Float64, strict=False)
     truth = pl.col("rating").str.to_lowercase().replace_strict({"true": 1.0, "false": 0.0}, default=None)

@@ -29,9 +29,9 @@ class Clock:
     def what(self) -> str:
         return f"time as {AS_TEXT}" if self.unit == AS_TEXT else f"time in {self.unit} since 1970"
 
-    def expressions(self, name: str) -> tuple[pl.Expr, pl.Expr, pl.Expr]:
-        """Of a column of text: seconds (rounded down), nanoseconds beyond them, and whether such a time can be."""
-        seconds, rest = _iso(name) if self.unit == AS_TEXT else _number(name, UNITS[self.unit])
+    def expressions(self, texts: pl.Series) -> tuple[pl.Expr, pl.Expr, pl.Expr]:
+        """Of the column with these texts: seconds (rounded down), nanoseconds beyond, whether such a time can be."""
+        seconds, rest = _iso(texts.name) if self.unit == AS_TEXT else _number(texts, UNITS[self.unit])
         possible = (seconds > -YEAR_2100 if self.early else (seconds > 0) | ((seconds == 0) & (rest > 0))) & (
             seconds < YEAR_2100
         )
@@ -52,14 +52,14 @@ def find_clock(times: pl.Series) -> Clock:
     return Clock(unit, early=True, zero=middle / UNITS[unit] < SOON)
 
 
-def _number(name: str, size: int) -> tuple[pl.Expr, pl.Expr]:
-    whole, value = pl.col(name).cast(pl.Int64, strict=False), pl.col(name).cast(pl.Float64, strict=False) / size
-    seconds = pl.coalesce(whole.floordiv(size), value.floor().cast(pl.Int64, strict=False))
-    rest = pl.coalesce(
-        (whole - whole.floordiv(size) * size) * (10**9 // size),
-        ((value - value.floor()) * 1e9).round().cast(pl.Int64, strict=False),
-    )
-    return seconds, rest
+def _number(texts: pl.Series, size: int) -> tuple[pl.Expr, pl.Expr]:
+    whole = pl.col(texts.name).cast(pl.Int64, strict=False)
+    seconds, rest = whole // size, (whole - whole // size * size) * (10**9 // size)
+    if texts.cast(pl.Int64, strict=False).null_count() == texts.null_count():
+        return seconds, rest
+    value = pl.col(texts.name).cast(pl.Float64, strict=False) / size
+    below = ((value - value.floor()) * 1e9).round().cast(pl.Int64, strict=False)
+    return pl.coalesce(seconds, value.floor().cast(pl.Int64, strict=False)), pl.coalesce(rest, below)
 
 
 def _iso(name: str) -> tuple[pl.Expr, pl.Expr]:
