@@ -49,6 +49,7 @@ class Block:
     numbers: Sequence[int]
     raw: Callable[[int], str]
     bad: list[Row] = field(default_factory=list)
+    numeric: frozenset[str] = frozenset()  # columns that the file has as numbers
 
 
 def delimited_blocks(
@@ -105,7 +106,8 @@ def parquet_blocks(path: Path, names: Sequence[str]) -> Iterator[Block]:
             def raw(i: int, batch: pa.RecordBatch = batch) -> str:
                 return json.dumps(batch.slice(i, 1).to_pylist()[0], default=str, ensure_ascii=False)
 
-            yield Block(path.name, table, range(number + 1, number + 1 + len(table)), raw)
+            numeric = frozenset(field.name for field in batch.schema if _is_number(field.type))
+            yield Block(path.name, table, range(number + 1, number + 1 + len(table)), raw, numeric=numeric)
             number += len(table)
             bar.advance(len(table))
 
@@ -192,6 +194,10 @@ def _objects(data: bytes, names: Sequence[str]) -> pl.DataFrame | None:
         return None
     nested = pl.any_horizontal(pl.all().str.contains(r"^\s*[\[{]").any())
     return None if len(table) != count_lines(data) or table.select(nested).item() else table
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
 def _as_text(name: str, column: pa.Array) -> pl.Series:

@@ -58,16 +58,21 @@ def read_source(
     interactions, items = SOURCES[source.kind].read(raw_dir, source)
     rejects, missing = _Rejects(), frozenset(missing if interactions.own else ())
     target = work_dir / "interactions.parquet"
-    _write_interactions(interactions, missing, rejects, target)
-    _check_any(interactions.path, rejects.rows)
-    others = [name for name in fields if name not in ("title", "categories")]
-    table, repeated = _read_items(items, missing, rejects, others)
-    _check_any(items.path, rejects.rows)
-    return Raw(pl.scan_parquet(target), table, rejects.frame(), dict(rejects.rows), repeated)
+    numbers = _write_interactions(interactions, missing, rejects, target)
+    _check_any(interactions.path, rejects.rows.total())
+    others, before = [name for name in fields if name not in ("title", "categories")], rejects.rows.total()
+    table, repeated, others_numbers = _read_items(items, missing, rejects, others)
+    _check_any(items.path, rejects.rows.total() - before)
+    likes, unpadded = pl.scan_parquet(target), pl.col("item").str.replace(r"^0+(\d+)$", "$1")
+    if others_numbers and not numbers:  # 007 and the number 7; text on both sides stays as it is
+        likes = likes.with_columns(unpadded)
+    elif numbers and not others_numbers and table.select(unpadded.is_unique().all()).item():
+        table = table.with_columns(unpadded)
+    return Raw(likes, table, rejects.frame(), dict(rejects.rows), repeated)
 
 
-def _check_any(path: Path, rows: Mapping[str, int]) -> None:
-    if not rows.get(path.name):
+def _check_any(path: Path, rows: int) -> None:
+    if not rows:
         raise UserError(f"{path}: expected rows, got none below the header; run dvc repro -f download")
 
 
@@ -102,12 +107,14 @@ class _Rejects:
         return pl.DataFrame(self.kept, schema=REJECTED, orient="row").sort("file", "row", maintain_order=True)
 
 
-def _write_interactions(source: Interactions, missing: Collection[str], rejects: _Rejects, target: Path) -> None:
+def _write_interactions(source: Interactions, missing: Collection[str], rejects: _Rejects, target: Path) -> bool:
+    """Whether the file has the ids of items as numbers."""
     fields = {"user": source.user, "item": source.item}
     optional = {"rating": source.rating, "timestamp": source.timestamp, "order": source.order}
     fields |= {name: field for name, field in optional.items() if field is not None}
     clock = None if source.own else Clock("milliseconds" if source.milliseconds else "seconds")
     schema = pl.DataFrame(schema=INTERACTIONS).to_arrow().schema
+    numbers = True
     with pq.ParquetWriter(target, schema, compression="lz4", use_dictionary=False, write_statistics=False) as writer:
         for block in source.blocks:
             table = block.table.select(pl.col(field).alias(name) for name, field in fields.items())
@@ -120,6 +127,8 @@ def _write_interactions(source: Interactions, missing: Collection[str], rejects:
             checked = _check(table, source, clock or Clock())
             rejects.of(block, checked["reason"])
             writer.write_table(checked.filter(pl.col("reason").is_null()).select(*INTERACTIONS).to_arrow())
+            numbers &= source.item in block.numeric
+    return numbers
 
 
 def _same_ids(table: pl.DataFrame) -> pl.DataFrame:
@@ -171,8 +180,9 @@ def _rating(texts: pl.Series, own: bool) -> pl.Expr:
 
 def _read_items(
     source: Items, missing: Collection[str], rejects: _Rejects, fields: Sequence[str]
-) -> tuple[pl.DataFrame, int]:
-    """One row an item: the first that has a title. And how many items have several rows."""
+) -> tuple[pl.DataFrame, int, bool]:
+    """One row an item: the first that has a title; how many items have several rows; whether all ids are numbers."""
+    numbers = True
     found: dict[str, tuple[Any, ...]] = {}
     available: dict[str, None] = {}
     repeated: set[str] = set()
@@ -182,6 +192,7 @@ def _read_items(
         if item is None:
             rejects.add(source.path.name, row, "missing item id")
             continue
+        numbers &= isinstance(record[source.item], int | float)
         item = re.sub(r"^(-?\d+)\.0$", r"\1", item)
         described = source.describe(record)
         available |= dict.fromkeys(described)
@@ -198,7 +209,7 @@ def _read_items(
     schema = {"item": pl.String, "title": pl.String, "categories": pl.List(pl.String)} | dict.fromkeys(
         fields, pl.String
     )
-    return pl.DataFrame(list(found.values()), schema=schema, orient="row"), len(repeated)
+    return pl.DataFrame(list(found.values()), schema=schema, orient="row"), len(repeated), numbers
 
 
 def _without(record: Mapping[str, Any], missing: Collection[str]) -> dict[str, Any]:
