@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -94,16 +95,18 @@ def build_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], temp
 
     named = [name for name in getattr(tokenizer, "added_tokens_encoder", {}) if name.strip()]
 
-    def encode(pieces: list[str], **options: bool) -> list[list[int]]:
+    def encode(pieces: list[str], **options: Any) -> list[list[int]]:
         return tokenizer(pieces, add_special_tokens=False, **options).input_ids if pieces else []
 
     def filled(form: str) -> list[list[int]]:
         """Names of special tokens are plain text in an item's, and special in the template."""
         pieces = encode([form.format(text=text) for text in texts])
         odd = [i for i, text in enumerate(texts) if any(name in text for name in named)]
-        parts = form.format(text="\0").split("\0")
+        special = any(name in form for name in named)
+        parts = form.format(text="\0").split("\0") if special else ["", ""]
         around = [encode([part])[0] if part else [] for part in parts]
-        for i, ids in zip(odd, encode([texts[i] for i in odd], split_special_tokens=True), strict=True):
+        plain = [texts[i] if special else form.format(text=texts[i]) for i in odd]
+        for i, ids in zip(odd, encode(plain, split_special_tokens=True), strict=True):
             pieces[i] = [*around[0], *(token for after in around[1:] for token in (*ids, *after))]
         return pieces
 
