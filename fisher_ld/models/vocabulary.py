@@ -66,7 +66,7 @@ def prune(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> tuple[Pre
     added = {token["content"] for token in state["added_tokens"]}
     texts = list(texts)
     used = {i for ids in tokenizer(texts, add_special_tokens=False).input_ids for i in ids}
-    if odd := [text for text in texts if any(name in text for name in added)]:  # plain text in an item's
+    if odd := [text for text in texts if any(name in text for name in added)]:
         used |= {
             i for ids in tokenizer(odd, add_special_tokens=False, split_special_tokens=True).input_ids for i in ids
         }
