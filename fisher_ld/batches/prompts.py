@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -92,14 +93,28 @@ def read_template(folder: Path) -> Prompt:
 def build_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], template: Prompt) -> Prompts:
     """The pieces of all prompts over items with these texts."""
 
-    def encode(pieces: list[str]) -> list[list[int]]:
-        return tokenizer(pieces, add_special_tokens=False).input_ids if pieces else []
+    named = [name for name in getattr(tokenizer, "added_tokens_encoder", {}) if name.strip()]
+
+    def encode(pieces: list[str], **options: Any) -> list[list[int]]:
+        return tokenizer(pieces, add_special_tokens=False, **options).input_ids if pieces else []
+
+    def filled(form: str) -> list[list[int]]:
+        """Names of special tokens are plain text in an item's, and special in the template."""
+        pieces = encode([form.format(text=text) for text in texts])
+        odd = [i for i, text in enumerate(texts) if any(name in text for name in named)]
+        special = any(name in form for name in named)
+        parts = form.format(text="\0").split("\0") if special else ["", ""]
+        around = [encode([part])[0] if part else [] for part in parts]
+        plain = [texts[i] if special else form.format(text=texts[i]) for i in odd]
+        for i, ids in zip(odd, encode(plain, split_special_tokens=True), strict=True):
+            pieces[i] = [*around[0], *(token for after in around[1:] for token in (*ids, *after))]
+        return pieces
 
     special = list(tokenizer("").input_ids)  # a beginning-of-text token where the tokenizer sets one
     return Prompts(
         prefix=special + encode([template.prefix])[0],
-        history=encode([template.history.format(text=text) for text in texts]),
-        candidate=encode([template.candidate.format(text=text) for text in texts]),
+        history=filled(template.history),
+        candidate=filled(template.candidate),
     )
 
 

@@ -3,6 +3,7 @@ may be left out of an entry of a catalogue, and then there is none."""
 
 from __future__ import annotations
 
+import codecs
 import datetime
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -74,6 +75,13 @@ def _distinct(values: list[Any]) -> list[Any]:
     return values
 
 
+def _encoding(name: str) -> str:
+    try:
+        return codecs.lookup(name).name
+    except LookupError:
+        raise ValueError("Input should be a name of an encoding such as utf-8 or cp1252") from None
+
+
 def _not_a_model(name: str) -> str:
     if name in MODELS or is_shallow(name):
         raise ValueError(f"Input should be a name that is no model's ({', '.join(MODELS)})")
@@ -109,21 +117,24 @@ class Columns(Section):
 
 class DataSource(Section):
     """Where interactions and items come from. `interactions` and `items` (a path or an https
-    address) and `columns` are for `table` only, `category` for the Amazon kinds only."""
+    address), `columns`, `delimiter` and `encoding` are for `table` only, `category` for the Amazon kinds only."""
 
     kind: Annotated[str, AfterValidator(_known("sources"))]
     category: str | None = None
     interactions: str | None = None
     items: str | None = None
     columns: Columns | None = None
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None  # None: found, and printed
+    encoding: Annotated[str, AfterValidator(_encoding)] | None = None
 
     def contradictions(self) -> Iterator[str]:
         if self.kind == "table" and not (self.interactions and self.items and self.columns):
             yield "kind: table needs `interactions` and `items`, each a path or an https address, and `columns`"
         elif self.columns and self.columns.timestamp is None and self.columns.order is None:
-            yield "kind: table needs `columns.timestamp` (seconds since 1970) or `columns.order` (places in a history)"
-        if self.kind != "table" and (self.interactions or self.items or self.columns):
-            yield f"`interactions`, `items` and `columns` are for kind: table only, kind is {self.kind}"
+            yield "kind: table needs `columns.timestamp` (times) or `columns.order` (places in a history)"
+        of_tables = {"interactions", "items", "columns", "delimiter", "encoding"}
+        if self.kind != "table" and (given := [name for name in sorted(of_tables) if getattr(self, name)]):
+            yield f"{', '.join(f'`{name}`' for name in given)}: for kind: table only, kind is {self.kind}"
         amazon = self.kind.startswith("amazon")
         if amazon and not self.category:
             yield f"kind: {self.kind} needs `category`, for example All_Beauty"
@@ -179,6 +190,9 @@ class DataSettings(Section):
     zero_shot_users: Several
     fold: Literal["none", 0, 1, 2, 3, 4]
     max_rejected: Fraction
+    max_items_lacking: Fraction
+    missing: list[str]
+    max_words: Positive
 
     def contradictions(self) -> Iterator[str]:
         yield from template_fault("item_text", self.item_text, None)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from fisher_ld.config.params import DataSource
+from fisher_ld.datasets.blocks import json_blocks
 from fisher_ld.datasets.kind import Interactions, Items, Part, Record, category
 from fisher_ld.datasets.rows import find, json_lines
 from fisher_ld.datasets.titles import item
 
 ADDRESS = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon/categoryFiles"
+NAMES = ("reviewerID", "asin", "overall", "unixReviewTime")
 
 
 def parts(source: DataSource) -> list[Part]:
@@ -36,6 +38,6 @@ def read_5core(raw: Path, genres: str, literals: bool) -> tuple[Interactions, It
         return item(record.get("title"), record.get(genres), brand=record.get("brand"))
 
     return (
-        Interactions(path, json_lines(path), "reviewerID", "asin", "overall", "unixReviewTime"),
+        Interactions(path, json_blocks(path, NAMES), *NAMES),
         Items(items, json_lines(items, literals=literals), "asin", describe),
     )

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from fisher_ld.config.params import DataSource
+from fisher_ld.datasets.blocks import delimited_blocks, json_blocks
 from fisher_ld.datasets.kind import Interactions, Items, Part, Record, category
-from fisher_ld.datasets.rows import delimited, find, json_lines
+from fisher_ld.datasets.rows import find, json_lines
 from fisher_ld.datasets.titles import item
 
 ADDRESS = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023"
@@ -25,13 +26,12 @@ def parts_5core(source: DataSource) -> list[Part]:
 
 def read(raw: Path, source: DataSource) -> tuple[Interactions, Items]:
     path = find(raw, "reviews.jsonl.gz")
-    return Interactions(path, json_lines(path), *NAMES, milliseconds=True), _items(raw)
+    return Interactions(path, json_blocks(path, NAMES), *NAMES, milliseconds=True), _items(raw)
 
 
 def read_5core(raw: Path, source: DataSource) -> tuple[Interactions, Items]:
     path = find(raw, "reviews.csv.gz")
-    rows = delimited(path, required=NAMES, quoted=True)
-    return Interactions(path, rows, *NAMES, milliseconds=True), _items(raw)
+    return Interactions(path, delimited_blocks(path, NAMES, quoted=True), *NAMES, milliseconds=True), _items(raw)
 
 
 def _meta(source: DataSource) -> Part:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fisher_ld.config.params import DataSource
 from fisher_ld.core.errors import UserError
+from fisher_ld.datasets.blocks import Block
 from fisher_ld.datasets.rows import Row
 
 Record = Mapping[str, Any]
@@ -30,10 +31,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Interactions:
-    """Where the rows of interactions come from, and which of their fields holds what (None: the source lacks it)."""
+    """Where the rows of interactions come from, and which of their fields holds what (None: the source lacks it).
+    `own`: a user's table, whose times may be in any unit or as text, and ratings true, false or with a comma."""
 
     path: Path
-    rows: Iterable[Row]
+    blocks: Iterable[Block]
     user: str
     item: str
     rating: str | None
@@ -41,6 +43,7 @@ class Interactions:
     order: str | None = None
     ratings: tuple[float, float] = (1, 5)
     milliseconds: bool = False
+    own: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fisher_ld.config.params import DataSource
+from fisher_ld.datasets.blocks import delimited_blocks
 from fisher_ld.datasets.kind import Interactions, Items, Part, Record
 from fisher_ld.datasets.rows import delimited, find
 from fisher_ld.datasets.titles import movie
@@ -24,7 +25,7 @@ def read(raw: Path, source: DataSource) -> tuple[Interactions, Items]:
     names = (user, item, "rating:float", "timestamp:float")
     item_names = (item, "movie_title:token_seq", "release_year:token", "class:token_seq")
     return (
-        Interactions(path, delimited(path, "\t", required=names), *names),
+        Interactions(path, delimited_blocks(path, names, "\t"), *names),
         Items(items, delimited(items, "\t", required=item_names), item, _describe),
     )
 

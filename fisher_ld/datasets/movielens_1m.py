@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fisher_ld.config.params import DataSource
+from fisher_ld.datasets.blocks import delimited_blocks
 from fisher_ld.datasets.kind import Interactions, Items, Part
 from fisher_ld.datasets.rows import delimited, find
 from fisher_ld.datasets.titles import movie
@@ -22,6 +23,6 @@ def read(raw: Path, source: DataSource) -> tuple[Interactions, Items]:
     names = ("user", "item", "rating", "timestamp")
     records = delimited(items, "::", header=("item", "title", "genres"), encoding="latin-1")
     return (
-        Interactions(path, delimited(path, "::", header=names, encoding="latin-1"), *names),
+        Interactions(path, delimited_blocks(path, names, "::", header=names, encoding="latin-1"), *names),
         Items(items, records, "item", lambda record: movie(record["title"], record["genres"])),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fisher_ld.config.params import DataSource
+from fisher_ld.datasets.blocks import delimited_blocks
 from fisher_ld.datasets.kind import Interactions, Items, Part
 from fisher_ld.datasets.rows import delimited, find
 from fisher_ld.datasets.titles import movie
@@ -21,6 +22,6 @@ def read(raw: Path, source: DataSource) -> tuple[Interactions, Items]:
     names = ("userId", "movieId", "rating", "timestamp")
     records = delimited(items, required=("movieId", "title", "genres"), quoted=True)
     return (
-        Interactions(path, delimited(path, required=names), *names, ratings=(0.5, 5)),
+        Interactions(path, delimited_blocks(path, names), *names, ratings=(0.5, 5)),
         Items(items, records, "movieId", lambda record: movie(record["title"], record["genres"])),
     )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ast
 import csv
-import gzip
+import io
 import json
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +16,11 @@ import pyarrow.parquet as pq
 
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.progress import progress
+from fisher_ld.datasets.streams import utf8
+
+MOST_FIELDS = 1000  # of JSON objects that are searched for those that are required
+Fields = tuple[int, list[str] | None, str]
+csv.field_size_limit(1 << 26)
 
 
 class Row(NamedTuple):
@@ -24,6 +28,7 @@ class Row(NamedTuple):
     record: Mapping[str, Any]
     reason: str | None  # why it cannot be read; the record is then empty
     raw: str  # empty for Parquet, where the record is all there is
+    file: str = ""  # of a folder of part files
 
 
 def find(folder: Path, name: str, suffixes: Sequence[str] = ("",)) -> Path:
@@ -48,53 +53,109 @@ def delimited(
     required: Sequence[str] = (),
     quoted: bool = False,
     encoding: str = "utf-8",
+    escape: str | None = None,
 ) -> Iterator[Row]:
     """Records of a delimited file. `header` None: it is the first line; a `required` column it lacks raises UserError.
-    A `quoted` field may hold delimiters, doubled quotes and line breaks. A delimiter of several characters is not
-    for quoted files."""
-    with _text_lines(path, encoding) as lines:
-        rows = _quoted_rows(lines, delimiter) if quoted else _plain_rows(lines, delimiter)
-        if header is None:
-            first = next(rows, None)
-            header = [name.strip() for name in first[1] or ()] if first else ()
-            _check_columns(path, header, required)
+    A `quoted` field may hold delimiters, doubled quotes (or quotes after `escape`) and line breaks. A delimiter of
+    several characters is not for quoted files."""
+    with utf8(path, encoding) as file:
+        lines = Lines(file)
+        rows = split(lines, delimiter, quoted, escape)
+        header = read_header(path, rows, required) if header is None else header
         for number, fields, raw in rows:
-            if _broken(raw):
-                reason = "wrong encoding"
-            elif fields is None:
-                reason = "broken quotes"
-            elif len(fields) != len(header):
-                reason = "wrong number of fields"
-            else:
-                yield Row(number, dict(zip(header, fields, strict=True)), None, raw)
-                continue
-            for i, line in enumerate(_printable(raw).split("\n")):  # a stray quote swallows lines: each counts
-                yield Row(number + i, {}, reason, line)
+            yield from as_rows(number, fields, raw, header)
 
 
-def json_lines(path: Path, *, literals: bool = False) -> Iterator[Row]:
+def read_header(path: Path, rows: Iterator[Fields], required: Sequence[str]) -> list[str]:
+    first = next(rows, None)
+    header = [name.strip() for name in first[1] or ()] if first else []
+    check_columns(path, header, required)
+    return header
+
+
+def as_rows(number: int, fields: list[str] | None, raw: str, header: Sequence[str]) -> list[Row]:
+    """One row; of one that cannot be read each of its lines, as a stray quote swallows lines."""
+    if _broken(raw):
+        reason = "wrong encoding"
+    elif fields is None:
+        reason = "broken quotes"
+    elif len(fields) != len(header):
+        reason = "wrong number of fields"
+    else:
+        return [Row(number, dict(zip(header, fields, strict=True)), None, raw)]
+    return [Row(number + i, {}, reason, line) for i, line in enumerate(_printable(raw).split("\n"))]
+
+
+def json_lines(
+    path: Path, *, literals: bool = False, encoding: str = "utf-8", required: Sequence[str] = ()
+) -> Iterator[Row]:
     """Records of a file with one JSON object a line. `literals`: lines that are not JSON may be Python literals, as in
-    Amazon's metadata of 2014; they are parsed, never evaluated."""
-    with _text_lines(path, "utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            raw = line.strip()
-            if not raw:
-                continue
-            if _broken(raw):
-                yield Row(number, {}, "wrong encoding", _printable(raw))
-                continue
-            record = _parse(raw, literals)
-            yield Row(number, record or {}, None if record is not None else "not a JSON object", raw)
+    Amazon's metadata of 2014; they are parsed, never evaluated. A `required` field that no record has raises
+    UserError."""
+    seen: dict[str, None] = {}
+    with utf8(path, encoding) as file:
+        refuse_array(path, file)
+        for row in json_rows(Lines(file), literals):
+            if row.reason is None and required and len(seen) < MOST_FIELDS:
+                seen |= dict.fromkeys(row.record)
+            yield row
+    if missing := [name for name in required if seen and name not in seen and len(seen) < MOST_FIELDS]:
+        raise UserError(f"{path}: no row has a field {', '.join(missing)}; there are {', '.join(seen)}")
+
+
+def refuse_array(path: Path, file: io.BufferedReader) -> None:
+    if re.match(rb"\s*\[\s*(\{|$)", file.peek(1)[:256]):
+        raise UserError(f"{path}: expected one JSON object a line, got a JSON array; jq -c '.[]' FILE writes its lines")
+
+
+def json_rows(lines: Lines, literals: bool = False) -> Iterator[Row]:
+    for line in lines:
+        raw = line.strip()
+        if not raw:
+            continue
+        if _broken(raw):
+            yield Row(lines.number, {}, "wrong encoding", _printable(raw))
+            continue
+        record = _parse(raw, literals)
+        yield Row(lines.number, record or {}, None if record is not None else "not a JSON object", raw)
+
+
+class Lines:
+    """The lines of a stream, and how many were taken. `put`: a block to go on with before the stream."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self.file, self.number, self.left = file, 0, 0
+        self.block: Iterator[bytes] = iter(())
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self.block, b"") or self.file.readline()
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self.left -= 1
+        return line.decode("utf-8", "surrogateescape")
+
+    def take(self, size: int) -> bytes:
+        """Whole lines, of some `size` bytes."""
+        block = self.file.read(size)
+        return block + self.file.readline() if block[-1:] != b"\n" else block
+
+    def put(self, block: bytes) -> None:
+        self.block, self.left = iter(io.BytesIO(block)), count_lines(block)
+
+
+def count_lines(block: bytes) -> int:
+    return block.count(b"\n") + (block[-1:] != b"\n")
 
 
 def parquet(path: Path, columns: Sequence[str] | None = None, required: Sequence[str] = ()) -> Iterator[Row]:
     """Records of a Parquet file, times as seconds since 1970. `columns` None: all."""
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: not a Parquet file ({error})") from error
+    file = open_parquet(path)
     names = file.schema_arrow.names
-    _check_columns(path, names, required)
+    check_columns(path, names, required)
     kept = [name for name in names if columns is None or name in columns]
     with file, progress(file.metadata.num_rows, f"Reading {path.name}", "rows") as bar:
         number = 0
@@ -104,6 +165,13 @@ def parquet(path: Path, columns: Sequence[str] | None = None, required: Sequence
                 number += 1
                 yield Row(number, record, None, "")
             bar.advance(batch.num_rows)
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: not a Parquet file ({error})") from error
 
 
 def _parse(text: str, literals: bool) -> dict[str, Any] | None:
@@ -125,12 +193,15 @@ def _seconds(column: pa.Array) -> pa.Array:
     return column.cast(pa.timestamp("s"), safe=False).cast(pa.int64()) if pa.types.is_timestamp(column.type) else column
 
 
-def _check_columns(path: Path, header: Sequence[str], required: Sequence[str]) -> None:
+def check_columns(path: Path, header: Sequence[str], required: Sequence[str]) -> None:
     if missing := [name for name in required if name not in header]:
         raise UserError(
             f"{path}: expected the column{'s' * (len(missing) > 1)} {', '.join(missing)}, got "
-            f"{', '.join(header) or 'no header'}; for a table, name its columns in source.columns"
+            f"{', '.join(header) or 'no header'}; for a table, name its columns in source.columns, and set "
+            "source.delimiter or source.encoding where these are not its names"
         )
+    if twice := [name for name in required if header.count(name) > 1]:
+        raise UserError(f"{path}: expected each column once, got {', '.join(twice)} twice; rename one of them")
 
 
 def _broken(text: str) -> bool:
@@ -148,14 +219,19 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _plain_rows(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str] | None, str]]:
-    for number, line in enumerate(lines, 1):
+def split(lines: Lines, delimiter: str, quoted: bool, escape: str | None = None) -> Iterator[Fields]:
+    """The number of its first line, fields (None: they cannot be told) and text of every row that is not blank."""
+    return _quoted_rows(lines, delimiter, escape) if quoted else _plain_rows(lines, delimiter)
+
+
+def _plain_rows(lines: Lines, delimiter: str) -> Iterator[Fields]:
+    for line in lines:
         raw = line.rstrip("\r\n")
         if raw.strip():
-            yield number, raw.split(delimiter), raw
+            yield lines.number, raw.split(delimiter), raw
 
 
-def _quoted_rows(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str] | None, str]]:
+def _quoted_rows(lines: Lines, delimiter: str, escape: str | None) -> Iterator[Fields]:
     taken: list[str] = []  # the lines of the current row
 
     def feed() -> Iterator[str]:
@@ -163,9 +239,10 @@ def _quoted_rows(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, li
             taken.append(line)
             yield line
 
-    reader, number = csv.reader(feed(), delimiter=delimiter, strict=True), 1
+    reader = csv.reader(feed(), delimiter=delimiter, strict=True, escapechar=escape)
     while True:
         taken.clear()
+        number = lines.number + 1
         try:
             fields = next(reader)
         except StopIteration:
@@ -175,24 +252,3 @@ def _quoted_rows(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, li
         raw = "".join(taken).rstrip("\r\n")
         if raw.strip():
             yield number, fields, raw
-        number += len(taken)
-
-
-@contextmanager
-def _text_lines(path: Path, encoding: str) -> Iterator[Iterator[str]]:
-    """Lines of a text file, unpacked where its name ends in .gz. A gzip file that is cut or no gzip: UserError."""
-    size = path.stat().st_size
-    with open(path, "rb") as file, progress(size, f"Reading {path.name}", "bytes") as bar:
-
-        def decoded(lines: Iterable[bytes]) -> Iterator[str]:
-            for number, line in enumerate(lines):
-                if number % 1024 == 0:
-                    bar.advance(file.tell() - bar.done)
-                text = line.decode(encoding, "surrogateescape")
-                yield text if number else text.removeprefix("\ufeff")
-            bar.advance(size - bar.done)
-
-        try:
-            yield decoded(gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise UserError(f"{path}: cannot be unpacked ({error}); run dvc repro -f download") from error

@@ -1,51 +1,159 @@
-"""The user's tables: interactions and items, each CSV, JSON lines or Parquet; `source.columns` says what holds what."""
+"""The user's tables: interactions and items, each delimited text, JSON lines or Parquet, in one file or a folder of
+parts; `source.columns` says what holds what. What is guessed of a file is printed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import csv
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from fisher_ld.config.params import DataSource
 from fisher_ld.core.errors import UserError
+from fisher_ld.core.locks import work_root
+from fisher_ld.datasets.blocks import Block, delimited_blocks, json_blocks, parquet_blocks
 from fisher_ld.datasets.kind import Interactions, Items, Part, Record
 from fisher_ld.datasets.rows import Row, delimited, find, json_lines, parquet
-from fisher_ld.datasets.titles import item
+from fisher_ld.datasets.streams import find_encoding, utf8
+from fisher_ld.datasets.titles import find_separator, item, listed
 
-SUFFIXES = (".csv", ".jsonl", ".parquet", ".csv.gz", ".jsonl.gz")
+TEXT, JSON, PARQUET, PACKED = (".csv", ".tsv", ".txt"), (".json", ".jsonl"), ".parquet", (".gz", ".zst")
+SUFFIXES = (*(suffix + packed for packed in ("", *PACKED) for suffix in (*TEXT, *JSON)), PARQUET)
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
+SAMPLE = 1 << 18  # bytes
+SAMPLED_ITEMS = 10_000
 
 
 def parts(source: DataSource) -> list[Part]:
-    """Each table under its name here, with its suffix there. Raises UserError for another suffix."""
+    """Each table under its name here, with its suffix there; of a local folder every table in it, one by one. Raises
+    UserError for another suffix."""
     tables = {"interactions": source.interactions or "", "items": source.items or ""}
-    return [Part(address, f"{name}{_suffix(address)}") for name, address in tables.items()]
+    found = []
+    for name, address in tables.items():
+        folder = work_root() / Path(address.removeprefix("file://")).expanduser()
+        if "://" not in address.removeprefix("file://") and folder.is_dir():
+            files = [file for file in sorted(folder.iterdir()) if file.name.lower().endswith(SUFFIXES)]
+            if not files:
+                raise UserError(f"{folder}: expected a folder with files ending in {', '.join(SUFFIXES)}, got none")
+            found += [Part(str(file), f"{name}-{i:05d}{_suffix(file.name)}") for i, file in enumerate(files)]
+        else:
+            found.append(Part(address, f"{name}{_suffix(address)}"))
+    return found
 
 
 def read(raw: Path, source: DataSource) -> tuple[Interactions, Items]:
-    path, items, columns = find(raw, "interactions", SUFFIXES), find(raw, "items", SUFFIXES), source.columns
+    files, items, columns = _find(raw, "interactions"), _find(raw, "items"), source.columns
     assert columns is not None
     names = (columns.user, columns.item, columns.rating, columns.timestamp, columns.order)
     used = [name for name in names if name is not None]
     item_names = [name for name in (columns.item, columns.title, columns.categories) if name is not None]
+    forms = {path: _form(path, used, source) for path in files}
+    forms |= {path: _form(path, item_names, source) for path in items}
+    genres, mark = columns.categories, None
+    if genres:
+        sample = islice(_rows(items, forms, item_names), SAMPLED_ITEMS)
+        mark = find_separator(row.record.get(genres) for row in sample)
+        if mark:
+            _say(f"{items[0].name}: a {DELIMITERS[mark]} stands between the categories")
 
     def describe(record: Record) -> dict[str, Any]:
         others = {name: value for name, value in record.items() if name not in item_names}
-        genres = record.get(columns.categories) if columns.categories else None
-        return item(record.get(columns.title), genres, **others)
+        named = listed(record.get(genres)) if genres else None
+        return item(
+            record.get(columns.title), named.split(mark) if mark and isinstance(named, str) else named, **others
+        )
 
     unknown = (float("-inf"), float("inf"))  # the scale of the ratings
     return (
-        Interactions(path, _rows(path, used, used), *names, ratings=unknown),
-        Items(items, _rows(items, item_names, None), columns.item, describe),
+        Interactions(files[0], _blocks(files, forms, used), *names, ratings=unknown, own=True),
+        Items(items[0], _rows(items, forms, item_names), columns.item, describe),
     )
 
 
-def _rows(path: Path, required: Sequence[str], kept: Sequence[str] | None) -> Iterable[Row]:
-    name = path.name.removesuffix(".gz")
-    if name.endswith(".csv"):
-        return delimited(path, required=required, quoted=True)
-    return json_lines(path) if name.endswith(".jsonl") else parquet(path, kept, required)
+@dataclass(frozen=True)
+class _Form:
+    """How a text file is written."""
+
+    encoding: str = "utf-8"
+    delimiter: str = ","
+    escape: str | None = None
+
+
+def _find(raw: Path, name: str) -> list[Path]:
+    files = sorted(path for path in raw.glob(f"{name}-*") if path.name.endswith(SUFFIXES))
+    return files or [find(raw, name, SUFFIXES)]
+
+
+def _kind(path: Path) -> str:
+    return Path(path.stem).suffix if path.suffix in PACKED else path.suffix
+
+
+def _form(path: Path, names: Sequence[str], source: DataSource) -> _Form:
+    if _kind(path) == PARQUET:
+        return _Form()
+    encoding = source.encoding or find_encoding(path)
+    if _kind(path) in JSON:
+        if encoding != "utf-8":
+            _say(f"{path.name}: read as {encoding}; source.encoding sets another")
+        return _Form(encoding)
+    with utf8(path, encoding) as file:
+        sample = file.read(SAMPLE).decode("utf-8", "replace")
+    delimiter = source.delimiter or _delimiter(sample, names)
+    escape = "\\" if re.search(r'\\"\w', sample) and not re.search(r'\w""|""\w', sample) else None
+    also = ", quotes after a backslash" if escape else ""
+    named = DELIMITERS.get(delimiter, repr(delimiter))
+    _say(f"{path.name}: read as {encoding}, {named}-separated{also}; source.encoding and source.delimiter set others")
+    return _Form(encoding, delimiter, escape)
+
+
+def _delimiter(sample: str, names: Sequence[str]) -> str:
+    """That by which most of the columns `names` are in the header; of equals that of most columns."""
+
+    def fit(delimiter: str) -> tuple[int, int]:
+        try:
+            header = [name.strip() for name in next(csv.reader(sample.splitlines(), delimiter=delimiter), [])]
+        except csv.Error:
+            return 0, 0
+        return len({*names} & {*header}), len(header)
+
+    return max(DELIMITERS, key=fit)
+
+
+def _blocks(paths: Sequence[Path], forms: dict[Path, _Form], names: Sequence[str]) -> Iterator[Block]:
+    for path in paths:
+        form = forms[path]
+        if _kind(path) in TEXT:
+            yield from delimited_blocks(
+                path, names, form.delimiter, quoted=True, encoding=form.encoding, escape=form.escape
+            )
+        elif _kind(path) in JSON:
+            yield from json_blocks(path, names, form.encoding)
+        else:
+            yield from parquet_blocks(path, names)
+
+
+def _rows(paths: Sequence[Path], forms: dict[Path, _Form], required: Sequence[str]) -> Iterator[Row]:
+    for path in paths:
+        form = forms[path]
+        rows: Iterable[Row]
+        if _kind(path) in TEXT:
+            rows = delimited(
+                path, form.delimiter, required=required, quoted=True, encoding=form.encoding, escape=form.escape
+            )
+        elif _kind(path) in JSON:
+            rows = json_lines(path, encoding=form.encoding, required=required)
+        else:
+            rows = parquet(path, None, required)
+        yield from rows if len(paths) == 1 else (row._replace(file=path.name) for row in rows)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _suffix(address: str) -> str:

@@ -64,7 +64,12 @@ def prune(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> tuple[Pre
     merges: list[tuple[str, str]] = [(first, second) for first, second in pairs]
     ranks = {merge: rank for rank, merge in enumerate(merges)}
     added = {token["content"] for token in state["added_tokens"]}
-    used = {i for ids in tokenizer(list(texts), add_special_tokens=False).input_ids for i in ids}
+    texts = list(texts)
+    used = {i for ids in tokenizer(texts, add_special_tokens=False).input_ids for i in ids}
+    if odd := [text for text in texts if any(name in text for name in added)]:
+        used |= {
+            i for ids in tokenizer(odd, add_special_tokens=False, split_special_tokens=True).input_ids for i in ids
+        }
     kept = (set(ByteLevel.alphabet()) | added) & set(model["vocab"])  # every byte that the teacher knows
     for token in set(tokenizer.convert_ids_to_tokens(sorted(used))) - added:
         kept |= _derivation(token, ranks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from string import Formatter
@@ -16,11 +17,12 @@ from fisher_ld.config.params import DataSet
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import atomic_path, write_json
 from fisher_ld.core.locks import work_root
-from fisher_ld.datasets.titles import fill
+from fisher_ld.datasets.titles import fill, first_words
 from fisher_ld.preprocessing.candidates import Catalogue, ListWriter
 from fisher_ld.preprocessing.filters import Positives, keep_positives
+from fisher_ld.preprocessing.notes import note_lines, raw_notes
 from fisher_ld.preprocessing.readers import Raw, read_source
-from fisher_ld.preprocessing.report import data_report, popularity_lines
+from fisher_ld.preprocessing.report import alike_lines, data_report, popularity_lines
 from fisher_ld.preprocessing.splits import (
     WARM,
     Split,
@@ -33,6 +35,8 @@ from fisher_ld.preprocessing.splits import (
     stream,
 )
 
+EXAMPLE = 200  # characters of an unreadable row in a message
+
 
 def preprocess(raw_dir: Path, out_dir: Path, data: DataSet, seed: int) -> dict[str, Any]:
     """Writes the folder `out_dir`, all or nothing, and returns the data report. The same files, params and seed give
@@ -44,18 +48,25 @@ def preprocess(raw_dir: Path, out_dir: Path, data: DataSet, seed: int) -> dict[s
     with atomic_path(out_dir) as folder:
         work = folder / "work"
         work.mkdir(parents=True)
-        raw = read_source(raw_dir, data.source, work, fields)
+        raw = read_source(raw_dir, data.source, work, fields, data.missing)
         _check_rejected(raw, data.max_rejected, kept_aside)
-        items = _with_text(raw.items, data.item_text)
+        notes = raw_notes(raw, data)
+        _say(note_lines(notes, raw.rejected, data))
+        items, cut = _with_text(raw.items, data.item_text, data.max_words)
         positives, steps = keep_positives(raw.interactions, items["item"], data, seed)
         shutil.rmtree(work)
         raw.rejected.write_parquet(folder / "rejected.parquet")
         write_json(folder / "prompt.json", data.prompt)
         tied = _write_tables(folder, items, positives, data, seed)
-        report = data_report(folder, raw.rejected, raw.rows, steps, tied)
-    for line in popularity_lines(report):
-        print(line, file=sys.stderr, flush=True)
+        report = data_report(folder, raw.rejected, raw.rows, steps, tied) | notes | {"texts_cut": cut}
+    _say(alike_lines(report))
+    _say(popularity_lines(report))
     return report
+
+
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
 
 
 def _check_rejected(raw: Raw, allowed: float, kept_aside: Path) -> None:
@@ -68,8 +79,8 @@ def _check_rejected(raw: Raw, allowed: float, kept_aside: Path) -> None:
                 raw.rejected.write_parquet(temporary)
             raise UserError(
                 f"{file}: {len(rejected)} of {rows} rows cannot be used, allowed are {allowed:.2%} "
-                f"(max_rejected). {counts}. All of them are in {kept_aside}. Mend the file, or raise the limit "
-                "to go on without them."
+                f"(max_rejected). {counts}; for example {rejected['raw'][0][:EXAMPLE]!r}. All of them are in "
+                f"{kept_aside}. Mend the file, or raise the limit to go on without them."
             )
 
 
@@ -85,7 +96,13 @@ def _write_tables(folder: Path, items: pl.DataFrame, positives: Positives, data:
     train_end = positives.before(role == WARM, everyone, split.train_end)
     fold = folds(len(lengths), stream(seed, "folds"))
     training, evaluated = (fold != data.fold, fold == data.fold) if data.fold != "none" else (fold >= 0, fold >= 0)
+    if not evaluated.any():
+        raise UserError(
+            f"fold {data.fold} has no user: {len(lengths)} users in 5 folds. Use more users, or fold: none."
+        )
     chosen = choose(np.flatnonzero(evaluated & (split.test >= 0)), data.test_users, seed)
+    if len(chosen) == 1:
+        raise UserError("there is one test user, of whom no interval can be told: use more users, or fold: none")
 
     owner = histories.users()
     place = np.arange(len(owner)) - histories.offsets[owner]
@@ -155,11 +172,18 @@ def _split(positives: Positives, role: np.ndarray, data: DataSet) -> Split:
     return split
 
 
-def _with_text(items: pl.DataFrame, template: str) -> pl.DataFrame:
-    """Items that have a title and a text. A model could not tell the others apart."""
+def _with_text(items: pl.DataFrame, template: str, most_words: int) -> tuple[pl.DataFrame, int]:
+    """Items that have a title and a text, which a model could not tell apart without; and how many texts were cut."""
     titled = items.filter(pl.col("title").is_not_null())
-    texts = [fill(template, row) for row in titled.iter_rows(named=True)]
-    return titled.with_columns(pl.Series("text", texts, dtype=pl.String)).filter(pl.col("text") != "")
+    whole = [fill(template, row) for row in titled.iter_rows(named=True)]
+    texts = [first_words(text, most_words) for text in whole]
+    cut = {
+        item: len(text.split()) for item, text, kept in zip(titled["item"], whole, texts, strict=True) if text != kept
+    }
+    if cut:
+        longest = max(cut, key=lambda item: cut[item])
+        _say([f"{len(cut)} texts are cut at {most_words} words; item {longest!r} had {cut[longest]} (max_words)"])
+    return titled.with_columns(pl.Series("text", texts, dtype=pl.String)).filter(pl.col("text") != ""), len(cut)
 
 
 def _item_table(items: pl.DataFrame, item_names: np.ndarray, catalogue: Catalogue) -> pl.DataFrame:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ import pyarrow.parquet as pq
 
 from fisher_ld.config.params import DataSource
 from fisher_ld.core.errors import UserError
+from fisher_ld.datasets.blocks import Block
 from fisher_ld.datasets.catalogue import SOURCES
 from fisher_ld.datasets.kind import Interactions, Items
 from fisher_ld.datasets.rows import Row
 from fisher_ld.datasets.titles import categories, clean, text
+from fisher_ld.preprocessing.times import Clock, find_clock
 
-BATCH_ROWS = 50_000
-YEAR_2100 = 4_102_444_800  # seconds since 1970; milliseconds taken for seconds lie far beyond
 INTERACTIONS = {
     "user": pl.String,
     "item": pl.String,
@@ -36,29 +37,43 @@ RAW_CHARACTERS = 2000  # of an unreadable row that are kept
 
 @dataclass(frozen=True)
 class Raw:
-    """interactions: user str, item str, rating f64 or null, timestamp i64 (seconds) or null, order i64, row i64.
-    items: item str (unique), title str or null, categories list[str], and the fields asked for (str or null).
-    rejected: file, row, reason, raw. rows: file -> rows in it, readable or not."""
+    """interactions: user str, item str, rating f64 or null, timestamp i64 (seconds) or null, order i64 (the source's,
+    or nanoseconds beyond the second), row i64. items: item str (unique), title str or null, categories list[str], and
+    the fields asked for (str or null). rejected: file, row, reason, raw. rows: file -> rows in it, readable or not.
+    repeated: items that have several rows."""
 
     interactions: pl.LazyFrame
     items: pl.DataFrame
     rejected: pl.DataFrame
     rows: Mapping[str, int]
+    repeated: int
 
 
-def read_source(raw_dir: Path, source: DataSource, work_dir: Path, fields: Sequence[str] = ()) -> Raw:
+def read_source(
+    raw_dir: Path, source: DataSource, work_dir: Path, fields: Sequence[str] = (), missing: Collection[str] = ()
+) -> Raw:
     """Reads the files of `source.kind` in `raw_dir`. Interactions go through `work_dir`/interactions.parquet in
-    batches. `fields`: what `items` must hold besides title and categories. Raises UserError for a missing or empty
-    file, a missing column, or a field that no item has."""
+    blocks. `fields`: what `items` must hold besides title and categories. `missing`: words of a user's table that
+    stand for nothing. Raises UserError for a missing or empty file, a missing column, or a field that no item has."""
     interactions, items = SOURCES[source.kind].read(raw_dir, source)
-    rejects = _Rejects()
+    rejects, missing = _Rejects(), frozenset(missing if interactions.own else ())
     target = work_dir / "interactions.parquet"
-    _write_interactions(interactions, rejects, target)
-    table = _read_items(items, rejects, [name for name in fields if name not in ("title", "categories")])
-    for path in (interactions.path, items.path):
-        if not rejects.rows[path.name]:
-            raise UserError(f"{path}: expected rows, got none below the header; run dvc repro -f download")
-    return Raw(pl.scan_parquet(target), table, rejects.frame(), dict(rejects.rows))
+    numbers = _write_interactions(interactions, missing, rejects, target)
+    _check_any(interactions.path, rejects.rows.total())
+    others, before = [name for name in fields if name not in ("title", "categories")], rejects.rows.total()
+    table, repeated, others_numbers = _read_items(items, missing, rejects, others)
+    _check_any(items.path, rejects.rows.total() - before)
+    likes, unpadded = pl.scan_parquet(target), pl.col("item").str.replace(r"^0+(\d+)$", "$1")
+    if others_numbers and not numbers:  # 007 and the number 7; text on both sides stays as it is
+        likes = likes.with_columns(unpadded)
+    elif numbers and not others_numbers and table.select(unpadded.is_unique().all()).item():
+        table = table.with_columns(unpadded)
+    return Raw(likes, table, rejects.frame(), dict(rejects.rows), repeated)
+
+
+def _check_any(path: Path, rows: int) -> None:
+    if not rows:
+        raise UserError(f"{path}: expected rows, got none below the header; run dvc repro -f download")
 
 
 class _Rejects:
@@ -68,45 +83,62 @@ class _Rejects:
         self.kept: list[tuple[str, int, str, str]] = []
         self.rows: Counter[str] = Counter()
 
-    def readable(self, path: Path, rows: Iterable[Row]) -> Iterator[Row]:
-        name = path.name
+    def readable(self, name: str, rows: Iterable[Row]) -> Iterator[Row]:
         for row in rows:
-            self.rows[name] += 1
+            self.rows[row.file or name] += 1
             if row.reason is None:
                 yield row
             else:
-                self.add(path, row, row.reason)
+                self.add(name, row, row.reason)
 
-    def add(self, path: Path, row: Row, reason: str) -> None:
+    def add(self, name: str, row: Row, reason: str) -> None:
         raw = row.raw or json.dumps(row.record, default=str, ensure_ascii=False)
-        self.kept.append((path.name, row.number, reason, raw[:RAW_CHARACTERS]))
+        self.kept.append((row.file or name, row.number, reason, raw[:RAW_CHARACTERS]))
+
+    def of(self, block: Block, reasons: pl.Series) -> None:
+        """`reasons`: of each row of the block's table, null of a good one."""
+        self.rows[block.file] += len(block.table) + len(block.bad)
+        for row in block.bad:
+            self.add(block.file, row, row.reason or "")
+        for i in reasons.is_not_null().arg_true():
+            self.add(block.file, Row(block.numbers[i], {}, None, block.raw(i)), reasons[i])
 
     def frame(self) -> pl.DataFrame:
         return pl.DataFrame(self.kept, schema=REJECTED, orient="row").sort("file", "row", maintain_order=True)
 
 
-def _write_interactions(source: Interactions, rejects: _Rejects, target: Path) -> None:
+def _write_interactions(source: Interactions, missing: Collection[str], rejects: _Rejects, target: Path) -> bool:
+    """Whether the file has the ids of items as numbers."""
     fields = {"user": source.user, "item": source.item}
     optional = {"rating": source.rating, "timestamp": source.timestamp, "order": source.order}
     fields |= {name: field for name, field in optional.items() if field is not None}
-    with pq.ParquetWriter(target, pl.DataFrame(schema=INTERACTIONS).to_arrow().schema) as writer:
-        rows = rejects.readable(source.path, source.rows)
-        while batch := list(islice(rows, BATCH_ROWS)):
-            values = {name: [text(row.record.get(field)) for row in batch] for name, field in fields.items()}
-            table = pl.DataFrame(values, schema=dict.fromkeys(fields, pl.String))
-            checked = _check(table.with_columns(row=pl.Series([row.number for row in batch], dtype=pl.Int64)), source)
-            for row, reason in zip(batch, checked["reason"], strict=True):
-                if reason is not None:
-                    rejects.add(source.path, row, reason)
-            good = checked.filter(pl.col("reason").is_null()).select(*INTERACTIONS)
-            writer.write_table(good.to_arrow())
+    clock = None if source.own else Clock("milliseconds" if source.milliseconds else "seconds")
+    schema = pl.DataFrame(schema=INTERACTIONS).to_arrow().schema
+    numbers = True
+    with pq.ParquetWriter(target, schema, compression="lz4", use_dictionary=False, write_statistics=False) as writer:
+        for block in source.blocks:
+            table = block.table.select(pl.col(field).alias(name) for name, field in fields.items())
+            if missing:
+                table = table.with_columns(pl.when(~pl.all().is_in(list(missing))).then(pl.all()))
+            if clock is None and "timestamp" in fields and table["timestamp"].count():
+                clock = find_clock(table["timestamp"])
+                print(f"{block.file}: {clock.what}", file=sys.stderr, flush=True)
+            table = _same_ids(table).with_columns(row=pl.Series(block.numbers, dtype=pl.Int64))
+            checked = _check(table, source, clock or Clock())
+            rejects.of(block, checked["reason"])
+            writer.write_table(checked.filter(pl.col("reason").is_null()).select(*INTERACTIONS).to_arrow())
+            numbers &= source.item in block.numeric
+    return numbers
 
 
-def _check(frame: pl.DataFrame, source: Interactions) -> pl.DataFrame:
+def _same_ids(table: pl.DataFrame) -> pl.DataFrame:
+    """7.0 is the id 7."""
+    whole = [name for name in ("user", "item") if table[name].str.ends_with(".0").any()]
+    return table.with_columns(pl.col(name).str.replace(r"^(-?\d+)\.0$", "$1") for name in whole)
+
+
+def _check(frame: pl.DataFrame, source: Interactions, clock: Clock) -> pl.DataFrame:
     """Numbers out of text, and the first reason (if any) why a row cannot be used."""
-
-    def number(name: str) -> pl.Expr:
-        return pl.col(name).cast(pl.Float64, strict=False)
 
     def reasons(name: str, what: str, possible: pl.Expr) -> list[pl.Expr]:
         missing = pl.when(pl.col(name).is_null()).then(pl.lit(f"missing {what}"))
@@ -115,16 +147,17 @@ def _check(frame: pl.DataFrame, source: Interactions) -> pl.DataFrame:
     reason = [pl.when(pl.col(name).is_null()).then(pl.lit(f"missing {name} id")) for name in ("user", "item")]
     rating, timestamp, order = pl.lit(None, pl.Float64), pl.lit(None, pl.Int64), pl.col("row")
     if source.rating is not None:
-        rating = number("rating")
+        rating = _rating(frame["rating"], source.own)
         reason += reasons("rating", "rating", rating.is_finite() & rating.is_between(*source.ratings))
     if source.timestamp is not None:
-        seconds = number("timestamp") / (1000 if source.milliseconds else 1)
-        unit = "milliseconds" if source.milliseconds else "seconds"
-        reason += reasons("timestamp", f"time in {unit} since 1970", (seconds > 0) & (seconds < YEAR_2100))
-        timestamp = seconds.floor().cast(pl.Int64, strict=False)
+        timestamp, order, possible = clock.expressions(frame["timestamp"])
+        reason += [pl.when(clock.none("timestamp")).then(pl.lit("no time (0)"))]
+        reason += reasons("timestamp", clock.what, possible)
     if source.order is not None:
-        order = number("order").cast(pl.Int64, strict=False)
-        reason += reasons("order", "order", number("order").is_finite() & order.is_not_null())
+        number = pl.col("order").cast(pl.Float64, strict=False)
+        whole = pl.col("order").cast(pl.Int64, strict=False)
+        order = pl.coalesce(whole, number.cast(pl.Int64, strict=False))
+        reason += reasons("order", "order", number.is_finite() & order.is_not_null())
     return frame.select(
         "user",
         "item",
@@ -136,17 +169,36 @@ def _check(frame: pl.DataFrame, source: Interactions) -> pl.DataFrame:
     )
 
 
-def _read_items(source: Items, rejects: _Rejects, fields: Sequence[str]) -> pl.DataFrame:
+def _rating(texts: pl.Series, own: bool) -> pl.Expr:
+    number = pl.col("rating").cast(pl.Float64, strict=False)
+    if not own or texts.cast(pl.Float64, strict=False).null_count() == texts.null_count():
+        return number
+    comma = pl.col("rating").str.replace(r"^(-?\d+),(\d+)$", "$1.$2").cast(pl.Float64, strict=False)
+    truth = pl.col("rating").str.to_lowercase().replace_strict({"true": 1.0, "false": 0.0}, default=None)
+    return pl.coalesce(number, comma, truth.cast(pl.Float64))
+
+
+def _read_items(
+    source: Items, missing: Collection[str], rejects: _Rejects, fields: Sequence[str]
+) -> tuple[pl.DataFrame, int, bool]:
+    """One row an item: the first that has a title; how many items have several rows; whether all ids are numbers."""
+    numbers = True
     found: dict[str, tuple[Any, ...]] = {}
     available: dict[str, None] = {}
-    for row in rejects.readable(source.path, source.rows):
-        item = text(row.record.get(source.item))
+    repeated: set[str] = set()
+    for row in rejects.readable(source.path.name, source.rows):
+        record = _without(row.record, missing) if missing else row.record
+        item = text(record.get(source.item))
         if item is None:
-            rejects.add(source.path, row, "missing item id")
+            rejects.add(source.path.name, row, "missing item id")
             continue
-        described = source.describe(row.record)
+        numbers &= isinstance(record[source.item], int | float)
+        item = re.sub(r"^(-?\d+)\.0$", r"\1", item)
+        described = source.describe(record)
         available |= dict.fromkeys(described)
-        if item not in found:
+        if item in found:
+            repeated.add(item)
+        if item not in found or (found[item][1] is None and clean(described["title"])):
             extra = (clean(described.get(name)) for name in fields)
             found[item] = (item, clean(described["title"]), categories(described["categories"]), *extra)
     if unknown := [name for name in fields if name not in available]:
@@ -157,4 +209,10 @@ def _read_items(source: Items, rejects: _Rejects, fields: Sequence[str]) -> pl.D
     schema = {"item": pl.String, "title": pl.String, "categories": pl.List(pl.String)} | dict.fromkeys(
         fields, pl.String
     )
-    return pl.DataFrame(list(found.values()), schema=schema, orient="row")
+    return pl.DataFrame(list(found.values()), schema=schema, orient="row"), len(repeated), numbers
+
+
+def _without(record: Mapping[str, Any], missing: Collection[str]) -> dict[str, Any]:
+    return {
+        name: None if isinstance(value, str) and value.strip() in missing else value for name, value in record.items()
+    }

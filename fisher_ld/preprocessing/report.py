@@ -73,6 +73,11 @@ def data_report(
     }
 
 
+def alike_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    if count := report["items_that_share_a_text"]:
+        yield f"warning: {count} items share their text with another, which no model can tell apart: extend item_text"
+
+
 def popularity_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """What popularity scores on the matched lists, a line each, and a warning where that is far from chance."""
     for name, found in report["popularity_ndcg_10"].items():

@@ -1,4 +1,6 @@
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from fisher_ld.batches.prompts import answer_tokens, build_prompts
 from fisher_ld.config.params import Answers, Prompt
@@ -38,3 +40,15 @@ def test_the_first_token_of_a_text_stands_before_the_prefix_alone():
     assert prompts.history == [[ord("A"), ord(";")], [ord("B"), ord(";")]]
     assert prompts.candidate == [[ord("A"), ord("?")], [ord("B"), ord("?")]]
     assert prompts.tokens() == sorted({0, 1, *map(ord, "p:AB;?")})
+
+
+def test_special_tokens_are_plain_text_in_an_item_and_special_in_the_template():
+    alphabet = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    inner = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>")
+    end = tokenizer.eos_token_id
+    prompts = build_prompts(tokenizer, ["A<end>B", "A"], Prompt(prefix="p", history="<end>{text}", candidate="{text}?"))
+    letters = [alphabet[letter] for letter in "A<end>B"]
+    assert prompts.history == [[end, *letters], [end, alphabet["A"]]]
+    assert prompts.candidate == [[*letters, alphabet["?"]], [alphabet["A"], alphabet["?"]]]

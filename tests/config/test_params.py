@@ -138,6 +138,11 @@ def test_what_data_says_wrong_is_said_once():
             {"data_sets": {"mine": {"source": {"kind": "movielens-10m"}}}},
             "mine.source.kind: expected a name of the sources, got 'movielens-10m'; did you mean movielens-1m?",
         ),
+        ({"data": {"max_items_lacking": 2}}, "data.max_items_lacking: expected at most 1, got 2"),
+        (
+            {"data_sets": {"movielens-100k": {"source": {"encoding": "utf-9"}}}},
+            "movielens-100k.source.encoding: expected a name of an encoding such as utf-8 or cp1252, got 'utf-9'",
+        ),
         ({"data": {"fold": 5}}, "data.fold: expected 'none', 0, 1, 2, 3 or 4, got 5"),
         ({"teacher": {"adapt": {"method": "loraa"}}}, "got 'loraa'; did you mean lora?"),
         ({"data": {"test_from": "soon", "split": "global_time"}}, "expected a date such as 2018-01-31, got 'soon'"),
@@ -170,7 +175,7 @@ def test_what_data_says_wrong_is_said_once():
         ),
         (
             {"data_sets": {"mine": {"source": {**MINE, "columns": COLUMNS}}}},
-            "table needs `columns.timestamp` (seconds since 1970) or `columns.order`",
+            "table needs `columns.timestamp` (times) or `columns.order`",
         ),
         (
             {
@@ -194,7 +199,7 @@ def test_what_data_says_wrong_is_said_once():
         ),
         (
             {"data_sets": {"movielens-100k": {"source": {"items": "i.csv"}}}},
-            "source: `interactions`, `items` and `columns` are for kind: table only",
+            "`: for kind: table only",
         ),
         (
             {"students": {"first": {"hidden_size": 64}}},

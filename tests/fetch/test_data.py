@@ -83,10 +83,23 @@ def test_failure_leaves_what_was_there(data, tmp_path):
     (tmp_path / "folder.csv").mkdir()
     for items, text in (
         ("b.csv", "no such file"),
-        ("a.xlsx", "expected a table ending in .csv, .jsonl, .* got a.xlsx"),
-        ("folder.csv", "expected a file, got a folder"),
+        ("a.xlsx", "expected a table ending in .csv, .tsv, .* got a.xlsx"),
+        ("folder.csv", "expected a folder with files ending in .csv"),
     ):
         with pytest.raises(UserError, match=text):
             data(table(tmp_path / "a.csv", tmp_path / items))
         assert sorted(p.name for p in tmp_path.iterdir()) == ["a.csv", "folder.csv", "raw"]
         assert sorted(p.name for p in (tmp_path / "raw").iterdir()) == ["interactions.csv", "items.csv"]
+
+
+def test_of_a_folder_every_table_is_taken(data, tmp_path):
+    (tmp_path / "likes").mkdir()
+    for name in ("part-2.csv", "part-1.csv", "_SUCCESS"):
+        (tmp_path / "likes" / name).write_text(name)
+    (tmp_path / "items.csv").write_text("items")
+    found = data(table(tmp_path / "likes", tmp_path / "items.csv"))
+    assert found == {
+        "interactions-00000.csv": b"part-1.csv",
+        "interactions-00001.csv": b"part-2.csv",
+        "items.csv": b"items",
+    }

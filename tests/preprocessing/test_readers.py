@@ -251,7 +251,7 @@ def test_batches_do_not_matter(tmp_path, monkeypatch):
     expected, rejected = whole.interactions.collect(), whole.rejected
     (tmp_path / "work" / "interactions.parquet").unlink()
     (tmp_path / "work").rmdir()
-    monkeypatch.setattr("fisher_ld.preprocessing.readers.BATCH_ROWS", 3)
+    monkeypatch.setattr("fisher_ld.datasets.blocks.SIZE", 50)
     parts = read(tmp_path, source)
     assert parts.interactions.collect().equals(expected)
     assert parts.rejected.equals(rejected)
@@ -268,3 +268,48 @@ def test_a_file_with_a_header_only(tmp_path):
     write(tmp_path, CASES["movielens-latest-small"][0] | {"ratings.csv": ["userId,movieId,rating,timestamp"]})
     with pytest.raises(UserError, match=r"ratings.csv: expected rows, got none"):
         read(tmp_path, DataSource(kind="movielens-latest-small"))
+
+
+def test_a_table_in_parts_is_read_whole_and_an_empty_part_is_none(tmp_path):
+    head = "user_id,item_id,pos"
+    files = {"interactions-00000.csv": [head], "interactions-00001.csv": [head, "a,x,1", "a,,2"]}
+    write(tmp_path, files | {"interactions-00002.jsonl": [{"user_id": "b", "item_id": "y", "pos": 3}]})
+    write(tmp_path, {"items-00000.csv": ["item_id,title", "x,X"], "items-00001.csv": ["item_id;title", "y;Y", ";Z"]})
+    raw = read(tmp_path, DataSource(**TABLE, columns=Columns(**NAMES, order="pos")))
+    assert rows(raw) == [("a", "x", None, None), ("b", "y", None, None)]
+    assert raw.items["title"].to_list() == ["X", "Y"]
+    assert [row[:3] for row in raw.rejected.rows()] == [
+        ("interactions-00001.csv", 3, "missing item id"),
+        ("items-00001.csv", 3, "missing item id"),
+    ]
+
+
+@pytest.mark.parametrize("numbers", ["interactions", "items"])
+def test_a_number_on_one_side_is_text_with_zeros_on_the_other(tmp_path, numbers):
+    likes = pl.DataFrame({"user_id": ["a", "a"], "item_id": [7, 40], "pos": [1, 2]})
+    items = pl.DataFrame({"item_id": [7, 40], "title": ["X", "Y"]})
+    zeros = pl.col("item_id").cast(pl.String).str.zfill(4)
+    frames = {"interactions": likes, "items": items}
+    for name, frame in frames.items():
+        if name == numbers:
+            frame.write_parquet(tmp_path / f"{name}.parquet")
+        else:
+            frame.with_columns(zeros).write_csv(tmp_path / f"{name}.csv")
+    raw = read(tmp_path, DataSource(**TABLE, columns=Columns(**NAMES, order="pos")))
+    assert [row[1] for row in rows(raw)] == raw.items["item"].to_list() == ["7", "40"]
+
+
+def test_a_decimal_comma_in_ratings(tmp_path):
+    lines = ["user_id;item_id;r;pos", "a;x;4,5;1", "a;y;3;2", "a;x;true;3", "a;y;1,000,0;4"]
+    write(tmp_path, {"interactions.csv": lines, "items.csv": ["item_id;title", "x;X"]})
+    raw = read(tmp_path, DataSource(**TABLE, columns=Columns(**NAMES, rating="r", order="pos")))
+    assert [row[2] for row in rows(raw)] == [4.5, 3.0, 1.0]
+    assert raw.rejected["reason"].to_list() == ["impossible rating"]
+
+
+def test_delimiter_and_encoding_are_taken_as_set(tmp_path, capsys):
+    (tmp_path / "interactions.csv").write_text("user_id;item_id;pos\na;x;1\n")
+    (tmp_path / "items.csv").write_bytes("item_id;title\nx;Ж\n".encode("cp1251"))
+    source = DataSource(**TABLE, columns=Columns(**NAMES, order="pos"), delimiter=";", encoding="cp1251")
+    assert read(tmp_path, source).items["title"].to_list() == ["Ж"]
+    assert "items.csv: read as cp1251, semicolon-separated" in capsys.readouterr().err

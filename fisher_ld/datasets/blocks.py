@@ -1,0 +1,219 @@
+"""Interactions in columns: a block of a file at a time, row by row only where something in it is odd."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import islice
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+
+from fisher_ld.core.errors import UserError
+from fisher_ld.core.progress import progress
+from fisher_ld.datasets.rows import (
+    Lines,
+    Row,
+    as_rows,
+    check_columns,
+    count_lines,
+    json_rows,
+    open_parquet,
+    read_header,
+    refuse_array,
+    split,
+)
+from fisher_ld.datasets.streams import utf8
+from fisher_ld.datasets.titles import text
+
+SIZE = 1 << 23  # bytes of a block
+BATCH_ROWS = 50_000  # of Parquet
+ODD = b"\x00\x0b\x0c\x1c\x1d\x1e\x1f"  # Python's blanks that a parser in columns does not know, and its own separator
+SEPARATOR = "\x1f"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of a file. `table`: the columns asked for, as text; null: missing. `numbers`: of the rows in the file;
+    `raw` gives the text of one by its place here. `bad`: rows that cannot be read."""
+
+    file: str
+    table: pl.DataFrame
+    numbers: Sequence[int]
+    raw: Callable[[int], str]
+    bad: list[Row] = field(default_factory=list)
+    numeric: frozenset[str] = frozenset()  # columns that the file has as numbers
+
+
+def delimited_blocks(
+    path: Path,
+    names: Sequence[str],
+    delimiter: str = ",",
+    *,
+    header: Sequence[str] | None = None,
+    quoted: bool = False,
+    encoding: str = "utf-8",
+    escape: str | None = None,
+) -> Iterator[Block]:
+    """The columns `names` of a delimited file; all else as `rows.delimited` has it, with the same reasons."""
+    with utf8(path, encoding) as file:
+        lines = Lines(file)
+        if header is None:
+            header = read_header(path, split(lines, delimiter, quoted, escape), names)
+        while data := lines.take(SIZE):
+            table = None if escape else _columns(data, header, names, delimiter, quoted)
+            if table is not None:
+                yield _block(path, table, data, lines)
+                continue
+            lines.put(data)
+            found: list[Row] = []
+            for number, fields, raw in split(lines, delimiter, quoted, escape):
+                found += as_rows(number, fields, raw, header)
+                if lines.left <= 0:
+                    break
+            yield of_rows(path, found, names)
+
+
+def json_blocks(path: Path, names: Sequence[str], encoding: str = "utf-8") -> Iterator[Block]:
+    """The fields `names` of a file with one JSON object a line, as `rows.json_lines` has it."""
+    with utf8(path, encoding) as file:
+        refuse_array(path, file)
+        lines = Lines(file)
+        while data := lines.take(SIZE):
+            table = _objects(data, names)
+            if table is not None:
+                yield _block(path, table, data, lines)
+                continue
+            lines.put(data)
+            yield of_rows(path, list(islice(json_rows(lines), lines.left)), names)
+
+
+def parquet_blocks(path: Path, names: Sequence[str]) -> Iterator[Block]:
+    """The columns `names` of a Parquet file; times as seconds since 1970."""
+    number, file = 0, open_parquet(path)
+    check_columns(path, file.schema_arrow.names, names)
+    with file, progress(file.metadata.num_rows, f"Reading {path.name}", "rows") as bar:
+        for batch in file.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(names))):
+            table = pl.DataFrame([_as_text(name, batch.column(name)) for name in dict.fromkeys(names)])
+
+            def raw(i: int, batch: pa.RecordBatch = batch) -> str:
+                return json.dumps(batch.slice(i, 1).to_pylist()[0], default=str, ensure_ascii=False)
+
+            numeric = frozenset(field.name for field in batch.schema if _is_number(field.type))
+            yield Block(path.name, table, range(number + 1, number + 1 + len(table)), raw, numeric=numeric)
+            number += len(table)
+            bar.advance(len(table))
+
+
+def of_rows(path: Path, rows: Iterable[Row], names: Sequence[str]) -> Block:
+    rows = list(rows)
+    good = [row for row in rows if row.reason is None]
+    values = {name: [text(row.record.get(name)) for row in good] for name in names}
+    table = pl.DataFrame(values, schema=dict.fromkeys(names, pl.String))
+    bad = [row for row in rows if row.reason is not None]
+    return Block(path.name, table, [row.number for row in good], lambda i: good[i].raw, bad)
+
+
+def _block(path: Path, table: pl.DataFrame, data: bytes, lines: Lines) -> Block:
+    first = lines.number + 1
+    lines.number += len(table)
+
+    @cache
+    def every() -> list[bytes]:
+        return data.split(b"\n")
+
+    table = table.with_columns(pl.all().str.strip_chars()).with_columns(
+        pl.when(pl.col(name) != "").then(pl.col(name)) for name in table.columns
+    )
+    return Block(path.name, table, range(first, first + len(table)), lambda i: every()[i].decode().rstrip("\r"))
+
+
+def _columns(
+    data: bytes, header: Sequence[str], names: Sequence[str], delimiter: str, quoted: bool
+) -> pl.DataFrame | None:
+    """None where something in the block needs the careful reader."""
+    begins = (b"\n", b"\r\n", *([delimiter.encode()] if delimiter.isspace() else []))  # of lines that may be blank
+    blank = data.startswith(begins) or any(b"\n" + begin in data for begin in begins)
+    if blank or _is_odd(data) or len(header) < 2:
+        return None
+    if quoted and b'"' in data and not _quotes(delimiter).fullmatch(data if data[-1:] == b"\n" else data + b"\n"):
+        return None
+    if len(delimiter) > 1:
+        data, delimiter = data.replace(delimiter.encode(), SEPARATOR.encode()), SEPARATOR
+    places = {name: str(i) for i, name in enumerate(header)}
+    columns = [str(i) for i in range(len(header))]
+    wanted = [places[name] for name in dict.fromkeys(names)]
+    try:
+        table = pa_csv.read_csv(
+            pa.BufferReader(data),
+            pa_csv.ReadOptions(column_names=columns, use_threads=False),
+            pa_csv.ParseOptions(delimiter=delimiter, quote_char='"' if quoted else False, ignore_empty_lines=False),
+            pa_csv.ConvertOptions(
+                column_types=dict.fromkeys(columns, pa.string()), include_columns=wanted, strings_can_be_null=False
+            ),
+        )
+    except pa.ArrowInvalid:
+        return None
+    if table.num_rows != count_lines(data):
+        return None
+    return pl.DataFrame(pl.from_arrow(table.rename_columns(list(dict.fromkeys(names)))))
+
+
+def _is_odd(data: bytes) -> bool:
+    if data.count(b"\r") != data.count(b"\r\n") or len(data.translate(None, ODD)) != len(data):
+        return True
+    try:
+        return not data.isascii() and not data.decode()
+    except UnicodeDecodeError:
+        return True
+
+
+@cache
+def _quotes(delimiter: str) -> re.Pattern[bytes]:
+    """Lines whose quotes are right and hold no line break."""
+    d = re.escape(delimiter.encode())
+    one = rb'(?:"(?:[^"\r\n]|"")*+"|[^"\r\n' + d + rb"]*+)"
+    return re.compile(rb"(?:" + one + rb"(?:" + d + one + rb")*+\r?\n)*+")
+
+
+def _objects(data: bytes, names: Sequence[str]) -> pl.DataFrame | None:
+    surrogates = b"\\ud" in data or b"\\uD" in data  # polars makes a zero of a lone one
+    if surrogates or len(data.translate(None, ODD)) != len(data):
+        return None
+    try:
+        data.decode()
+        table = pl.read_ndjson(io.BytesIO(data), schema=dict.fromkeys(names, pl.String))
+    except (pl.exceptions.PolarsError, UnicodeDecodeError, UserError):
+        return None
+    nested = pl.any_horizontal(pl.all().str.contains(r"^\s*[\[{]").any())
+    return None if len(table) != count_lines(data) or table.select(nested).item() else table
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+def _as_text(name: str, column: pa.Array) -> pl.Series:
+    kind = column.type
+    if pa.types.is_date(kind):
+        column, kind = column.cast(pa.timestamp("s")), pa.timestamp("s")
+    if pa.types.is_timestamp(kind):
+        series = pl.Series(name, pl.from_arrow(column.cast(pa.timestamp("ns"), safe=False).cast(pa.int64())))
+        whole, rest = series // 10**9, series - series // 10**9 * 10**9
+        return whole.cast(pl.String) + ("." + rest.cast(pl.String).str.zfill(9)).replace(".000000000", "")
+    if pa.types.is_dictionary(kind):
+        column = pc.cast(column, kind.value_type)
+    series = pl.Series(name, pl.from_arrow(column))
+    if series.dtype.is_nested():
+        return pl.Series(name, [None] * len(series), dtype=pl.String)
+    if series.dtype.is_float():
+        series = series.fill_nan(None)
+    series = series.cast(pl.String, strict=False).str.strip_chars()
+    return series.set(series == "", None)

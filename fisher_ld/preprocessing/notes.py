@@ -1,0 +1,96 @@
+"""What the raw tables hold, told before the filters: ratings, items that are lacking or have no title."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import polars as pl
+
+from fisher_ld.config.params import DataSet
+from fisher_ld.core.errors import UserError
+from fisher_ld.preprocessing.readers import Raw
+
+VALUES = 20  # of a histogram, above which it has bins
+WORTH_A_WARNING = 0.01  # share of interactions without an item
+RARE = 0.05
+COMMON_END = 0.25
+NAMED = 20  # items in a list of examples
+
+
+def raw_notes(raw: Raw, data: DataSet) -> dict[str, Any]:
+    """For the data report. Raises UserError where no interaction could be read, or more of them than
+    `max_items_lacking` name an item without a row."""
+    counts = raw.interactions.group_by("item").len().collect(engine="streaming")
+    total = int(counts["len"].sum())
+    if not total:
+        files = ", ".join(name for name, rows in raw.rows.items() if len(raw.rejected.filter(file=name)) == rows)
+        raise UserError(f"no row of {files} could be used; the reasons are in the rejected rows: mend the file")
+    lacking = counts.join(raw.items, on="item", how="anti")
+    share = float(lacking["len"].sum() or 0) / total
+    if share > data.max_items_lacking:
+        here, there = lacking["item"].min(), raw.items["item"].min()
+        raise UserError(
+            f"{share:.1%} of the interactions name an item that the items file lacks, such as {here!r}; its own ids "
+            f"are such as {there!r}. Allowed are {data.max_items_lacking:.0%} (max_items_lacking). Write the ids of "
+            "both files alike, or name the right columns in source.columns."
+        )
+    untitled = raw.items.filter(pl.col("title").is_null())["item"]
+    return {
+        "items_lacking": {"share": share, "items": len(lacking), "examples": lacking["item"].sort()[:NAMED].to_list()},
+        "items_without_title": {"items": len(untitled), "examples": untitled[:NAMED].to_list()},
+        "items_in_several_rows": raw.repeated,
+        "ratings": _ratings(raw.interactions, data.positive_rating),
+    }
+
+
+def _ratings(interactions: pl.LazyFrame, threshold: float) -> dict[str, Any] | None:
+    """None without ratings. `histogram`: rating -> rows, of many values in bins by their lower end."""
+    counts = interactions.group_by("rating").len().drop_nulls().sort("rating").collect(engine="streaming")
+    if not len(counts):
+        return None
+    total, low, high = int(counts["len"].sum()), float(counts["rating"][0]), float(counts["rating"][-1])
+    ends = {end: int(counts["len"][place]) / total for place, end in ((0, low), (-1, high))}
+    kept = int(counts.filter(pl.col("rating") >= threshold)["len"].sum()) / total
+    if len(counts) > VALUES:
+        bins = ((pl.col("rating") - low) / (high - low) * VALUES).floor().clip(0, VALUES - 1)
+        counts = counts.group_by(low + bins * (high - low) / VALUES).agg(pl.col("len").sum()).sort("rating")
+    histogram = {f"{rating:.6g}": rows for rating, rows in counts.iter_rows()}
+    return {"histogram": histogram, "lowest": low, "highest": high, "share_lowest": ends[low], "share_positive": kept}
+
+
+def note_lines(notes: Mapping[str, Any], rejected: pl.DataFrame, data: DataSet) -> Iterator[str]:
+    """What of the notes a user should see, a line each."""
+    if len(rejected):
+        file, row, reason, _ = rejected.row(0)
+        yield f"warning: {len(rejected)} rows cannot be used, the first is row {row} of {file}: {reason}"
+    lacking = notes["items_lacking"]
+    mark = "warning: " if lacking["share"] > WORTH_A_WARNING else ""
+    example = f", such as {lacking['examples'][0]!r}" if lacking["examples"] else ""
+    yield f"{mark}{lacking['share']:.1%} of the interactions name an item without a row in the items file{example}"
+    if notes["items_without_title"]["items"]:
+        yield (
+            f"{notes['items_without_title']['items']} items have no title and are left out, such as "
+            f"{notes['items_without_title']['examples'][0]!r}"
+        )
+    if notes["items_in_several_rows"]:
+        yield (
+            f"warning: {notes['items_in_several_rows']} items have several rows; the first with a title is taken, "
+            "with its categories alone"
+        )
+    if notes["ratings"] is not None:
+        yield from _rating_lines(notes["ratings"], data.positive_rating)
+
+
+def _rating_lines(ratings: Mapping[str, Any], threshold: float) -> Iterator[str]:
+    yield "ratings: " + ", ".join(f"{rating}: {rows}" for rating, rows in ratings["histogram"].items())
+    kept = ratings["share_positive"]
+    if not RARE <= kept <= 1 - RARE:
+        yield f"warning: {kept:.1%} of the ratings are positive (positive_rating: {threshold:g})"
+    if ratings["highest"] > 5 and threshold == 4:
+        yield f"warning: ratings reach {ratings['highest']:g}, and positive_rating is {threshold:g}"
+    if ratings["lowest"] in (0, -1) and ratings["highest"] > 1 and ratings["share_lowest"] > COMMON_END:
+        yield (
+            f"warning: {ratings['share_lowest']:.0%} of the ratings are {ratings['lowest']:g}; where that stands for "
+            "none given, leave these rows out"
+        )

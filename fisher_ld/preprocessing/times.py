@@ -1,0 +1,76 @@
+"""Times as files have them -> seconds since 1970, and what is left of the second."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+YEAR_2100 = 4_102_444_800  # seconds since 1970; milliseconds taken for seconds lie far beyond
+UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+AS_TEXT = "dates such as 2020-01-31T12:00:00Z"
+ISO = (
+    r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9})\d*)?)?)?"
+    r"\s*(?:(?:Z|UTC|GMT)|([+-])(\d{2}):?(\d{2})?)?$"
+)
+SOON = 10**8  # a file whose times are commonly beyond 1973 has 0 for no time
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How a file tells time. `unit`: of UNITS, or AS_TEXT. `early`: times before 1970 are possible. `zero`: so is 0,
+    which else stands for none."""
+
+    unit: str = "seconds"
+    early: bool = False
+    zero: bool = False
+
+    @property
+    def what(self) -> str:
+        return f"time as {AS_TEXT}" if self.unit == AS_TEXT else f"time in {self.unit} since 1970"
+
+    def expressions(self, texts: pl.Series) -> tuple[pl.Expr, pl.Expr, pl.Expr]:
+        """Of the column with these texts: seconds (rounded down), nanoseconds beyond, whether such a time can be."""
+        seconds, rest = _iso(texts.name) if self.unit == AS_TEXT else _number(texts, UNITS[self.unit])
+        possible = (seconds > -YEAR_2100 if self.early else (seconds > 0) | ((seconds == 0) & (rest > 0))) & (
+            seconds < YEAR_2100
+        )
+        return seconds, rest, possible
+
+    def none(self, name: str) -> pl.Expr:
+        return pl.lit(False) if self.zero or not self.early else pl.col(name).cast(pl.Float64, strict=False) == 0
+
+
+def find_clock(times: pl.Series) -> Clock:
+    """Of a user's file, by the middle one of these texts of it."""
+    numbers = times.cast(pl.Float64, strict=False).abs().drop_nulls().drop_nans()
+    if 2 * len(numbers) <= times.len() - times.null_count():
+        return Clock(AS_TEXT, early=True, zero=True)
+    middle = numbers.median()
+    assert isinstance(middle, float)
+    unit = next((name for name, size in UNITS.items() if middle < 10**11 * size), "nanoseconds")
+    return Clock(unit, early=True, zero=middle / UNITS[unit] < SOON)
+
+
+def _number(texts: pl.Series, size: int) -> tuple[pl.Expr, pl.Expr]:
+    whole = pl.col(texts.name).cast(pl.Int64, strict=False)
+    seconds, rest = whole // size, (whole - whole // size * size) * (10**9 // size)
+    if texts.cast(pl.Int64, strict=False).null_count() == texts.null_count():
+        return seconds, rest
+    value = pl.col(texts.name).cast(pl.Float64, strict=False) / size
+    below = ((value - value.floor()) * 1e9).round().cast(pl.Int64, strict=False)
+    return pl.coalesce(seconds, value.floor().cast(pl.Int64, strict=False)), pl.coalesce(rest, below)
+
+
+def _iso(name: str) -> tuple[pl.Expr, pl.Expr]:
+    part = pl.col(name).str.extract_groups(ISO).struct
+
+    def number(index: int) -> pl.Expr:
+        return part.field(str(index)).cast(pl.Int64, strict=False).fill_null(0)
+
+    day = part.field("1").str.to_date("%Y-%m-%d", strict=False).cast(pl.Int32).cast(pl.Int64)
+    sign = pl.when(part.field("6") == "-").then(-1).otherwise(1)
+    east = sign * (number(7) * 3600 + number(8) * 60)
+    seconds = day * 86_400 + number(2) * 3600 + number(3) * 60 + number(4) - east
+    rest = part.field("5").str.pad_end(9, "0").cast(pl.Int64, strict=False).fill_null(0)
+    return seconds, rest

@@ -1,0 +1,131 @@
+"""In columns or row by row: the same rows, reasons and numbers."""
+
+import gzip
+import random
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from fisher_ld.core.errors import UserError
+from fisher_ld.datasets import blocks
+from fisher_ld.datasets.blocks import delimited_blocks, json_blocks
+from fisher_ld.datasets.rows import delimited, json_lines
+from fisher_ld.datasets.streams import find_encoding, utf8
+from fisher_ld.datasets.titles import text
+
+PIECES = [
+    "7", "007", "7.0", "", " ", "a b", '"q"', '"a,b"', '"a\nb"', '"a""b"', 'a"b', '"a" b', '"', "é", "\udce9", "\t",
+    "\x0b", "\x00", "\r", "x" * 40,
+]  # fmt: skip
+VALUES = [
+    "7", "7.5", "-0",
+    '"x"', '""', "null", "true", "NaN", "[1]", '{"a": 1}', '"\\u00e9"', '"\\ud800"', "01", '"["', "1e3",
+]  # fmt: skip
+
+
+def outcome(found):
+    """Rows and their values, and why the others cannot be read."""
+    rows, bad = [], []
+    for block in found:
+        rows += zip(block.numbers, block.table.rows(), strict=True)
+        rows = [*rows]
+        for i, _ in enumerate(block.numbers):
+            assert isinstance(block.raw(i), str)
+        bad += [(row.number, row.reason, row.raw) for row in block.bad]
+    return rows, bad
+
+
+def expected(found, names):
+    found = list(found)
+    rows = [(row.number, tuple(text(row.record.get(name)) for name in names)) for row in found if row.reason is None]
+    return rows, [(row.number, row.reason, row.raw) for row in found if row.reason is not None]
+
+
+@pytest.mark.parametrize("size", [1, 60, 1 << 20])
+@pytest.mark.parametrize("quoted", [True, False])
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_delimited_blocks_are_what_the_careful_reader_gives(tmp_path, monkeypatch, size, quoted, delimiter):
+    monkeypatch.setattr(blocks, "SIZE", size)
+    rng = random.Random(size)
+    for case in range(60):
+        lines = ["u,i,r"]
+        for _ in range(rng.randrange(12)):
+            odd = rng.random() < 0.3
+            fields = [rng.choice(PIECES) if odd else rng.choice(PIECES[:4]) for _ in range(rng.choice([3] * 9 + [2]))]
+            lines.append(",".join(fields) if fields != [""] * 3 or rng.random() < 0.5 else "")
+        content = ("\n" if case % 2 else "\r\n").join(lines) + "\n" * (case % 3 > 0)
+        path = tmp_path / f"{case}.csv"
+        path.write_bytes(content.replace(",", delimiter).encode("utf-8", "surrogateescape"))
+        careful = expected(delimited(path, delimiter, quoted=quoted), ["i", "u"])
+        assert outcome(delimited_blocks(path, ["i", "u"], delimiter, quoted=quoted)) == careful
+
+
+@pytest.mark.parametrize("size", [1, 60, 1 << 20])
+def test_json_blocks_are_what_the_careful_reader_gives(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(blocks, "SIZE", size)
+    rng = random.Random(size)
+    for case in range(60):
+        lines = []
+        for _ in range(rng.randrange(12)):
+            odd = rng.random() < 0.3
+            one, other = (rng.choice(VALUES if odd else VALUES[:5]) for _ in range(2))
+            lines.append(f'{{"i": {one}, "u": {other}, "z": "é"}}' + ("x" if odd and rng.random() < 0.2 else ""))
+            lines += [""] * (rng.random() < 0.05)
+        path = tmp_path / f"{case}.jsonl"
+        path.write_text("\n".join(lines))
+        (rows, bad), careful = outcome(json_blocks(path, ["i", "u"])), expected(json_lines(path), ["i", "u"])
+        assert bad == careful[1]
+        assert [(n, plain(v)) for n, v in rows] == [(n, plain(v)) for n, v in careful[0]]
+
+
+def plain(values):
+    """A number and a truth value as either reader writes them."""
+    return tuple({"True": "true", "-0": "0", "1000.0": "1000"}.get(value, value) for value in values)
+
+
+def test_numbers_of_rows_go_on_behind_a_careful_block(tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "SIZE", 12)
+    path = tmp_path / "a.csv"
+    path.write_text('u,i\n1,2\n"3\n",4\n5,6\n7\n8,9\n10,11\n')
+    rows, bad = outcome(delimited_blocks(path, ["u", "i"], quoted=True))
+    assert rows == [(2, ("1", "2")), (3, ("3", "4")), (5, ("5", "6")), (7, ("8", "9")), (8, ("10", "11"))]
+    assert bad == [(6, "wrong number of fields", "7")]
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding"),
+    [
+        ("a,é\n".encode(), "utf-8"),
+        ("\ufeffa,é\n".encode(), "utf-8"),
+        ("a,é\n".encode("utf-16"), "utf-16"),
+        ("a,b\n".encode("utf-16-le"), "utf-16-le"),
+        ("a,b\n".encode("utf-16-be"), "utf-16-be"),
+        ("a,é\n".encode("cp1252"), "cp1252"),
+        ("é\né\n".encode() + b"\xe9\n", "utf-8"),
+        (b"plain\n", "utf-8"),
+        (b"", "utf-8"),
+    ],
+)
+@pytest.mark.parametrize("packed", ["", ".gz", ".zst"])
+def test_encodings_are_found_and_read(tmp_path, content, encoding, packed):
+    path = tmp_path / f"a.csv{packed}"
+    pack = {"": bytes, ".gz": gzip.compress, ".zst": lambda x: pa.compress(x, "zstd", asbytes=True)}[packed]
+    path.write_bytes(pack(content))
+    assert find_encoding(path) == encoding
+    with utf8(path, encoding) as file:
+        assert file.read().decode("utf-8", "replace").splitlines()[:1] in ([], ["a,é"], ["a,b"], ["é"], ["plain"])
+
+
+def test_a_cut_zst(tmp_path):
+    path = tmp_path / "a.csv.zst"
+    path.write_bytes(pa.compress(b"u,i\n" + b"1,2\n" * 99_999, "zstd", asbytes=True)[:-9])
+    with pytest.raises(UserError, match=r"a.csv.zst: cannot be unpacked"):
+        list(delimited_blocks(path, ["u"]))
+
+
+def test_text_of_another_encoding_is_read_in_columns(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes("u,i\rRené,1\r".encode("cp1252"))
+    (block,) = delimited_blocks(path, ["u", "i"], encoding="cp1252")
+    assert block.table.equals(pl.DataFrame({"u": ["René"], "i": ["1"]}))
