@@ -68,7 +68,8 @@ def parts(data: str, folder: Path) -> dict[str, Callable[[], int]]:
         own = params.distill.model_copy(
             update={"steps": STEPS, "batch_users": many, "transfer_users": many, "eval_every": STEPS}
         )
-        student = Scorer.load(paths.model(start(params.run.students[0])))
+        begin = paths.model(start(params.run.students[0]))
+        student, read = Scorer.load(begin), saved_prompts(begin, paths.processed)
         whole = len(student.layers)
         signals = TeacherCache.open(paths.cache, ["logits", "states"])
         pairs = [(1 + layer, 1 + layer * whole // signals.layers) for layer in range(signals.layers)]
@@ -76,7 +77,7 @@ def parts(data: str, folder: Path) -> dict[str, Callable[[], int]]:
         weighting = Weighting(pairs, weights, [1.0] * signals.layers, 0.05, 10)
         key = {"rank": ranks.world(), "at": ranks.from_leader(time.time)}
         told = Training("distillation", 0, lambda: 0.0, Checkpoint("x", key, folder), lambda values, step: None)
-        distill(student, signals, METHODS["uniform"], weighting, taught, prompts, own, told)
+        distill(student, signals, METHODS["uniform"], weighting, taught, read, own, told)
         return STEPS * many
 
     return {"Fisher": fisher, "cache": cache, "scoring": scoring, "distillation": distillation}
