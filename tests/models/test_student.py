@@ -91,7 +91,7 @@ def test_random_start_is_llama_whatever_the_teacher(tokenizer):
     student, own = build_student(other, shape(init="random", layers=3), tokenizer, SEEN, seed=0)
     assert type(student.model).__name__ == "LlamaForSequenceClassification"
     assert student.model.config.vocab_size == len(own) and len(student.layers) == 3
-    assert torch.isfinite(student(packed(own))[0]).all()
+    assert torch.isfinite(student(packed(own)).logits).all()
 
 
 def test_spaced_takes_the_layers_it_says(teacher, tokenizer):
@@ -119,7 +119,7 @@ def rough(teacher):
 
 def same_answers(rough, tokenizer, asked, samples=None):
     student, own = build_student(rough, asked, tokenizer, SEEN, seed=0, state_samples=samples)
-    torch.testing.assert_close(student(packed(own))[0], rough(packed(tokenizer))[0], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(student(packed(own)).logits, rough(packed(tokenizer)).logits, rtol=1e-3, atol=1e-4)
     return student
 
 
@@ -132,7 +132,7 @@ def test_projection_is_exact_where_the_stream_is_narrow(rough, tokenizer):
     for layer in rough.layers:
         for linear in (layer.self_attn.o_proj, layer.mlp.down_proj):
             linear.weight.data = inside @ linear.weight.data
-    samples = rough(packed(tokenizer), with_states=True)[1].flatten(0, 1).detach()
+    samples = rough(packed(tokenizer), with_states=True).states.flatten(0, 1).detach()
     asked = shape(init="spaced", layers=4, hidden_size=8)
     student = same_answers(rough, tokenizer, asked, samples)
     assert student.model.config.hidden_size == 8 and student.model.config.head_dim == 4
@@ -145,12 +145,12 @@ def test_a_rotation_of_the_whole_stream_changes_nothing(rough, tokenizer):
     layers = [layer.state_dict() for layer in student.layers]
     outer = {k: v for k, v in student.body.state_dict().items() if not k.startswith("layers.")}
     layers, outer, score = project(layers, outer, student.model.score.state_dict(), config, config, basis)
-    before = student(packed(own))[0].detach()
+    before = student(packed(own)).logits.detach()
     for layer, weights in zip(student.layers, layers, strict=True):
         layer.load_state_dict(weights)
     student.body.load_state_dict(outer, strict=False)
     student.model.score.load_state_dict(score)
-    torch.testing.assert_close(student(packed(own))[0], before, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(student(packed(own)).logits, before, rtol=1e-3, atol=1e-4)
 
 
 def test_silent_neurons_are_the_ones_dropped(rough, tokenizer):
