@@ -59,6 +59,7 @@ except UserError as error:
     sys.exit(f"UserError: {error}")
 """
 DAEMONS = ("munged", "slurmctld", "slurmd")
+os.environ["PATH"] += ":/usr/sbin:/sbin"  # where they are, and no user's PATH goes
 
 
 def _install() -> None:
