@@ -76,7 +76,7 @@ def train(
 
     def online(kind: Kind) -> Trace:
         known, prompt = Scorer.load(folder).to(compute.device), saved_prompts(folder, processed).example
-        return partial(online_trace, known, partial(prompt, lists), lists.labels(), kind, params.cluster.checkpointing)
+        return partial(online_trace, known, partial(prompt, lists), lists.labels(), kind, compute.checkpointing)
 
     scorer = Scorer.load(start).on(compute)
     if shape.init == "random" and seed != params.seed:  # a seed is another start too

@@ -33,7 +33,7 @@ def main(params: Params, run: StageRun, data: str, teacher: int) -> None:
     tables = [
         estimate(
             scorer.on(compute), base.prompts, sample, state, fisher.batch_size, fisher.tolerance,
-            params.cluster.checkpointing,
+            compute.checkpointing,
         )
         for state, (scorer, samples) in states.items()
         for sample in draw_samples(labelled, transfer, samples, params.seed)

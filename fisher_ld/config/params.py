@@ -378,7 +378,7 @@ class Cluster(Place):
         if not isinstance(raw, Mapping) or not isinstance(raw.get("stages"), Mapping):
             return raw
         base = {key: value for key, value in raw.items() if key not in ("cells", "stages")}
-        stages = {name: {**base, **own} if isinstance(own, Mapping) else own for name, own in raw["stages"].items()}
+        stages = {name: merged(base, own) if isinstance(own, Mapping) else own for name, own in raw["stages"].items()}
         return {**raw, "stages": stages}
 
     def of(self, stage: str) -> Place:

@@ -53,8 +53,8 @@ def _pack(value: Any, tensors: dict[str, torch.Tensor], names: dict[tuple, str])
     if isinstance(value, np.ndarray):
         return {"array": _pack(torch.from_numpy(value), tensors, names)["tensor"]}
     if isinstance(value, torch.Tensor):
-        if hasattr(value, "full_tensor"):  # divided among ranks: whole on the leader alone, one after the other
-            found = value.full_tensor()  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+        if ranks.is_divided(value):  # whole on the leader alone, one after the other
+            found = ranks.whole(value)
             name = f"t{len(names)}"
             names[(name,)] = name
             if ranks.leader():

@@ -119,14 +119,24 @@ def total(values: np.ndarray) -> np.ndarray:
     return np.sum(gather(values), axis=0) if world() > 1 else values
 
 
+def is_divided(tensor: torch.Tensor) -> bool:
+    """Whether each rank has a part of it (a DTensor)."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Any) -> torch.Tensor:
+    """All of a tensor that may be divided among ranks; all of them have to ask."""
+    return tensor.full_tensor() if is_divided(tensor) else tensor
+
+
 def average_gradients(parameters: Sequence[torch.Tensor]) -> None:
-    """Replaces every gradient by its mean over ranks, all of them in one message."""
+    """Replaces every gradient by its mean over ranks, all of them in one message; those of divided ones are already."""
     if world() == 1:
         return
     import torch
     from torch import distributed
 
-    gradients = [p.grad for p in parameters if p.grad is not None and not hasattr(p, "placements")]  # a DTensor's is
+    gradients = [p.grad for p in parameters if p.grad is not None and not is_divided(p)]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     distributed.all_reduce(flat)
     flat /= world()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ import pyarrow.parquet as pq
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.progress import progress
 from fisher_ld.datasets.streams import utf8
+from fisher_ld.datasets.titles import parse
 
 MOST_FIELDS = 1000  # of JSON objects that are searched for those that are required
 Fields = tuple[int, list[str] | None, str]
@@ -116,8 +115,9 @@ def json_rows(lines: Lines, literals: bool = False) -> Iterator[Row]:
         if _broken(raw):
             yield Row(lines.number, {}, "wrong encoding", _printable(raw))
             continue
-        record = _parse(raw, literals)
-        yield Row(lines.number, record or {}, None if record is not None else "not a JSON object", raw)
+        record = parse(raw, literals)
+        fits = isinstance(record, dict)
+        yield Row(lines.number, record if fits else {}, None if fits else "not a JSON object", raw)
 
 
 class Lines:
@@ -172,19 +172,6 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         return pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a Parquet file ({error})") from error
-
-
-def _parse(text: str, literals: bool) -> dict[str, Any] | None:
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError):
-        if not literals:
-            return None
-        try:
-            record = ast.literal_eval(text)
-        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-            return None
-    return record if isinstance(record, dict) else None
 
 
 def _seconds(column: pa.Array) -> pa.Array:

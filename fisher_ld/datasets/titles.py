@@ -100,13 +100,18 @@ def _flat(value: Any) -> Iterable[str]:
 def listed(value: Any) -> Any:
     """Text of a user's table that holds a list: as JSON or a Python literal, else as it is."""
     found = text(value) if isinstance(value, str) else None
-    if found and found[0] in "[({":
-        for parse in (json.loads, ast.literal_eval):
-            try:
-                return parse(found)
-            except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-                continue
-    return value
+    parsed = parse(found) if found and found[0] in "[({" else None
+    return value if parsed is None else parsed
+
+
+def parse(text: str, literals: bool = True) -> Any:
+    """JSON, or with `literals` a Python literal, which is parsed and never evaluated; None for what is neither."""
+    for read in (json.loads, ast.literal_eval)[: 1 + literals]:
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            continue
+    return None
 
 
 def find_separator(values: Iterable[Any]) -> str | None:

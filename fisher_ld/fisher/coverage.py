@@ -16,9 +16,9 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from fisher_ld.core import ranks
 from fisher_ld.core.errors import UserError
 from fisher_ld.models.layers import transformer_layers
-from fisher_ld.models.sharded import whole
 
 Kind = Literal["linear", "layer_norm", "rms_norm", "embedding", "swiglu"]
 
@@ -78,7 +78,7 @@ def mean_squares(covered: list[Covered], columns: int) -> list[float]:
     sums = [0.0] * columns
     for part in covered:
         for parameter in part.module.parameters(recurse=False):
-            sums[part.column] += float((whole(parameter.detach()).double() + part.offset).square().sum())
+            sums[part.column] += float((ranks.whole(parameter.detach()).double() + part.offset).square().sum())
     counts = parameter_counts(covered, columns)
     return [total / count if count else float("nan") for total, count in zip(sums, counts, strict=True)]
 
@@ -128,7 +128,7 @@ def _probed(module: nn.Module, weight: torch.Tensor, bias: torch.Tensor | None) 
         x = torch.linspace(-1, 3, 2 * len(weight), device=weight.device).sin().view(2, -1).to(weight.dtype)
         probe = x[0].cos()
         if bias is not None:
-            bias = whole(bias)
+            bias = ranks.whole(bias)
         output = functional_call(module, {"weight": probe} | ({} if bias is None else {"bias": bias}), (x,))
         tolerance = 1e-4 if weight.dtype in (torch.float32, torch.float64) else 0.05
         epsilon = norm_epsilon(module)

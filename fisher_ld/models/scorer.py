@@ -68,9 +68,9 @@ class Scorer(nn.Module):
         self.context()
 
     def on(self, compute: Compute) -> Scorer:
-        """Itself, moved. The weights, the residual stream and the head stay in float32 at any precision, but
-        for the weights within `inference`. Raises UserError for a model whose attention takes no mask of packed rows
-        (transformers' own, `eager`, would add it to the scores)."""
+        """Itself, moved. The weights, the residual stream and the head stay in float32 at any precision, but for the
+        weights within `inference` and those that ranks divide. Raises UserError for a model whose attention takes no
+        mask of packed rows (transformers' own, `eager`, would add it to the scores)."""
         self.bf16, self.batch_users = compute.bf16, compute.batch_users
         wanted = STRIPS if compute.device.type == "cpu" else "sdpa"
         with suppress(ValueError):  # says that a model has no sdpa

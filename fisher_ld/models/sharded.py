@@ -3,9 +3,10 @@ while it is computed. Embeddings, the last norm and the head stay whole on each.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -36,31 +37,30 @@ def shard(layers: Iterable[nn.Module], compute: Compute) -> None:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
+    return any(map(ranks.is_divided, module.parameters()))
 
 
 def fill(model: nn.Module, folder: Path, device: torch.device, given: Mapping[str, torch.Tensor]) -> None:
     """Gives an `empty` model, which may be sharded since, the weights of `folder`, in float32: of each matrix a rank
     reads its own rows alone. `given` takes the place of what the files have by that name. Raises UserError where one is
     not there."""
-    files = {name: file for file in sorted(folder.glob("*.safetensors")) for name in _names(file)}
     for module in model.modules():
         if isinstance(module, FSDPModule):
             buffers = dict(module.named_buffers())  # which `to_empty` would lose
             module.to_empty(device=device)
             for name, buffer in buffers.items():
                 module.get_buffer(name).copy_(buffer)
-    for module_name, module in model.named_modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            full = f"{module_name}.{name}".lstrip(".")
-            if full not in given and full not in files:
-                raise UserError(f"{folder}: expected a weight {full}, its files have none; set cluster.shard: false")
-            if isinstance(parameter, DTensor):
-                begin, size = _own_rows(parameter)
-                parameter.to_local().detach().copy_(_read(files[full], full)[begin : begin + size])
-            else:
-                value = (given[full] if full in given else _read(files[full], full)[:]).float().to(device)
-                module.register_parameter(name, nn.Parameter(value, requires_grad=False))
+    with _weights(folder) as read:
+        for module_name, module in model.named_modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                full = f"{module_name}.{name}".lstrip(".")
+                if isinstance(parameter, DTensor):
+                    own, rows = parameter.to_local().detach(), parameter.shape[0]
+                    begin = min(-(-rows // ranks.world()) * ranks.rank(), rows)
+                    own.copy_(read(full)[begin : begin + len(own)])
+                else:
+                    value = (given[full] if full in given else read(full)[:]).float().to(device)
+                    module.register_parameter(name, nn.Parameter(value, requires_grad=False))
 
 
 def head_rows(folder: Path, config: Any, tokens: list[int]) -> torch.Tensor:
@@ -69,32 +69,25 @@ def head_rows(folder: Path, config: Any, tokens: list[int]) -> torch.Tensor:
         causal: Any = AutoModelForCausalLM.from_config(config)
     head = causal.get_input_embeddings() if config.tie_word_embeddings else causal.get_output_embeddings()
     name = next(f"{name}.weight" for name, module in causal.named_modules() if module is head)
-    for file in sorted(folder.glob("*.safetensors")):
-        if name in _names(file):
-            rows = _read(file, name)
-            return torch.cat([rows[token : token + 1] for token in tokens]).float()
-    raise UserError(f"{folder}: expected a weight {name}, its files have none; set cluster.shard: false")
+    with _weights(folder) as read:
+        rows = read(name)
+        return torch.cat([rows[token : token + 1] for token in tokens]).float()
 
 
-def _names(file: Path) -> list[str]:
-    with safe_open(file, "pt") as opened:
-        return list(opened.keys())
+@contextmanager
+def _weights(folder: Path) -> Iterator[Callable[[str], Any]]:
+    """Within it the name of a weight gives what is on disk, of which slices are read. Raises UserError for one that is
+    not there."""
+    with ExitStack() as stack:
+        opened = [stack.enter_context(safe_open(file, "pt")) for file in sorted(folder.glob("*.safetensors"))]
+        files = {name: file for file in opened for name in file.keys()}  # noqa: SIM118 - no mapping
 
+        def read(name: str) -> Any:
+            if name not in files:
+                raise UserError(f"{folder}: expected a weight {name}, its files have none; set cluster.shard: false")
+            return files[name].get_slice(name)
 
-def _read(file: Path, name: str) -> Any:
-    """A weight on disk, of which slices are read."""
-    return safe_open(file, "pt").__enter__().get_slice(name)
-
-
-def _own_rows(parameter: DTensor) -> tuple[int, int]:
-    each = -(-parameter.shape[0] // ranks.world())
-    begin = min(each * ranks.rank(), parameter.shape[0])
-    return begin, min(each, parameter.shape[0] - begin)
-
-
-def whole(value: torch.Tensor) -> torch.Tensor:
-    """All of a tensor that is divided among ranks; all of them have to ask."""
-    return cast("torch.Tensor", value.full_tensor()) if isinstance(value, DTensor) else value
+        yield read
 
 
 def divided_as(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
@@ -110,7 +103,7 @@ def whole_state(module: nn.Module) -> dict[str, torch.Tensor] | None:
         return None
     state = {}
     for name, value in module.state_dict().items():
-        found = whole(value)
+        found = ranks.whole(value)
         if ranks.leader():
             state[name] = found.cpu()
     distributed.barrier()

@@ -33,10 +33,10 @@ def score_together(
         return score(batch), batch
     divided = parts(lists, windows, ranks.world())
     own = scorer.pack(lists, divided[ranks.rank()], prompts)
-    sizes = [len(lists.examples(np.concatenate(part))) for part in divided]
+    candidates, numbers = np.diff(lists.offsets), np.concatenate(windows)
+    sizes = [int(candidates[np.concatenate(part)].sum()) for part in divided]
     scored, device = score(own), own.labels.device
-    numbers = np.concatenate(windows)
-    list_of = np.repeat(np.arange(len(numbers)), np.diff(lists.offsets)[numbers])
+    list_of = np.repeat(np.arange(len(numbers)), candidates[numbers])
     whole = replace(
         own,
         examples=torch.from_numpy(lists.examples(numbers)).to(device),

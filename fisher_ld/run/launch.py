@@ -22,6 +22,7 @@ RANKED = (
 )  # fmt: skip
 ONE_PROCESS = ("embed_items", "start_student", "efficiency")  # run a model, and gain nothing from a second
 JOBS = (*RANKED, *ONE_PROCESS)
+AGAIN = "Run the same command again; it goes on from its checkpoint"
 STARTED = "FISHER_LD_STARTED"  # set in the environment of processes that a launcher started
 
 
@@ -79,8 +80,7 @@ def _torchrun(stage: str, names: Sequence[str], place: Place) -> int:
         code = error.get_first_failure()[1].exitcode
         if code < 0:
             raise UserError(
-                f"signal {-code} ended one of {place.processes} processes, as when memory was short. Run the same "
-                "command again; it goes on from its checkpoint"
+                f"signal {-code} ended one of {place.processes} processes, as when memory was short. {AGAIN}"
             ) from None
         return code
     return 0

@@ -27,6 +27,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from fisher_ld.config.params import Place
 from fisher_ld.core.errors import Unavailable, UserError
 from fisher_ld.core.locks import work_root
+from fisher_ld.run.launch import AGAIN
 from fisher_ld.run.slurm_task import UNQUEUED, Work, code_file
 
 TOOLS = ("sbatch", "srun", "scontrol", "squeue", "scancel")
@@ -39,7 +40,6 @@ ENDED = (
 )  # fmt: skip
 HOLDS = ("REQUEUE_HOLD", "SPECIAL_EXIT")
 HELD = re.compile("requeued?_held|requeued_in_held|max_requeue|NeverSatisfied")  # reasons that no time takes away
-AGAIN = "Run the same command again; it goes on from its checkpoint"
 CHATTER = ("srun: ", "slurmstepd")  # what they say of an end is said here in a sentence
 
 

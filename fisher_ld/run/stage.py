@@ -198,16 +198,11 @@ def _only_here(cell: str) -> Iterator[None]:
         lock.release()
 
 
-def _let_the_leader_tell() -> None:
-    """What goes wrong on all ranks is told once: the first of them that ends takes the others with it."""
-    if not ranks.leader():
-        time.sleep(SECONDS_TO_TELL)
-
-
-def _let_another_tell() -> None:
-    """The end of another rank, which told why, is an error of the leader too; its launcher ends it meanwhile."""
+def _let_another_tell(bug: bool = False) -> None:
+    """What goes wrong on all ranks is told once, by the leader: the first rank that ends takes the others with it. A
+    `bug` may be but the end of another rank, which has told why."""
     if ranks.world() > 1:
-        time.sleep(SECONDS_TO_TELL)
+        time.sleep(SECONDS_TO_TELL * (bug + (not ranks.leader())))
 
 
 def stage(main: Callable[..., None], idle: Callable[..., bool] = lambda params, *names: False) -> None:
@@ -231,17 +226,17 @@ def stage(main: Callable[..., None], idle: Callable[..., bool] = lambda params, 
     try:
         _run(name, main, given, idle)
     except KeyboardInterrupt:
-        _let_the_leader_tell()
+        _let_another_tell()
         sys.exit(f"{cell}: interrupted; the same command goes on from the last checkpoint")
     except Unavailable as error:
-        _let_the_leader_tell()
+        _let_another_tell()
         print(f"{cell}: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     except UserError as error:
-        _let_the_leader_tell()
+        _let_another_tell()
         sys.exit(f"{cell}: {error}")
     except Exception as error:
-        _let_another_tell()
+        _let_another_tell(bug=True)
         if is_disk_full(error):
             where = getattr(error, "filename", None) or Path.cwd()
             sys.exit(f"{cell}: {disk_full_message(where)}")

@@ -12,13 +12,12 @@ from typing import Any
 import polars as pl
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from fisher_ld.core import ranks
 from fisher_ld.core.checkpoint import Checkpoint
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.progress import progress
-from fisher_ld.models.sharded import divided_as, whole
+from fisher_ld.models.sharded import divided_as
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def fit(
     or gradient that is not finite.
     """
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    kinds = [[p for p in trained.values() if isinstance(p, DTensor) == shards] for shards in (False, True)]
+    kinds = [[p for p in trained.values() if ranks.is_divided(p) == shards] for shards in (False, True)]
     groups = [
         {"params": [p for p in part if (p.ndim > 1) == decayed], "weight_decay": decayed * schedule.weight_decay}
         for decayed in (True, False)
@@ -184,7 +183,7 @@ def _clip(kinds: Sequence[Sequence[nn.Parameter]], limit: float) -> torch.Tensor
     """Scales all gradients so that their common norm is at most `limit`; the norm before. `kinds`: parameters that are
     whole, and those that are divided among ranks."""
     present = [[p for p in part if p.grad is not None] for part in kinds]
-    norms = [whole(nn.utils.get_total_norm([p.grad for p in part])) for part in present if part]  # type: ignore
+    norms = [ranks.whole(nn.utils.get_total_norm([p.grad for p in part])) for part in present if part]  # type: ignore
     norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
     for part in present:
         nn.utils.clip_grads_with_norm_(part, limit, norm)

@@ -21,7 +21,6 @@ from fisher_ld.distillation.trainer import distill
 from fisher_ld.fisher.estimate import estimate
 from fisher_ld.fisher.sample import Sample
 from fisher_ld.models.scorer import Scorer, score_lists
-from fisher_ld.models.sharded import whole
 from fisher_ld.training.adapt import adapt
 from fisher_ld.training.loop import Training
 from tests.conftest import tiny_world
@@ -40,7 +39,7 @@ def training(folder: Path, name: str, scorer: Scorer) -> Training:
 
 
 def weights(scorer: Scorer) -> np.ndarray:
-    return np.concatenate([whole(value).detach().numpy().ravel() for value in scorer.state_dict().values()])
+    return np.concatenate([ranks.whole(value).detach().numpy().ravel() for value in scorer.state_dict().values()])
 
 
 def divided(folder: Path, scorer: Scorer) -> Scorer:
