@@ -25,7 +25,8 @@ from fisher_ld.evaluation.meters import (
     throughput,
 )
 from fisher_ld.evaluation.significance import interval
-from fisher_ld.serving.predictor import Predictor
+from fisher_ld.serving.predictor import Predictor, load
+from fisher_ld.serving.torch_backend import TorchBackend
 
 REFERENCE = "teacher"
 LARGEST_BATCH = 16  # queries that a model is given at once, at most
@@ -68,7 +69,7 @@ def read_queries(processed: Path, count: int, seed: int) -> Queries:
 def run_alone(folder: Path, queries: Queries, compute: Compute, threads: int) -> None:
     """Loads a model and scores the queries one by one; run in a process of its own for its peak memory."""
     torch.set_num_threads(threads)
-    score = queries.model(Predictor.load(folder, compute))
+    score = queries.model(load(folder, compute))
     for query in range(len(queries)):
         score([query])
 
@@ -85,8 +86,8 @@ def measure(models: Mapping[str, tuple[Path, Compute]], queries: Queries, seed: 
         name: peak_memory(run_alone, models[name][0], longest, models[name][1], threads)
         for name in progress(list(models) if on_host else [], "peak memory of each model alone", unit="model")
     }
-    predictors = {m: Predictor.load(f, replace(c, batch_users=LARGEST_BATCH)) for m, (f, c) in models.items()}
-    timed = {name: queries.model(predictor) for name, predictor in predictors.items()}
+    backends = {m: TorchBackend(f, replace(c, batch_users=LARGEST_BATCH)) for m, (f, c) in models.items()}
+    timed = {name: queries.model(Predictor.of(models[name][0], backend)) for name, backend in backends.items()}
     counter = EnergyCounter()
     if not on_host:
         counter.domains = []
@@ -112,7 +113,7 @@ def measure(models: Mapping[str, tuple[Path, Compute]], queries: Queries, seed: 
             "best_batch": best[name],
             "joules_per_query": float(joules[name].mean()) if len(joules[name]) else NOT_AVAILABLE,
             "memory": memory.get(name, NOT_AVAILABLE),
-            "parameters": parameters(predictors[name].scorer.model),
+            "parameters": parameters(backends[name].scorer.model),
             "size_bytes": size_on_disk(folder),
             "precision": "bf16" if compute.bf16 else "fp32",
         }

@@ -7,7 +7,7 @@ from fisher_ld.batches.prompts import saved_prompts
 from fisher_ld.core.compute import Compute
 from fisher_ld.core.errors import UserError
 from fisher_ld.models.scorer import Scorer, score_lists
-from fisher_ld.serving.predictor import Predictor
+from fisher_ld.serving.predictor import load
 from tests.evaluation.world import one_by_one, write_model, write_processed
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ def texts_of(processed):
 def test_free_text_scores_as_the_stored_lists_do(world, batch_users):
     folder, processed = world
     lists, histories, candidates = texts_of(processed)
-    found = Predictor.load(folder, Compute(CPU, False, batch_users)).score(histories, candidates)
+    found = load(folder, Compute(CPU, False, batch_users)).score(histories, candidates)
     expected = score_lists(Scorer.load(folder), lists, saved_prompts(folder, processed))
     assert [z.dtype for z in found[:2]] == [np.float32] * 2
     for mine, stored in zip(found, expected, strict=True):
@@ -41,24 +41,24 @@ def test_free_text_scores_as_the_stored_lists_do(world, batch_users):
 def test_a_query_scores_as_one_prompt_for_each_candidate(world):
     folder, processed = world
     lists, histories, candidates = texts_of(processed)
-    predictor = Predictor.load(folder)
+    predictor = load(folder)
     for q in (4, 9):
         (found,) = predictor.score([histories[q]], [candidates[q]])
-        np.testing.assert_allclose(found, one_by_one(predictor.scorer, lists, q), atol=1e-5)
+        np.testing.assert_allclose(found, one_by_one(predictor.backend.scorer, lists, q), atol=1e-5)
 
 
 def test_bf16_is_near_and_repeats(world):
     folder, processed = world
     _, histories, candidates = texts_of(processed)
-    exact = Predictor.load(folder).score(histories[:5], candidates[:5])
-    rounded = Predictor.load(folder, Compute(CPU, True, 2))
+    exact = load(folder).score(histories[:5], candidates[:5])
+    rounded = load(folder, Compute(CPU, True, 2))
     first, again = (np.concatenate(rounded.score(histories[:5], candidates[:5])) for _ in range(2))
     np.testing.assert_array_equal(first, again)
     assert 0 < np.abs(first - np.concatenate(exact)).max() < 0.05
 
 
 def test_queries_of_several_sizes_texts_that_repeat_and_users_without_history(world):
-    predictor = Predictor.load(world[0], Compute(CPU, False, 4))
+    predictor = load(world[0], Compute(CPU, False, 4))
     histories, candidates = [["m1", "m2"], [], ["m1", "m1"]], [["m3", "m1", "m3"], ["m2"], ["m4", "m5"]]
     found = predictor.score(histories, candidates)
     assert [len(z) for z in found] == [3, 1, 2]
@@ -70,16 +70,16 @@ def test_queries_of_several_sizes_texts_that_repeat_and_users_without_history(wo
 
 
 def test_the_order_of_the_history_counts(world):
-    forth, back = Predictor.load(world[0]).score([["m1", "m2"], ["m2", "m1"]], [["m3"], ["m3"]])
+    forth, back = load(world[0]).score([["m1", "m2"], ["m2", "m1"]], [["m3"], ["m3"]])
     assert abs(forth[0] - back[0]) > 1e-4
 
 
 @pytest.mark.parametrize(("histories", "candidates"), [([["m1"]], []), ([["m1"]], [[]]), ([], [["m1"]])])
 def test_queries_that_do_not_match_are_refused(world, histories, candidates):
     with pytest.raises(ValueError, match="one or more candidates for each of"):
-        Predictor.load(world[0]).score(histories, candidates)
+        load(world[0]).score(histories, candidates)
 
 
 def test_a_query_longer_than_the_context_is_refused(world):
     with pytest.raises(UserError, match="context ends at 64"):
-        Predictor.load(world[0]).score([["m1"] * 70], [["m2"]])
+        load(world[0]).score([["m1"] * 70], [["m2"]])

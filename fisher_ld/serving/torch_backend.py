@@ -1,0 +1,40 @@
+"""A saved model under PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fisher_ld.batches.lists import Lists
+from fisher_ld.batches.packing import in_pieces, longest_first
+from fisher_ld.batches.prompts import Prompts
+from fisher_ld.core.compute import Compute
+from fisher_ld.models.scorer import Scorer
+
+
+class TorchBackend:
+    """`folder`: what `save` of fisher_ld.models.student wrote. `compute` None: the CPU in float32, a query at a time;
+    its `batch_users` is how many queries are scored at once."""
+
+    def __init__(self, folder: Path, compute: Compute | None = None):
+        self.scorer = Scorer.load(folder).on(compute or Compute(torch.device("cpu"), bf16=False))
+        if self.scorer.bf16:  # once here, and not at every call by autocast
+            for module in self.scorer.body.modules():
+                if isinstance(module, torch.nn.Linear):
+                    module.weight.data = module.weight.data.bfloat16()
+
+    def logits(self, lists: Lists, prompts: Prompts) -> np.ndarray:
+        """z of every example: (examples,), float64 where the weights are, else float32. Raises UserError for a prompt
+        longer than the model's context."""
+        exact = self.scorer.model.score.weight.dtype == torch.float64
+        logits = np.empty(lists.offsets[-1], np.float64 if exact else np.float32)
+        pieces = in_pieces(lists, prompts)
+        with torch.inference_mode():
+            for group in longest_first(pieces, prompts, self.scorer.batch_users):
+                batch = self.scorer.pack(pieces, group, prompts)
+                logits[batch.examples.cpu()] = (
+                    self.scorer(batch).logits.to(torch.float64 if exact else torch.float32).cpu()
+                )
+        return logits
