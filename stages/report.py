@@ -1,5 +1,5 @@
 """What all stages measured -> metrics/report.md and .html, the tables of `dvc plots`, the few numbers of summary.json;
-completes the run's parent in MLflow."""
+completes the run's parent in MLflow, and registers the student that is best on validation lists."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from fisher_ld.report.blocks import write_page
 from fisher_ld.report.html import html
 from fisher_ld.report.markdown import markdown
 from fisher_ld.report.page import TITLE, document
-from fisher_ld.report.summary import plots, summary
+from fisher_ld.report.summary import best_student, plots, summary
+from fisher_ld.run.registry import register
 from fisher_ld.run.stage import stage
 from fisher_ld.run.tracking import StageRun
 
@@ -25,6 +26,9 @@ def main(params: Params, run: StageRun) -> None:
         write_csv(PLOTS / f"{name}.csv", frame)
     numbers = summary(results)
     write_json(SUMMARY, numbers)
+    for part in results.parts.values():
+        model, seed, tags = best_student(part)
+        register(run, part.paths.model(model, seed), f"{params.tracking.experiment}-{part.name}", tags)
     run.complete_parent(numbers, [METRICS / "report.html", METRICS / "report.md", PLOTS])
 
 

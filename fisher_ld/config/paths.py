@@ -63,10 +63,11 @@ class DataPaths:
     """The files of one data set."""
 
     name: str
+    root: Path = DATA
 
     @property
     def folder(self) -> Path:
-        return DATA / self.name
+        return self.root / self.name
 
     @property
     def raw(self) -> Path:

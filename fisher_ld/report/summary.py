@@ -39,6 +39,22 @@ def summary(results: Results) -> dict[str, Any]:
     return result
 
 
+def best_student(part: Part) -> tuple[str, int, dict[str, str | float]]:
+    """The student and the seed that are best on validation lists, and what to know of it."""
+    found = [
+        (fit["validation_ndcg_10"], model, seed)
+        for model, fits in part.fits.items()
+        if "/" in model
+        for seed, fit in zip(part.trained[model], fits, strict=True)
+    ]
+    validation, model, seed = max(found, key=lambda entry: entry[0])
+    student, method = model.split("/")
+    quality = part.evaluate["quality"][MAIN]
+    tags = {"student": student, "method": method, "seed": seed, "validation_ndcg_10": validation}
+    tags |= {f"test_{name}": row["mean"] for name, row in quality[model].items()}
+    return model, seed, tags | {"teacher_test_ndcg_10": quality["teacher"]["ndcg_10"]["mean"]}
+
+
 def _numbers(part: Part, student: str, method: str) -> Iterator[Number]:
     """The most important first. Of a student's own the model is STUDENT/NAME."""
     quality, retained = part.evaluate["quality"][MAIN], part.evaluate["retained"][MAIN]

@@ -231,7 +231,7 @@ class StageRun:
 
     def flush(self, last: bool = False) -> None:
         self.last_flush = time.monotonic()
-        with self._reported(f"{len(self.buffer)} values {'are lost' if last else 'wait and are sent again'}"):
+        with self.reported(f"{len(self.buffer)} values {'are lost' if last else 'wait and are sent again'}"):
             while self.buffer:
                 self.client.log_batch(self.run_id, metrics=self.buffer[:METRICS_AT_ONCE])
                 del self.buffer[:METRICS_AT_ONCE]
@@ -243,14 +243,14 @@ class StageRun:
             raise UserError(f"{path}: no such file, it should have gone to MLflow; run the stage that writes it")
         self.open()
         run_id = self.parent_id if parent else self.run_id
-        with self._reported(f"{path} is not stored"):
+        with self.reported(f"{path} is not stored"):
             if path.is_dir():
                 self.client.log_artifacts(run_id, str(path), path.name)
             else:
                 self.client.log_artifact(run_id, str(path))
 
     @contextmanager
-    def _reported(self, loss: str) -> Iterator[None]:
+    def reported(self, loss: str) -> Iterator[None]:
         from mlflow.exceptions import MlflowException
 
         try:
@@ -269,7 +269,7 @@ class StageRun:
             self.log_artifact(path, parent=True)
         records = [read_json(file) for file in sorted(METRICS.glob("cells/**/run.json"))]
         tags = [RunTag(f"run.{r['stage']}.{r['cell']}", r["run_id"]) for r in records if r["run_id"]]
-        with self._reported(f"the parent run {self.parent_id} is not complete"):
+        with self.reported(f"the parent run {self.parent_id} is not complete"):
             self.client.log_batch(self.parent_id, metrics=_points(flatten(summary, separator="/"), 0))
             for chunk in _chunks([*tags, RunTag(COMPLETE, "true")], PARAMS_AT_ONCE):
                 self.client.log_batch(self.parent_id, tags=chunk)
@@ -286,7 +286,7 @@ class StageRun:
             if self.monitor is not None:
                 self.monitor.finish()
             status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
-            with self._reported(f"run {self.run_id} is not closed"):
+            with self.reported(f"run {self.run_id} is not closed"):
                 for run in (self.run_id, self.parent_id):  # no later stage may come to close the parent
                     self.client.set_terminated(run, status)
         if kind is None and ranks.leader():

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -20,21 +20,33 @@ from fisher_ld.evaluation.baselines.tuning import Grid
 class TfIdf:
     GRID: ClassVar[Grid] = {"longest": (1, 2), "decay": (0.9, 0.8, 0.7, 1.0)}
     vectors: sp.csr_array  # (items, terms), each row of length 1
+    vectorizer: Any  # scikit-learn's, which makes such rows of other texts
     decay: float
 
     @classmethod
     def fit(cls, texts: Sequence[str], longest: int, decay: float) -> TfIdf:
         """`texts`: of each item. `longest`: words of the longest term."""
-        return cls(term_vectors(tuple(texts), longest), decay)
+        vectorizer, vectors = term_vectors(tuple(texts), longest)
+        return cls(vectors, vectorizer, decay)
 
     def score(self, lists: Lists) -> list[np.ndarray]:
         return score_by_history(lists, self.decay, self.vectors, self.vectors.T)
 
+    def score_all(self, history: Sequence[str]) -> np.ndarray:
+        """The score of every item after a history of any texts, oldest first: (items,)."""
+        if not history:
+            return np.zeros(self.vectors.shape[0])
+        weights = self.decay ** np.arange(len(history) - 1, -1, -1.0)  # (texts,)
+        liked = sp.csr_array(weights[None]) @ sp.csr_array(self.vectorizer.transform(history))  # (1, terms)
+        return (self.vectors @ liked.T).toarray().ravel()
+
 
 @lru_cache(maxsize=1)
-def term_vectors(texts: tuple[str, ...], longest: int) -> sp.csr_array:
-    """(1 + log tf) idf, normalised: (items, terms)."""
+def term_vectors(texts: tuple[str, ...], longest: int) -> tuple[Any, sp.csr_array]:
+    """(1 + log tf) idf, normalised: the vectorizer of scikit-learn that tells them, and those of `texts`, (items,
+    terms)."""
     from sklearn.feature_extraction.text import TfidfVectorizer  # takes a second
 
     vectorizer = TfidfVectorizer(token_pattern=r"\w+", ngram_range=(1, longest), sublinear_tf=True, smooth_idf=False)
-    return sp.csr_array(vectorizer.fit_transform(texts))
+    vectors = sp.csr_array(vectorizer.fit_transform(texts))
+    return vectorizer, vectors

@@ -10,7 +10,7 @@ TEXTS = ["Toy Story", "toy toy soldiers", "Heat", "Se 7"]
 
 
 def test_a_text_is_a_vector_of_length_1_over_its_words_by_how_rare_they_are():
-    vectors = term_vectors(tuple(TEXTS), 1).toarray()
+    vectors = term_vectors(tuple(TEXTS), 1)[1].toarray()
     common, rare = log(4 / 2) + 1, log(4) + 1
     expected = (1 + log(2)) * common * common / np.hypot(common, rare) / np.hypot((1 + log(2)) * common, rare)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1)
@@ -21,12 +21,21 @@ def test_a_text_is_a_vector_of_length_1_over_its_words_by_how_rare_they_are():
 def test_a_candidate_is_like_the_history_by_its_words():
     lists = lists_of([0], [2], [[1, 2, 0, 3]], sequences=[np.array([0, 2])])
     found = TfIdf.fit(TEXTS, longest=1, decay=0.5).score(lists)[0]
-    similar = term_vectors(tuple(TEXTS), 1)[[0]] @ term_vectors(tuple(TEXTS), 1)[[1]].T
+    _, vectors = term_vectors(tuple(TEXTS), 1)
+    similar = vectors[[0]] @ vectors[[1]].T
     assert found == pytest.approx([0.5 * similar.toarray()[0, 0], 1, 0.5, 0])
 
 
 def test_pairs_of_words_are_terms_where_asked():
     texts = ("a b c", "c b a")
-    one, two = (term_vectors(texts, longest).toarray() for longest in (1, 2))
+    one, two = (term_vectors(texts, longest)[1].toarray() for longest in (1, 2))
     assert one[0] @ one[1] == pytest.approx(1)
     assert two[0] @ two[1] < 0.9
+
+
+def test_all_items_score_after_texts_as_after_the_items_that_have_them():
+    fitted = TfIdf.fit(TEXTS, longest=2, decay=0.5)
+    lists = lists_of([0], [2], [[0, 1, 2, 3]], sequences=[np.array([0, 2])])
+    np.testing.assert_allclose(fitted.score_all(["Toy Story", "Heat"]), fitted.score(lists)[0], atol=1e-12)
+    np.testing.assert_array_equal(fitted.score_all([]), np.zeros(4))
+    np.testing.assert_array_equal(fitted.score_all(["never seen"]), np.zeros(4))

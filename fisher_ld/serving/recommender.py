@@ -1,0 +1,179 @@
+"""Recommendations out of a whole catalogue: a fast first stage finds candidates, a model ranks them again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, islice, zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import scipy.sparse as sp
+
+from fisher_ld.batches.lists import make_lists
+from fisher_ld.config.paths import DataPaths
+from fisher_ld.core.errors import UserError
+from fisher_ld.core.files import atomic_path, read_json, write_json
+from fisher_ld.evaluation.baselines.catalogue import fit_chosen, settings_file
+from fisher_ld.evaluation.baselines.item_knn import ItemKNN
+from fisher_ld.evaluation.baselines.tf_idf import TfIdf
+from fisher_ld.serving.predictor import Predictor, load
+
+LIKES, TEXT = "item-knn-all", "tf-idf"  # the rivals that find candidates: by what others liked, and by words
+
+
+class Recommendation(NamedTuple):
+    item_id: str
+    text: str
+    score: float  # z of the model; of the first stage 0 for the best, one less for each next
+
+
+class Answer(NamedTuple):
+    items: list[Recommendation]  # the best first
+    unknown: list[str]  # texts of the history that are no item's; the model reads them all the same
+    first_stage_ms: float
+    model_ms: float
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The items that can be recommended, and what finds candidates among them."""
+
+    items: pl.DataFrame  # item_id, title, text, count (users who like it), by item number
+    knn: ItemKNN
+    tf_idf: TfIdf
+    settings: dict[str, dict[str, float]]  # of the two
+
+    @classmethod
+    def of(cls, data: DataPaths) -> Catalogue:
+        """Of a data set's stages `preprocess` and `rivals`. Raises UserError where they have not run."""
+        file = data.processed / "items.parquet"
+        if not file.is_file():
+            raise UserError(f"{file}: no such file; run the stage preprocess (dvc repro)")
+        items = pl.read_parquet(file).sort("item").select("item_id", "title", "text", "count")
+        settings = {name: read_json(settings_file(data, name)) for name in (LIKES, TEXT)}
+        knn, tf_idf = fit_chosen(data, LIKES), fit_chosen(data, TEXT)
+        assert isinstance(knn, ItemKNN) and isinstance(tf_idf, TfIdf)
+        return cls(items, knn, tf_idf, settings)
+
+    def write(self, folder: Path) -> None:
+        """Whole or not at all: a table, a sparse matrix, settings."""
+        with atomic_path(folder) as temporary:
+            temporary.mkdir()
+            self.items.write_parquet(temporary / "items.parquet")
+            sp.save_npz(temporary / "similar.npz", self.knn.similar)
+            write_json(temporary / "settings.json", self.settings)
+
+    @classmethod
+    def read(cls, folder: Path) -> Catalogue:
+        items, settings = pl.read_parquet(folder / "items.parquet"), read_json(folder / "settings.json")
+        knn = ItemKNN(sp.csr_array(sp.load_npz(folder / "similar.npz")), settings[LIKES]["decay"])
+        return cls(items, knn, TfIdf.fit(items["text"].to_list(), **settings[TEXT]), settings)
+
+    def candidates(self, numbers: Sequence[int], history: Sequence[str], count: int) -> np.ndarray:
+        """Item numbers, at most `count`: by turns the next best of item-kNN after the items `numbers` and of TF-IDF
+        after the texts `history`; where neither has any more to say the most popular ones. None of `numbers`."""
+        everything = np.arange(len(self.items))
+        columns = {name: np.zeros(1, np.int64) for name in ("user", "start", "positive")}
+        lists = make_lists(
+            columns | {"position": np.array([len(numbers)])}, [everything], [np.array(numbers, np.int64)]
+        )
+        by_likes = self.knn.score(lists)[0] if len(numbers) else np.zeros(len(everything))
+        orders = [_best(scores, count + len(numbers)) for scores in (by_likes, self.tf_idf.score_all(history))]
+        popular = _best(self.items["count"].to_numpy() + 1.0, count + len(numbers))
+        turns = chain(chain.from_iterable(zip_longest(*orders)), popular)
+        found = dict.fromkeys(int(i) for i in turns if i is not None and i not in set(numbers))
+        return np.array(list(found)[:count], np.int64)
+
+
+def _best(scores: np.ndarray, count: int) -> np.ndarray:
+    """The places of the highest scores above 0, best first, at most `count`; of equal ones the first."""
+    count = min(count, int((scores > 0).sum()))
+    near = np.argpartition(-scores, max(count - 1, 0))[: count or 0] if count < len(scores) else np.arange(len(scores))
+    return near[np.lexsort((near, -scores[near]))]
+
+
+class Recommender:
+    """What a model recommends of a catalogue, to users known by what they liked."""
+
+    def __init__(self, predictor: Predictor, catalogue: Catalogue):
+        self.predictor, self.catalogue = predictor, catalogue
+        self.texts = catalogue.items["text"].to_list()
+        by_popularity = catalogue.items.with_row_index("number").sort("count", maintain_order=True)
+        self.number: dict[str, int] = {}  # of an item, by title or text in lower case; the most popular one's
+        for column in ("title", "text"):
+            rows = by_popularity.select(column, "number").drop_nulls().iter_rows()
+            self.number |= {name.casefold().strip(): number for name, number in rows}
+
+    def recommend(self, history: Sequence[str], k: int = 10, rerank: int = 100) -> Answer:
+        """The `k` best of the first stage's `rerank` candidates by the model. `history`: titles or texts, oldest first,
+        of items or of anything else; empty, the most popular items are ranked. What was liked is not recommended.
+        Raises ValueError for a `k` or `rerank` below 1, UserError for a history longer than the model's context."""
+        if k < 1 or rerank < 1:
+            raise ValueError(f"expected k and rerank of at least 1, got {k} and {rerank}")
+        started = time.perf_counter()
+        numbers, texts, unknown = self.resolve(history)
+        candidates = self.catalogue.candidates(numbers, texts, max(k, rerank))
+        found = time.perf_counter()
+        ranking = self.predictor.rank(texts, [self.texts[number] for number in candidates])
+        best = ranking.order[:k]
+        items = self.described(candidates[best], ranking.scores[best])
+        ms = 1000 * (found - started), 1000 * (time.perf_counter() - found)
+        return Answer(items, unknown, *ms)
+
+    def first_stage(self, history: Sequence[str], k: int) -> list[Recommendation]:
+        """What the first stage alone would say."""
+        numbers, texts, _ = self.resolve(history)
+        best = self.catalogue.candidates(numbers, texts, k)
+        return self.described(best, -np.arange(len(best)))
+
+    def find(self, query: str, count: int) -> list[str]:
+        """Texts of the most popular items that have all words of a query."""
+        words = query.casefold().split()
+        by_popularity = self.catalogue.items["count"].arg_sort(descending=True)
+        found = (self.texts[i] for i in by_popularity if all(word in self.texts[i].casefold() for word in words))
+        return list(islice(found, count))
+
+    def resolve(self, history: Sequence[str]) -> tuple[list[int], list[str], list[str]]:
+        """The numbers of the items named, the texts that the model reads in place of their titles, and what names no
+        item."""
+        known = [self.number.get(name.casefold().strip()) for name in history]
+        texts = [name if number is None else self.texts[number] for name, number in zip(history, known, strict=True)]
+        unknown = [name for name, number in zip(history, known, strict=True) if number is None]
+        return [number for number in known if number is not None], texts, unknown
+
+    def described(self, numbers: np.ndarray, scores: Sequence[float] | np.ndarray) -> list[Recommendation]:
+        ids = self.catalogue.items["item_id"]
+        rows = zip(numbers.tolist(), scores, strict=True)
+        return [Recommendation(str(ids[number]), self.texts[number], float(score)) for number, score in rows]
+
+    def explain(self, history: Sequence[str], candidate: str) -> list[float]:
+        """How much of z of the `candidate` goes when each text of the history is left out: (texts,)."""
+        _, texts, _ = self.resolve(history)
+        _, (asked,), _ = self.resolve([candidate])
+        without = [texts[:place] + texts[place + 1 :] for place in range(len(texts))]
+        whole, *parts = self.predictor.score([texts, *without], [[asked]] * (len(texts) + 1))
+        return [float(whole[0] - part[0]) for part in parts]
+
+
+def load_recommender(folder: str | Path, predictor: Predictor | None = None) -> Recommender:
+    """A saved model over the catalogue that lies beside it: of a folder of `fisher-ld export` its own, of what a stage
+    saved the data set's. Raises UserError where there is none."""
+    folder = Path(folder)
+    return Recommender(predictor or load(folder), read_catalogue(folder))
+
+
+def read_catalogue(folder: Path) -> Catalogue:
+    """The catalogue of a saved model; raises UserError where there is none."""
+    if (folder / "catalogue").is_dir():
+        return Catalogue.read(folder / "catalogue")
+    for parent in folder.absolute().parents:
+        if (parent / "processed" / "items.parquet").is_file():
+            return Catalogue.of(DataPaths(parent.name, parent.parent))
+    raise UserError(
+        f"{folder}: no catalogue lies beside this model, neither its own (fisher-ld export writes it) nor a data set's "
+        "above it: name a model below data/, or rank given candidates"
+    )

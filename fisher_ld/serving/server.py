@@ -1,0 +1,149 @@
+"""Saved models over HTTP, and the page to try them. Requests are answered one after the other: a model takes all cores
+by itself."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from fisher_ld.core.errors import UserError
+from fisher_ld.serving.recommender import Recommender
+
+PAGE = Path(__file__).with_name("page.html")
+LARGEST_BODY = 256 * 1024  # bytes of a request
+SUGGESTIONS = 20
+POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'"
+
+Text = Annotated[str, Field(min_length=1, max_length=1000)]
+History = Annotated[list[Text], Field(min_length=1, max_length=200)]  # oldest first
+
+
+class Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    history: History
+
+
+class RankAsked(Asked):
+    candidates: Annotated[list[Text], Field(min_length=1, max_length=1000)]
+
+
+class RecommendAsked(Asked):
+    k: Annotated[int, Field(ge=1, le=100)] = 10
+    rerank: Annotated[int, Field(ge=1, le=1000)] = 100
+
+
+class ExplainAsked(Asked):
+    candidate: Text
+    model: str | None = None
+
+
+def app(models: Mapping[str, Recommender], hosts: list[str]) -> FastAPI:
+    """What answers. `models`: by name, the first answers where none is named; all over one catalogue. `hosts`: the
+    names under which it may be called, so that no foreign page can call it by another."""
+    served = FastAPI(title="Fisher-LD", docs_url=None, redoc_url=None)
+    served.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    main = next(iter(models.values()))
+    one_at_a_time = threading.Lock()
+
+    @served.middleware("http")
+    async def limits(request: Request, answer: Any) -> Any:
+        if request.method == "POST":
+            length = request.headers.get("content-length", "")
+            if not length.isdecimal():
+                return _refused(411, "expected a Content-Length")
+            if int(length) > LARGEST_BODY:
+                return _refused(
+                    413, f"expected at most {LARGEST_BODY} bytes, got {length}: send fewer or shorter texts"
+                )
+        response = await answer(request)
+        response.headers["Content-Security-Policy"] = POLICY
+        return response
+
+    @served.exception_handler(RequestValidationError)
+    async def wrong(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return _refused(422, f"expected JSON: {first['ctx']['error']}")
+        place = ".".join(str(part) for part in first["loc"] if part != "body") or "the request"
+        return _refused(422, f"{place}: {first['msg']}, got {str(first.get('input'))[:60]!r}")
+
+    @served.exception_handler(UserError)
+    async def unfit(request: Request, error: UserError) -> JSONResponse:
+        return _refused(422, str(error))
+
+    @served.get("/", include_in_schema=False)
+    def page() -> FileResponse:
+        return FileResponse(PAGE)
+
+    @served.get("/health")
+    def health() -> dict[str, Any]:
+        return {"models": list(models), "items": len(main.texts)}
+
+    @served.get("/items")
+    def items(query: Annotated[str, Field(max_length=200)] = "") -> list[str]:
+        """The most popular items whose text has all words of the query."""
+        return main.find(query, SUGGESTIONS)
+
+    @served.post("/rank")
+    def rank(asked: RankAsked) -> dict[str, Any]:
+        with one_at_a_time:
+            ranking = main.predictor.rank(asked.history, asked.candidates)
+        return {"scores": ranking.scores.tolist(), "order": ranking.order.tolist()}
+
+    @served.post("/recommend")
+    def recommend(asked: RecommendAsked) -> dict[str, Any]:
+        with one_at_a_time:
+            return _plain(main.recommend(asked.history, asked.k, asked.rerank))
+
+    @served.post("/compare")
+    def compare(asked: RecommendAsked) -> dict[str, Any]:
+        """Every model on the same candidates, and the first stage's own order."""
+        with one_at_a_time:
+            answers = {name: model.recommend(asked.history, asked.k, asked.rerank) for name, model in models.items()}
+            started = time.perf_counter()
+            first = main.first_stage(asked.history, asked.k)
+            ms = 1000 * (time.perf_counter() - started)
+        columns = [{"name": name, "ms": answer.model_ms, **_plain(answer)} for name, answer in answers.items()]
+        columns.append({"name": "first stage", "ms": ms, "items": [item._asdict() for item in first]})
+        return {"columns": columns, "unknown": columns[0]["unknown"]}
+
+    @served.post("/explain")
+    def explain(asked: ExplainAsked) -> dict[str, Any]:
+        """How much of z goes with each text of the history."""
+        if asked.model is not None and asked.model not in models:
+            raise UserError(f"model: expected one of {list(models)}, got {asked.model!r}")
+        with one_at_a_time:
+            moved = (models[asked.model] if asked.model else main).explain(asked.history, asked.candidate)
+        return {"history": asked.history, "moved": moved}
+
+    return served
+
+
+def _refused(status: int, sentence: str) -> JSONResponse:
+    return JSONResponse({"error": sentence}, status)
+
+
+def _plain(answer: Any) -> dict[str, Any]:
+    return {**answer._asdict(), "items": [item._asdict() for item in answer.items]}
+
+
+def serve(models: Mapping[str, Recommender], host: str, port: int) -> None:
+    """Answers until interrupted. Raises UserError for a port that is taken."""
+    hosts = ["127.0.0.1", "localhost", host]
+    config = uvicorn.Config(app(models, hosts), host, port, access_log=False, log_level="warning")
+    try:
+        with config.bind_socket() as socket:
+            print(f"answering on http://{host}:{port}; Ctrl-C ends it", flush=True)
+            uvicorn.Server(config).run([socket])
+    except SystemExit:  # uvicorn has said why
+        raise UserError(f"port {port} of {host} cannot be had: choose another by --port") from None
