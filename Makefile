@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup sasrec repro test test-slow lint ui server
+.PHONY: setup sasrec repro test test-slow lint ui server demo
 
 setup: .venv/ready
 
@@ -57,3 +57,9 @@ server: setup
 	hosts=$$(printf '%s:5000,' $(HOST) $$(hostname) localhost 127.0.0.1 $$(hostname -I)) && \
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --host 0.0.0.0 --port 5000 \
 	  --backend-store-uri sqlite:///mlflow.db --artifacts-destination mlruns --allowed-hosts "$${hosts%,}"
+
+# Of the first student there is, beside its teacher; MODEL=data/DATA/students/... names another.
+MODEL ?= $(firstword $(wildcard data/*/students/*/fisher-ld/0 data/*/students/*/*/0))
+demo: setup
+	@test -n "$(MODEL)" || { echo "no student below data/: run make repro first"; exit 1; }
+	fisher-ld serve $(MODEL) --teacher $(word 1,$(subst /students/, ,$(MODEL)))/teacher/0

@@ -60,11 +60,12 @@ def _nodes(node: ast.AST, skipped: tuple[type[ast.AST], ...]) -> Iterator[ast.AS
 
 
 def _files(name: str, root: Path) -> set[Path]:
-    """The module of a dotted name, which may be one of a thing in it, and the packages around it."""
+    """The module of a dotted name, which may be one of a thing in it, and the packages around it, but for the
+    outermost, which only hands names on to users."""
     parts = name.split(".")
     if parts[0] not in (PACKAGE, STAGES):
         return set()
-    places = [root.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)]
+    places = [root.joinpath(*parts[:depth]) for depth in range(2, len(parts) + 1)]
     return {file for at in places for file in (at.with_suffix(".py"), at / "__init__.py") if file.is_file()}
 
 

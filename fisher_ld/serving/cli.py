@@ -104,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run)
         return made
 
-    liked = {"nargs": "*", "metavar": "TEXT", "help": "what a user liked, oldest first"}
+    liked: dict[str, Any] = {"nargs": "*", "metavar": "TEXT", "help": "what a user liked, oldest first"}
     ranks = command(rank, "scores and order of given candidates")
     ranks.add_argument("--history", **liked)
     ranks.add_argument("--candidates", nargs="+", metavar="TEXT", help="without it, queries are lines of JSON")

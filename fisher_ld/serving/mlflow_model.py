@@ -5,28 +5,30 @@ from __future__ import annotations
 
 from typing import Any
 
-import mlflow
 import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
 
 from fisher_ld.core.errors import UserError
 from fisher_ld.serving.predictor import load
 
 
-class Ranker(mlflow.pyfunc.PythonModel):
+class Ranker(PythonModel):
     """A row a query: history and candidates in, scores and order of the candidates out."""
 
     def load_context(self, context: Any) -> None:
         self.predictor = load(context.artifacts["model"])
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> Any:
         queries = zip(model_input["history"], model_input["candidates"], strict=True)
         try:
             rankings = [self.predictor.rank(list(history), list(texts)) for history, texts in queries]
         except (UserError, ValueError) as error:  # its server answers 400 to these alone
-            raise mlflow.exceptions.MlflowException.invalid_parameter_value(str(error)) from error
+            raise MlflowException.invalid_parameter_value(str(error)) from error
         return pd.DataFrame(
             {"scores": [r.scores.tolist() for r in rankings], "order": [r.order.tolist() for r in rankings]}
         )
 
 
-mlflow.models.set_model(Ranker())
+set_model(Ranker())

@@ -82,10 +82,11 @@ class Catalogue:
             columns | {"position": np.array([len(numbers)])}, [everything], [np.array(numbers, np.int64)]
         )
         by_likes = self.knn.score(lists)[0] if len(numbers) else np.zeros(len(everything))
-        orders = [_best(scores, count + len(numbers)) for scores in (by_likes, self.tf_idf.score_all(history))]
-        popular = _best(self.items["count"].to_numpy() + 1.0, count + len(numbers))
+        kinds = by_likes, self.tf_idf.score_all(history), self.items["count"].to_numpy() + 1.0
+        unseen = ~np.isin(everything, numbers)
+        *orders, popular = (_best(scores * unseen, count) for scores in kinds)
         turns = chain(chain.from_iterable(zip_longest(*orders)), popular)
-        found = dict.fromkeys(int(i) for i in turns if i is not None and i not in set(numbers))
+        found = dict.fromkeys(int(i) for i in turns if i is not None)
         return np.array(list(found)[:count], np.int64)
 
 

@@ -10,7 +10,7 @@ from fisher_ld.config.messages import flatten
 from fisher_ld.core.files import read_json, read_yaml
 from fisher_ld.experiments.results import Results
 from fisher_ld.report.findings import QUESTIONS
-from fisher_ld.report.summary import MOST, plots, summary
+from fisher_ld.report.summary import MOST, best_student, plots, summary
 from stages import report
 from tests.experiments.conftest import FEWER
 from tests.given import ROOT, given
@@ -77,15 +77,26 @@ def test_dvc_draws_columns_that_are_there(results):
 
 def test_the_stage_writes_all_and_completes_the_parent(here, monkeypatch):
     monkeypatch.setattr("stages.report.document", lambda results, params: [])
-    seen = []
+    seen, registered = [], []
+    monkeypatch.setattr("stages.report.register", lambda run, *parts: registered.append(parts))
     report.main(given(FEWER), SimpleNamespace(complete_parent=lambda *parts: seen.append(parts)))
     [(numbers, artifacts)] = seen
+    [(folder, name, tags)] = registered
+    assert name == "fisher-ld-movielens-100k" and folder.parts[-3:] == ("small", tags["method"], str(tags["seed"]))
     assert numbers == read_json("metrics/summary.json") and numbers["gate_passed"] == {"small": 1.0}
     assert [str(path) for path in artifacts] == ["metrics/report.html", "metrics/report.md", "metrics/plots"]
     assert all(path.exists() for path in artifacts)
     assert {path.name for path in artifacts[2].iterdir()} == {
         "quality.csv", "strategies.csv", "profile.csv", "training.csv", "weights.csv"
     }  # fmt: skip
+
+
+def test_the_best_student_is_chosen_by_validation_alone(results):
+    [part] = results.parts.values()
+    model, seed, tags = best_student(part)
+    fits = {(m, s): f["validation_ndcg_10"] for m, all_ in part.fits.items() for s, f in enumerate(all_) if "/" in m}
+    assert tags["validation_ndcg_10"] == fits[model, seed] == max(fits.values())
+    assert tags["test_ndcg_10"] == part.quality(model)["mean"] and f"{tags['student']}/{tags['method']}" == model
 
 
 @pytest.fixture(autouse=True)

@@ -57,6 +57,56 @@ def test_bf16_is_near_and_repeats(world):
     assert 0 < np.abs(first - np.concatenate(exact)).max() < 0.05
 
 
+def test_a_ranking_is_of_one_user_the_best_first(world):
+    predictor = load(world[0])
+    ranking = predictor.rank(["m1", "m2"], ["m3", "m9", "m3", "m4"])
+    np.testing.assert_array_equal(ranking.scores, predictor.score([["m1", "m2"]], [["m3", "m9", "m3", "m4"]])[0])
+    assert (np.diff(ranking.scores[ranking.order]) <= 0).all()
+    assert ranking.order.tolist().index(0) < ranking.order.tolist().index(2), "equal ones as they were given"
+
+
+def test_in_float64_it_is_the_stored_scores_to_1e_9(world):
+    folder, processed = world
+    lists, histories, candidates = texts_of(processed)
+    predictor, whole = load(folder), Scorer.load(folder).double()
+    predictor.backend.scorer.double()
+    found = predictor.score(histories[:8], candidates[:8])
+    assert found[0].dtype == np.float64
+    for number, mine in enumerate(found):
+        np.testing.assert_allclose(mine, one_by_one(whole, lists, number), atol=1e-9)
+
+
+def test_under_bf16_the_first_keeps_its_place(world):
+    _, histories, candidates = texts_of(world[1])
+    exact, rounded = (load(world[0], Compute(CPU, bf16, 4)).score(histories, candidates) for bf16 in (False, True))
+    same = [np.argmax(a) == np.argmax(b) for a, b in zip(exact, rounded, strict=True)]
+    assert np.mean(same) >= 0.9
+
+
+def test_many_candidates_are_read_in_pieces(world, monkeypatch):
+    predictor = load(world[0])
+    rows = []
+    monkeypatch.setattr(
+        predictor.backend.scorer,
+        "pack",
+        lambda *given, inner=predictor.backend.scorer.pack: rows.append(1) or inner(*given),
+    )
+    many = [f"m{i % 40}" for i in range(6000)]
+    scores = predictor.rank(["m1", "m2"], many).scores
+    assert len(rows) > 1
+    np.testing.assert_allclose(scores[:40], predictor.rank(["m1", "m2"], many[:40]).scores, atol=1e-5)
+
+
+def test_what_is_no_text_or_no_model_is_refused(world, tmp_path):
+    predictor = load(world[0])
+    with pytest.raises(ValueError, match="expected a text, got 7 of type int"):
+        predictor.rank(["m1"], ["m2", 7])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="expected a list of texts, got the text 'm1'"):
+        predictor.rank("m1", ["m2"])
+    with pytest.raises(UserError, match="expected the folder of a model"):
+        load(tmp_path)
+
+
 def test_queries_of_several_sizes_texts_that_repeat_and_users_without_history(world):
     predictor = load(world[0], Compute(CPU, False, 4))
     histories, candidates = [["m1", "m2"], [], ["m1", "m1"]], [["m3", "m1", "m3"], ["m2"], ["m4", "m5"]]

@@ -37,8 +37,7 @@ class TfIdf:
         if not history:
             return np.zeros(self.vectors.shape[0])
         weights = self.decay ** np.arange(len(history) - 1, -1, -1.0)  # (texts,)
-        liked = sp.csr_array(weights[None]) @ sp.csr_array(self.vectorizer.transform(history))  # (1, terms)
-        return (self.vectors @ liked.T).toarray().ravel()
+        return self.vectors @ (self.vectorizer.transform(history).T @ weights)
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+
+from fisher_ld.core.errors import UserError
+from fisher_ld.serving.recommender import Catalogue, load_recommender, read_catalogue
+from tests.evaluation.world import ITEMS, write_model
+from tests.serving.conftest import student
+
+
+def test_the_best_by_the_model_of_what_the_first_stage_found(recommender, liked):
+    answer = recommender.recommend(liked, k=4, rerank=12)
+    numbers, texts, _ = recommender.resolve(liked)
+    found = recommender.catalogue.candidates(numbers, texts, 12)
+    ranking = recommender.predictor.rank(texts, [f"m{i}" for i in found])
+    assert [item.text for item in answer.items] == [f"m{found[place]}" for place in ranking.order[:4]]
+    assert [item.score for item in answer.items] == sorted(ranking.scores.tolist(), reverse=True)[:4]
+    assert answer.items[0].item_id == answer.items[0].text.replace("m", "id") and answer.unknown == []
+
+
+def test_what_was_liked_is_not_recommended_and_all_else_can_be(recommender, liked):
+    everything = recommender.recommend(liked, k=ITEMS, rerank=ITEMS)
+    assert {item.text for item in everything.items} == {f"m{i}" for i in range(ITEMS)} - set(liked)
+
+
+def test_candidates_come_by_turns_of_likes_and_words_then_of_popularity(recommender, liked):
+    catalogue = recommender.catalogue
+    numbers, texts, _ = recommender.resolve(liked)
+    by_likes = catalogue.knn.similar[numbers].sum(0)
+    found = catalogue.candidates(numbers, texts, 5)
+    assert (by_likes[found] > 0).all(), "no other item shares a word, so all come by likes"
+    assert (
+        catalogue.candidates([], [], 3).tolist()
+        == np.lexsort((range(ITEMS), -catalogue.items["count"].to_numpy()))[:3].tolist()
+    )
+    rare = min(set(range(ITEMS)) - set(numbers), key=lambda item: by_likes[item])
+    assert catalogue.candidates(numbers, [*texts, f"m{rare}"], 2).tolist() == [found[0], rare]
+    assert len(set(catalogue.candidates(numbers, texts, ITEMS).tolist())) == ITEMS - len(set(numbers))
+
+
+def test_titles_stand_for_texts_and_what_is_no_item_is_read_as_it_is(recommender):
+    numbers, texts, unknown = recommender.resolve([" the third", "M5", "m6 of m7"])
+    assert (numbers, texts, unknown) == ([3, 5], ["m3", "m5", "m6 of m7"], ["m6 of m7"])
+    answer = recommender.recommend(["m6 of m7"], k=2)
+    assert answer.unknown == ["m6 of m7"] and len(answer.items) == 2
+    again = recommender.recommend(["The Third"], k=3).items
+    assert again == recommender.recommend(["m3"], k=3).items
+
+
+def test_a_user_without_likes_gets_the_popular_ones_ranked(recommender):
+    assert len(recommender.recommend([], k=3).items) == 3
+
+
+def test_the_explanation_is_true_of_the_model(recommender, liked):
+    moved = recommender.explain(liked, "The Third")
+    assert len(moved) == len(liked)
+    for place in (0, len(liked) - 1):
+        without = liked[:place] + liked[place + 1 :]
+        whole, part = (recommender.predictor.rank(history, ["m3"]).scores[0] for history in (liked, without))
+        assert moved[place] == pytest.approx(whole - part, abs=1e-5)
+
+
+def test_a_written_catalogue_finds_the_same(recommender, liked, tmp_path):
+    write_model(tmp_path / "exported", 2)
+    recommender.catalogue.write(tmp_path / "exported" / "catalogue")
+    exported = load_recommender(tmp_path / "exported")
+    assert exported.recommend(liked, 5).items == recommender.recommend(liked, 5).items
+
+
+def test_first_stage_and_search(recommender, liked):
+    numbers, texts, _ = recommender.resolve(liked)
+    alone = recommender.first_stage(liked, 4)
+    assert [item.text for item in alone] == [f"m{i}" for i in recommender.catalogue.candidates(numbers, texts, 4)]
+    assert set(recommender.find("M3", 50)) == {"m3", *(f"m3{i}" for i in range(10))}
+    assert len(recommender.find("", 5)) == 5 and recommender.find("none such", 5) == []
+
+
+@pytest.mark.parametrize(("k", "rerank"), [(0, 10), (5, 0)])
+def test_numbers_below_1_are_refused(recommender, k, rerank):
+    with pytest.raises(ValueError, match="k and rerank of at least 1"):
+        recommender.recommend(["m1"], k, rerank)
+
+
+def test_a_model_without_a_catalogue_and_a_data_set_without_rivals_say_so(data, tmp_path):
+    with pytest.raises(UserError, match="no catalogue lies beside this model"):
+        read_catalogue(tmp_path)
+    with pytest.raises(UserError, match="run the stage preprocess"):
+        Catalogue.of(type(data)("none", tmp_path))
+    assert read_catalogue(student(data)).items.height == ITEMS

@@ -1,0 +1,112 @@
+import json
+import shutil
+import subprocess
+import threading
+import time
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
+
+import pytest
+import uvicorn
+
+from fisher_ld.core.errors import UserError
+from fisher_ld.serving.server import app, serve
+
+
+@pytest.fixture(scope="module")
+def address(recommender):
+    """A server in a thread, with the student twice, once as the teacher."""
+    config = uvicorn.Config(app({"student": recommender, "teacher": recommender}, ["127.0.0.1"]), port=0)
+    server = uvicorn.Server(config)
+    socket = config.bind_socket()
+    thread = threading.Thread(target=server.run, args=([socket],), daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{socket.getsockname()[1]}"
+    server.should_exit = True
+    thread.join(10)
+
+
+def ask(address, body=None, **headers):
+    """Status and answer."""
+    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    try:
+        with urlopen(Request(address, data, {"Content-Type": "application/json", **headers})) as response:
+            return response.status, json.load(response)
+    except HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_rank_and_recommend_answer_as_the_library_does(address, recommender, liked):
+    expected = recommender.predictor.rank(liked, ["m1", "m2"])
+    status, answer = ask(f"{address}/rank", {"history": liked, "candidates": ["m1", "m2"]})
+    assert status == 200
+    assert answer == {"scores": pytest.approx(expected.scores.tolist()), "order": expected.order.tolist()}
+    status, answer = ask(f"{address}/recommend", {"history": liked, "k": 3})
+    assert [item["text"] for item in answer["items"]] == [i.text for i in recommender.recommend(liked, 3).items]
+    assert answer["model_ms"] > 0 and ask(f"{address}/health")[1]["models"] == ["student", "teacher"]
+    assert ask(f"{address}/items?query=m39") == (200, ["m39"])
+
+
+def test_models_side_by_side_and_what_moved_a_candidate(address, recommender, liked):
+    _, answer = ask(f"{address}/compare", {"history": [*liked, "unheard of"], "k": 4})
+    assert [column["name"] for column in answer["columns"]] == ["student", "teacher", "first stage"]
+    assert answer["columns"][0]["items"] == answer["columns"][1]["items"] and answer["unknown"] == ["unheard of"]
+    assert all(len(column["items"]) == 4 and column["ms"] > 0 for column in answer["columns"])
+    _, moved = ask(f"{address}/explain", {"history": liked, "candidate": "m3", "model": "teacher"})
+    assert moved["moved"] == pytest.approx(recommender.explain(liked, "m3"), abs=1e-5)
+
+
+LONG = [f"m{i % 40}" for i in range(10_000)]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ({"history": ["m1"], "candidates": LONG}, 422, "candidates: List should have at most 1000 items"),
+        ({"history": [], "candidates": ["m1"]}, 422, "history: List should have at least 1 item"),
+        ({"history": ["a" * 2**20], "candidates": ["m1"]}, 413, "expected at most 262144 bytes, got 1048"),
+        ({"history": "m1", "candidates": ["m1"]}, 422, "history: Input should be a valid list, got 'm1'"),
+        ({"history": ["m1"], "candidates": [1]}, 422, "candidates.0: Input should be a valid string, got '1'"),
+        ({"history": ["m1"], "candidates": ["m1"], "k": 3}, 422, "k: Extra inputs are not permitted"),
+        ({"history": ["m1"] * 90, "candidates": ["m1"]}, 422, "the model's context ends at 64"),
+        ([], 422, "the request: Input should be a valid dictionary"),
+        (b"{", 422, "expected JSON: "),
+    ],
+)
+def test_what_cannot_be_answered_is_said(address, body, status, said):
+    found, text = ask(f"{address}/rank", body)
+    assert found == status and list(json.loads(text)) == ["error"] and said in json.loads(text)["error"]
+
+
+def test_other_names_of_the_host_and_other_models_are_refused(address):
+    assert ask(f"{address}/health", Host="evil.example")[0] == 400
+    status, text = ask(f"{address}/explain", {"history": ["m1"], "candidate": "m2", "model": "other"})
+    assert status == 422 and "expected one of ['student', 'teacher'], got 'other'" in text
+
+
+def test_a_port_that_is_taken_is_said(address, recommender):
+    with pytest.raises(UserError, match="choose another by --port"):
+        serve({"student": recommender}, "127.0.0.1", int(address.rpartition(":")[2]))
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+def test_the_page_shows_the_models_side_by_side(address, recommender, liked):
+    page = f"{address}/?" + urlencode([("liked", text) for text in [*liked, "unheard of"]])
+    command = [
+        "chromium",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--virtual-time-budget=10000",
+        "--dump-dom",
+        page,
+    ]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    shown = [text.split("<")[0] for text in dom.split("<h2>")[1:]]
+    assert shown == ["student", "teacher", "first stage"]
+    best = recommender.recommend([*liked, "unheard of"], 1).items[0].text
+    assert dom.split("<ol>")[1].split(">")[2].startswith(best)
+    assert "read as it is: unheard of" in dom and "http://" not in dom.split("<script>")[0]
