@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup sasrec repro test test-slow lint ui server demo
+.PHONY: setup sasrec repro test test-slow lint ui server demo realdata
 
 setup: .venv/ready
 
@@ -35,11 +35,15 @@ repro: setup
 	@echo "report: metrics/report.html; runs: make ui"
 
 test: setup
-	pytest -m 'not slow'
+	pytest -m 'not slow and not realdata'
 
 # The pipeline under DVC and MLflow on the real data, with the first layers of the real teacher.
 test-slow: setup
 	pytest -m slow
+
+# Tables of shops below FISHER_LD_DATA, each to its report with a tiny random teacher.
+realdata: setup
+	pytest -m realdata -rs
 
 lint: setup
 	ruff check .

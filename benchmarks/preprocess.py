@@ -1,9 +1,10 @@
-"""Seconds of reading a synthetic table of interactions: ours, checked and typed, against pandas.read_csv as it comes.
+"""Seconds of reading a synthetic table of interactions, and of filters and k-core: ours, checked and typed, against the
+same work in pandas' default engine; each in a process of its own, for its peak memory.
 
     python -m benchmarks.preprocess [--rows 2000000] [--odd 0.0]
 
-Ours includes what pandas' time does not: ids as text, every row checked, the result written as Parquet. `--odd`: share
-of rows that lack a field, for which the careful reader is needed (pandas is then left out).
+Ours includes what pandas' time does not: ids as text, every row checked, the rows written as Parquet, what a user has
+touched. `--odd`: share of rows that lack a field, for which the careful reader is needed (pandas is then left out).
 """
 
 from __future__ import annotations
@@ -12,27 +13,32 @@ import argparse
 import resource
 import tempfile
 import time
+from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import polars as pl
 
-from fisher_ld.config.params import Columns, DataSource
+from fisher_ld.config.params import Columns, DataSource, load_params
+from fisher_ld.preprocessing.filters import keep_positives
 from fisher_ld.preprocessing.readers import read_source
 
-CHUNK = 1_000_000
+CHUNK, CORE = 1_000_000, 5
 COLUMNS = Columns(user="user_id", item="item_id", rating="rating", timestamp="timestamp", title="title")
 
 
 def generate(folder: Path, rows: int, odd: float) -> Path:
     """Users and items by rank, popular ones more often; Amazon-like ids."""
     rng, path = np.random.default_rng(0), folder / "interactions.csv"
+    n_users, n_items = max(rows // 20, 1), max(rows // 100, 200)
     with path.open("w") as file:
         file.write("user_id,item_id,rating,timestamp\n")
         for begin in range(0, rows, CHUNK):
             n = min(CHUNK, rows - begin)
-            users, items = (rng.random(n) ** 2 * size for size in (max(rows // 20, 1), 20_000))
+            users, items = (rng.random(n) ** 2 * size for size in (n_users, n_items))
             table = pl.DataFrame(
                 {
                     "user": pl.Series(users.astype(int)).cast(pl.String).str.pad_start(9, "0"),
@@ -48,32 +54,67 @@ def generate(folder: Path, rows: int, odd: float) -> Path:
                     "A,B\n" if lost else f"{line}\n" for line, lost in zip(lines.splitlines(), drawn, strict=True)
                 )
             file.write(lines)
-    items = pl.DataFrame({"item_id": [f"B{i:08d}" for i in range(20_000)]})
+    items = pl.DataFrame({"item_id": [f"B{i:08d}" for i in range(n_items)]})
     items.with_columns(title="Title " + pl.col("item_id")).write_csv(folder / "items.csv")
     return path
+
+
+def ours(folder: Path) -> tuple[float, float, int]:
+    """Seconds of reading, of filters and k-core, and the positives that stay."""
+    source = DataSource(kind="table", interactions="x", items="x", columns=COLUMNS)
+    data = load_params(Path("params.yaml"), {}).data_sets["movielens-100k"].model_copy(update={"max_users": None})
+    began = time.perf_counter()
+    raw = read_source(folder, source, folder / "work")
+    read = time.perf_counter()
+    positives, _ = keep_positives(raw.interactions, raw.items["item"], data, 0)
+    return read - began, time.perf_counter() - read, len(positives.items)
+
+
+def pandas(folder: Path) -> tuple[float, float, int]:
+    began = time.perf_counter()
+    table, items = pd.read_csv(folder / "interactions.csv"), pd.read_csv(folder / "items.csv")
+    read = time.perf_counter()
+    table = table[table.item_id.isin(items.item_id) & (table.rating >= 4)]
+    table = table.sort_values(["user_id", "timestamp"], kind="stable").drop_duplicates(["user_id", "item_id"])
+    while True:
+        users, items = (table.groupby(name)[name].transform("size") for name in ("user_id", "item_id"))
+        enough = (users >= CORE) & (items >= CORE)
+        if enough.all():
+            break
+        table = table[enough]
+    return read - began, time.perf_counter() - read, len(table)
+
+
+def measured(work: Callable[[Path], tuple[float, float, int]], folder: Path, answers: Any) -> None:
+    result = work(folder)
+    answers.put((*result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--odd", type=float, default=0.0)
+    parser.add_argument("--alone", action="store_true", help="ours alone, where pandas would take too much memory")
     options = parser.parse_args()
+    spawn = get_context("spawn")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = generate(folder, options.rows, options.odd)
         (folder / "work").mkdir()
-        source = DataSource(kind="table", interactions="x", items="x", columns=COLUMNS)
-        began = time.perf_counter()
-        raw = read_source(folder, source, folder / "work")
-        ours = time.perf_counter() - began
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        read = raw.interactions.select(pl.len()).collect().item()
-        print(f"{options.rows} rows, {path.stat().st_size / 2**20:.0f} MiB; {read} read, {len(raw.rejected)} rejected")
-        print(f"ours: {ours:.2f} s, {options.rows / ours:,.0f} rows/s, peak {peak:.2f} GiB with the generator's")
-        if not options.odd:
-            began = time.perf_counter()
-            pd.read_csv(path)
-            print(f"pandas.read_csv: {time.perf_counter() - began:.2f} s")
+        print(f"{options.rows} rows, {path.stat().st_size / 2**20:.0f} MiB")
+        for work in (ours,) if options.odd or options.alone else (ours, pandas):
+            answers = spawn.Queue()
+            process = spawn.Process(target=measured, args=(work, folder, answers))
+            process.start()
+            process.join()
+            if process.exitcode:
+                print(f"{work.__name__}: ended with exit code {process.exitcode}")
+                continue
+            read, filtered, left, peak = answers.get()
+            print(
+                f"{work.__name__}: read in {read:.2f} s ({options.rows / read:,.0f} rows/s), filters and k-core "
+                f"{filtered:.2f} s, together {read + filtered:.2f} s; {left} positives stay; peak {peak:.2f} GiB"
+            )
 
 
 if __name__ == "__main__":

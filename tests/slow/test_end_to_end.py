@@ -106,6 +106,22 @@ def change(project: Path, changes: dict) -> None:
     yaml.dump(params, project / "params.yaml")
 
 
+def begin(project: Path, *changes: dict) -> None:
+    """The working tree as a repository of its own, with these changes of params.yaml."""
+    files = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    for file in files:
+        if (ROOT / file).is_file() and file != "dvc.lock":
+            (project / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / file, project / file)
+    for each in changes:
+        change(project, each)
+    run(project, "git", "init", "-q")
+    run(project, "git", "add", "-A")
+    run(project, "git", "commit", "-qm", "start")
+
+
 def restore(project: Path) -> None:
     """The workspace as it was before an experiment, whose results DVC left in it; but for cells of other names, which
     stay, so that what looks at a folder of all cells would run again."""
@@ -133,18 +149,7 @@ def project(tmp_path_factory, fetched):
     AutoTokenizer.from_pretrained(fetched.base).save_pretrained(base / "teacher")
 
     project = base / "project"
-    files = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    for file in files:
-        if (ROOT / file).is_file() and file != "dvc.lock":
-            (project / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / file, project / file)
-    change(project, SMALL)
-    change(project, {"teacher": {"source": {"kind": "local", "name": str(base / "teacher")}}})
-    run(project, "git", "init", "-q")
-    run(project, "git", "add", "-A")
-    run(project, "git", "commit", "-qm", "start")
+    begin(project, SMALL, {"teacher": {"source": {"kind": "local", "name": str(base / "teacher")}}})
     assert "failed" not in run(project, sys.executable, "-m", "fisher_ld.run.cells")
     run(project, "git", "add", "-A")
     run(project, "git", "commit", "-qm", "run")
