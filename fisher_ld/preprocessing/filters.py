@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ from fisher_ld.config.params import DataSet
 from fisher_ld.core.errors import UserError
 from fisher_ld.preprocessing.splits import stream
 from fisher_ld.preprocessing.touched import Touched, pair_keys
+
+AT_ONCE = 20_000_000  # rows that are sorted in one go
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,21 @@ class Positives:
         )
 
 
+def user_blocks(users: np.ndarray) -> Iterator[slice]:
+    """Rows of whole users, some AT_ONCE at a time, where rows stand by user."""
+    begin = 0
+    while begin < len(users):
+        end = int(np.searchsorted(users, users[min(begin + AT_ONCE, len(users)) - 1], "right"))
+        yield slice(begin, end)
+        begin = end
+
+
 def first_pairs(users: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """Which rows hold a user and item for the first time: (n,) bool."""
-    keys = users.astype(np.int64) * (int(items.max(initial=0)) + 1) + items
-    first = np.zeros(len(keys), bool)
-    first[np.unique(keys, return_index=True)[1]] = True
+    """Which rows hold a user and item for the first time, where rows stand by user: (n,) bool."""
+    first = np.zeros(len(users), bool)
+    for block in user_blocks(users):
+        keys = pair_keys(users[block], items[block], int(items[block].max()) + 1)
+        first[block.start + np.unique(keys, return_index=True)[1]] = True
     return first
 
 
@@ -81,20 +95,19 @@ def keep_positives(
     """`interactions` as `readers.Raw` has them; items not among `items_with_text` are dropped. `data.max_users` are
     drawn of those with enough positives, before the k-core. Also returns what was left after each step: step, users,
     items, interactions. Raises UserError if nothing is."""
-    table, user_names, item_names = _coded(interactions)
-    users, items = table["user"].to_numpy(), table["item"].to_numpy()
+    users, items, ratings, timestamps, user_names, item_names = _coded(interactions)
     steps: list[dict[str, Any]] = []
 
     def count(step: str, rows: np.ndarray) -> None:
-        left = {"users": len(np.unique(users[rows])), "items": len(np.unique(items[rows]))}
+        left = {name: np.count_nonzero(np.bincount(c[rows])) for name, c in (("users", users), ("items", items))}
         steps.append({"step": step, **left, "interactions": len(rows)})
 
-    rows = np.arange(len(table))
+    rows = np.arange(len(users), dtype=np.int32 if len(users) < 2**31 else np.int64)
     count("read", rows)
-    rows = rows[np.isin(items, np.flatnonzero(item_names.is_in(items_with_text.implode())))]
+    rows = rows[item_names.is_in(items_with_text.implode()).to_numpy()[items]]
     count("item with a title", rows)
-    if table["rating"].null_count() == 0:
-        rows = rows[table["rating"].to_numpy()[rows] >= data.positive_rating]
+    if ratings is not None:
+        rows = rows[ratings[rows] >= data.positive_rating]
     count("positive", rows)
     rows = rows[first_pairs(users[rows], items[rows])]
     count("first of repeats", rows)
@@ -115,28 +128,45 @@ def keep_positives(
     rows = rows[np.argsort(user_numbers[users[rows]], kind="stable")]
     lengths = np.bincount(user_numbers[users[rows]], minlength=len(kept_users))
     positives = Positives(
-        user_names=user_names.to_numpy()[kept_users],
-        item_names=item_names.to_numpy()[kept_items],
+        user_names=user_names.gather(kept_users).to_numpy(),
+        item_names=item_names.gather(kept_items).to_numpy(),
         items=item_numbers[items[rows]],
-        timestamps=table["timestamp"].to_numpy()[rows] if table["timestamp"].null_count() == 0 else None,
+        timestamps=None if timestamps is None else timestamps[rows],
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         touched=touched,
     )
     return positives, steps
 
 
-def _coded(interactions: pl.LazyFrame) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
-    """All interactions by user, oldest first, ids as places in the sorted ids, which are returned too."""
-    names = [
+def _coded(interactions: pl.LazyFrame) -> tuple[Any, ...]:
+    """All interactions by user, oldest first: users, items (n,) int32, as places in the sorted ids; ratings, timestamps
+    (n,), None where one is missing; the ids of users and of items. A large table is sorted some users at a time."""
+    user_names, item_names = (
         interactions.select(pl.col(column).unique().sort()).collect(engine="streaming").to_series()
         for column in ("user", "item")
-    ]
+    )
+    size, *missing = interactions.select(pl.len(), pl.col("rating", "timestamp").null_count()).collect().row(0)
+    found: dict[str, np.ndarray] = {"user": np.empty(size, np.int32), "item": np.empty(size, np.int32)}
+    if not missing[0]:
+        found["rating"] = np.empty(size, np.float64)
+    if not missing[1]:
+        found["timestamp"] = np.empty(size, np.int64)
     codes = [
-        pl.col(column).cast(pl.Enum(series)).to_physical().cast(pl.Int64)
-        for column, series in zip(("user", "item"), names, strict=True)
+        pl.col(column).cast(pl.Enum(names)).to_physical().cast(pl.Int32)
+        for column, names in (("user", user_names), ("item", item_names))
     ]
-    table = interactions.with_columns(codes).sort("user", "timestamp", "order", "row").collect(engine="streaming")
-    return table, names[0], names[1]
+    begin, count = 0, -(-size // AT_ONCE)
+    bounds = np.unique(np.linspace(0, len(user_names), count + 1).astype(int))
+    for low, high in pairwise(bounds):
+        some = interactions.filter(
+            pl.col("user").is_between(pl.lit(user_names[int(low)]), pl.lit(user_names[int(high) - 1]))
+        )
+        some = (interactions if count == 1 else some).with_columns(codes).sort("user", "timestamp", "order", "row")
+        table = some.select(*found).collect(engine="streaming")
+        for name, column in found.items():
+            column[begin : begin + len(table)] = table[name].to_numpy()
+        begin += len(table)
+    return found["user"], found["item"], found.get("rating"), found.get("timestamp"), user_names, item_names
 
 
 def _touched(
@@ -148,18 +178,29 @@ def _touched(
     n_items: int,
 ) -> Touched:
     """Of all rows, by user and oldest first; `positive`: the numbers of the rows that stay."""
-    upto = np.zeros(len(users) + 1, np.int64)
-    upto[positive + 1] = 1
-    upto = np.cumsum(upto)
-    since = upto[:-1] - upto[np.searchsorted(users, users)]
-    seen = (user_numbers[users] >= 0) & (item_numbers[items] >= 0)
-    keys, first = np.unique(pair_keys(user_numbers[users[seen]], item_numbers[items[seen]], n_items), return_index=True)
-    return Touched(keys, since[seen][first], n_items)
+    liked = np.zeros(len(users), bool)
+    liked[positive] = True
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    counts = np.zeros(user_numbers.max(initial=-1) + 2, np.int64)  # pairs of each user, from place 1
+    for block in user_blocks(users):
+        owners, numbers = user_numbers[users[block]], item_numbers[items[block]]
+        upto = np.cumsum(liked[block]) - liked[block]
+        since = (upto - upto[np.searchsorted(users[block], users[block])]).astype(np.int32)
+        seen = (owners >= 0) & (numbers >= 0)
+        keys, first = np.unique(pair_keys(owners[seen], numbers[seen], n_items), return_index=True)
+        parts.append((keys, since[seen][first]))
+        counts[1:] += np.bincount(keys // n_items, minlength=len(counts) - 1)
+    keys, since, offsets = np.empty(counts.sum(), np.int64), np.empty(counts.sum(), np.int32), np.cumsum(counts)
+    for own, own_since in parts:  # of whole users, by number
+        owners = own // n_items
+        place = offsets[owners] + np.arange(len(own)) - np.searchsorted(owners, owners)
+        keys[place], since[place] = own, own_since
+    return Touched(keys, since, n_items)
 
 
 def _shuffled(codes: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """The distinct `codes` in random order, and for each of `size` codes its place there (-1: not among them)."""
-    kept = rng.permutation(np.unique(codes))
+    kept = rng.permutation(np.flatnonzero(np.bincount(codes)))
     numbers = np.full(size, -1, np.int64)
     numbers[kept] = np.arange(len(kept))
     return kept, numbers

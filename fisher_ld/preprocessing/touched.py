@@ -18,7 +18,7 @@ class Touched:
     `last`, or is it."""
 
     keys: np.ndarray  # (n,) sorted pair_keys
-    since: np.ndarray  # (n,) int64, how many of the user's positives came before the first interaction of the pair
+    since: np.ndarray  # (n,) int32, how many of the user's positives came before the first interaction of the pair
     n_items: int
 
     def contains(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:

@@ -8,8 +8,8 @@ from tests.given import given
 
 
 def test_the_first_of_repeats_is_kept():
-    users, items = np.array([1, 0, 1, 1, 0]), np.array([2, 2, 2, 0, 2])
-    assert first_pairs(users, items).tolist() == [True, True, False, True, False]
+    users, items = np.array([0, 0, 1, 1, 1]), np.array([2, 2, 2, 2, 0])
+    assert first_pairs(users, items).tolist() == [True, False, True, False, True]
     assert first_pairs(users[:0], items[:0]).tolist() == []
 
 
@@ -165,3 +165,17 @@ def test_ids_are_shuffled_by_the_seed():
 def test_nothing_left(rating, titles, advice):
     with pytest.raises(UserError, match=advice):
         kept([("u", "a", rating, 1), ("v", "a", rating, 1)], titles=titles, user_core=9, item_core=2)
+
+
+def test_a_large_table_is_worked_on_some_users_at_a_time_to_the_same_end(monkeypatch):
+    rng = np.random.default_rng(0)
+    rows = [(f"u{u}", "abcd"[i], float(r), int(t)) for u, i, r, t in rng.integers((0, 0, 2, 0), (12, 4, 6, 9), (90, 4))]
+    whole, steps = kept(rows, titles=("a", "b", "c"))
+    monkeypatch.setattr("fisher_ld.preprocessing.filters.AT_ONCE", 7)
+    parts, again = kept(rows, titles=("a", "b", "c"))
+    assert steps == again and parts.touched.n_items == whole.touched.n_items == 3
+    for name in ("user_names", "item_names", "items", "timestamps", "offsets"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+    for name in ("keys", "since"):
+        np.testing.assert_array_equal(getattr(parts.touched, name), getattr(whole.touched, name))
+    assert (np.diff(whole.touched.keys) > 0).all()
