@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import islice
 from pathlib import Path
 
 import polars as pl
@@ -34,6 +35,7 @@ from fisher_ld.datasets.streams import utf8
 from fisher_ld.datasets.titles import text
 
 SIZE = 1 << 23  # bytes of a block
+AHEAD = 2  # blocks that are parsed at once
 BATCH_ROWS = 50_000  # of Parquet
 ODD = b"\x00\x0b\x0c\x1c\x1d\x1e\x1f"  # Python's blanks that a parser in columns does not know, and its own separator
 SEPARATOR = "\x1f"
@@ -85,14 +87,21 @@ def json_blocks(path: Path, names: Sequence[str], encoding: str = "utf-8") -> It
     """The fields `names` of a file with one JSON object a line, as `rows.json_lines` has it."""
     with utf8(path, encoding) as file:
         refuse_array(path, file)
-        lines = Lines(file)
-        while data := lines.take(SIZE):
-            table = _objects(data, names)
-            if table is not None:
-                yield _block(path, table, data, lines)
-                continue
-            lines.put(data)
-            yield of_rows(path, list(islice(json_rows(lines), lines.left)), names)
+        lines, ahead = Lines(file), deque[tuple[bytes, Future[pl.DataFrame | None]]]()
+        with ThreadPoolExecutor(AHEAD) as pool:
+            while True:
+                while len(ahead) < AHEAD and (data := lines.take(SIZE)):
+                    ahead.append((data, pool.submit(_objects, data, names)))
+                if not ahead:
+                    return
+                data, parsed = ahead.popleft()
+                if (table := parsed.result()) is not None:
+                    yield _block(path, table, data, lines)
+                    continue
+                careful = Lines(io.BufferedReader(io.BytesIO(data)))
+                careful.number = lines.number
+                yield of_rows(path, json_rows(careful), names)
+                lines.number = careful.number
 
 
 def parquet_blocks(path: Path, names: Sequence[str]) -> Iterator[Block]:
