@@ -35,7 +35,10 @@ SHOPS = {  # folder, files of interactions and items, their columns, other keys 
     ),
 }  # fmt: skip
 FOLDER = Path(os.environ.get("FISHER_LD_DATA") or "none").absolute()
-FEW = {"data": {"max_users": 200, "user_core": 2}, "run": {"methods": ["uniform", "fisher-ld"], "seeds": [0]}}
+FEW = {
+    "data": {"max_users": 200, "user_core": 2},
+    "run": {"students": ["tiny"], "methods": ["uniform", "fisher-ld"], "seeds": [0]},
+}
 
 
 def save_tiny_teacher(folder: Path) -> None:
