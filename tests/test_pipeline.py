@@ -111,9 +111,10 @@ def files_of_a_run():
         scored += [(model, 0) for model in RUN.shallow]
         yield from (data.validation(*model) for model in (*scored, *((paths.rival(name), 0) for name in NAMES)))
         scored += [(paths.start(student), 0) for student in RUN.students]
-        each = product(RUN.students, RUN.methods, RUN.seeds)
+        each = list(product(RUN.students, RUN.methods, RUN.seeds))
         scored += [(paths.student(student, method), seed) for student, method, seed in each]
         yield from (data.model(*model) for model in scored)
+        yield from (data.validation(paths.student(student, m), s) for student, m, s in each)
         scored += [("zero-shot", 0), *((paths.rival(name), 0) for name in NAMES)]
         yield from (data.test(*model) for model in scored)
 

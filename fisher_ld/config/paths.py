@@ -125,8 +125,9 @@ class DataPaths:
         return self.folder / "students" / shape / ("start" if method == "start" else f"{method}/{seed}")
 
     def validation(self, model: str, seed: int = 0) -> Path:
-        """Scores of the validation lists."""
-        return self.folder / "scores" / "val" / model / f"{seed}.parquet"
+        """Scores of the validation lists. Students' lie apart: the gate, which comes before them, reads all others."""
+        shelf = "val" if "/" not in model or model.startswith("rivals/") else "val_students"
+        return self.folder / "scores" / shelf / model / f"{seed}.parquet"
 
     def test(self, model: str, seed: int = 0) -> Path:
         """The folder with scores of the test lists, FAMILY.parquet."""
@@ -150,6 +151,16 @@ class DataPaths:
     @property
     def evaluate(self) -> Path:
         return cell("evaluate", self.name) / "evaluate.json"
+
+    @property
+    def calibration(self) -> Path:
+        """What makes probabilities of scores, and how good they are."""
+        return cell("evaluate", self.name) / "calibration.json"
+
+    @property
+    def examples(self) -> Path:
+        """What models put first for a few users."""
+        return cell("evaluate", self.name) / "examples.json"
 
     def gate(self, student: str) -> Path:
         return cell("gate", self.name, student) / "gate.json"

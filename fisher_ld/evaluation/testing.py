@@ -30,11 +30,17 @@ def score_tests(
         scores = scores[len(part) :]
 
 
-def score_saved(data: DataPaths, model: str, seed: int, compute: Compute) -> None:
-    """`score_tests` of a saved model, with its own prompts."""
+def load_saved(data: DataPaths, model: str, seed: int, compute: Compute) -> tuple[Scorer, Prompts]:
+    """A saved model, and its own prompts."""
     folder = data.model(model, seed)
     scorer = Scorer.load(folder, compute.shard and model == "teacher").on(compute)
-    score_tests(scorer, data, saved_prompts(folder, data.processed), data.test(model, seed))
+    return scorer, saved_prompts(folder, data.processed)
+
+
+def score_saved(data: DataPaths, model: str, seed: int, compute: Compute) -> None:
+    """`score_tests` of a saved model."""
+    scorer, prompts = load_saved(data, model, seed, compute)
+    score_tests(scorer, data, prompts, data.test(model, seed))
 
 
 def zero_shot_users(processed: Path) -> np.ndarray:

@@ -59,6 +59,14 @@ class Part:
         return _json(self.paths.evaluate)
 
     @cached_property
+    def calibration(self) -> dict[str, Any]:
+        return _json(self.paths.calibration)
+
+    @cached_property
+    def examples(self) -> dict[str, Any]:
+        return _json(self.paths.examples)
+
+    @cached_property
     def efficiency(self) -> dict[str, dict[str, Any]]:
         """By student."""
         return {student: _json(self.paths.efficiency(student)) for student in self.run.students}

@@ -118,6 +118,7 @@ def measure(name: str, part: Part, student: str, model: str) -> Reading:
 def fill(table: Mapping[str, Any], results: Results) -> dict[str, Any]:
     """A table of paper.yaml with what the run has: name, title, columns, rows of `name`, `own_start` (it does not share
     that of the other rows) and `cells`, a cell a column.
+    A table that has `shared` also has `examples`.
     A cell has `paper`, the number as printed there, and `ours`, `interval` (text, None where there is none), `value`,
     `low`, `high` and what `_compared` says; or `empty`, why not. Columns and rows of our own have no `paper`: a table
     that is `tested` has NDCG@10 last, the metric that comparisons are made in."""
@@ -134,7 +135,28 @@ def fill(table: Mapping[str, Any], results: Results) -> dict[str, Any]:
         **{key: table[key] for key in ("name", "title")},
         "columns": [column["name"] for column in (*columns, *own_columns)],
         "rows": rows,
+        **({"examples": _examples(table, results)} if "shared" in table else {}),
     }
+
+
+def _examples(table: Mapping[str, Any], results: Results) -> dict[str, Any]:
+    """What `evaluation.examples` says, with a list in place of its `models`: of each column `top` and `rank`, or
+    `empty`. `shared`: of each column ours (None: not run) and the paper's."""
+    found = results.parts[results.run.data[0]].examples
+    models, reasons = [], []
+    for column in table["columns"]:
+        try:
+            models.append(locate(results, column)[2])
+            reasons.append({})
+        except Empty as reason:
+            models.append(None)
+            reasons.append({"empty": str(reason)})
+    users = [
+        user | {"models": [user["models"].get(model, reason) for model, reason in zip(models, reasons, strict=True)]}
+        for user in found["users"]
+    ]
+    shared = [(found["shared"].get(model), paper) for model, paper in zip(models, table["shared"], strict=True)]
+    return found | {"users": users, "shared": shared}
 
 
 def _cell(spec: Mapping[str, Any], results: Results) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def charts(part: Part, method: str) -> dict[str, str]:
     with rc_context(STYLE):
         figures = {
             "quality": quality(part),
+            "reliability": reliability(part, method),
             "tradeoff": tradeoff(part),
             "profile": profile(part),
             "data": data(part.data),
@@ -90,6 +91,27 @@ def quality(part: Part) -> Figure:
         axes.annotate("chance", place, xycoords=("data", "axes fraction"), color=GREY, ha="right", va="bottom")
     axes.set_xlabel(f"{NDCG}, {MAIN} lists, with 95% interval")
     axes.grid(axis="y", visible=False)
+    return figure
+
+
+def reliability(part: Part, method: str) -> Figure:
+    """Of the teacher and of the students of `method`, first seed: predicted probability and observed share of likes by
+    bin, as scored, with a temperature alone, with a bias beside it."""
+    figure = Figure(figsize=(WIDTH, 3.7), layout="constrained")
+    kinds = {"as_scored": "as scored", "temperature": "temperature alone", "with_bias": "temperature and bias"}
+    for axes, (kind, title) in zip(figure.subplots(1, len(kinds)), kinds.items(), strict=True):
+        for model in ("teacher", *(f"{student}/{method}" for student in part.run.students)):
+            rows = part.calibration["models"][model][0][kind]["reliability"]
+            predicted, liked, n = (np.array([row[key] for row in rows]) for key in ("predicted", "liked", "n"))
+            axes.errorbar(
+                predicted, liked, yerr=1.96 * np.sqrt(liked * (1 - liked) / n), fmt=f"{_marker(model, part)}-",
+                color=colour(model), linewidth=1, elinewidth=0.8, capsize=2, markersize=4, label=label(model, part.run),
+            )  # fmt: skip
+        axes.axline((0, 0), slope=1, color=GREY, linestyle=":")
+        axes.set(title=title, xlabel="predicted", xlim=(0, None), ylim=(0, None))
+    figure.axes[0].set_ylabel("share that was liked")
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper left", ncols=3)
     return figure
 
 

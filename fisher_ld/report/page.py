@@ -41,6 +41,7 @@ def _part(part: Part, method: str, params: Params) -> list[Block]:
         *_first_lines(part, method, params.evaluate.margin),
         *recipe(part, params),
         *sections.quality(part, pictures),
+        *sections.calibration(part, pictures),
         *sections.speed(part, method, pictures),
         *sections.training(part, params.distill.list_weight, pictures),
         *sections.layers(part, method, pictures),
@@ -71,7 +72,9 @@ def _paper(results: Results) -> list[Block]:
         "ratios."
     )
     blocks: list[Block] = [Heading("The paper's tables, filled as far as this run goes"), Text(note), *doubt_blocks()]
-    filled = [t for t in results.tables if any(cell["ours"] for row in t["rows"] for cell in row["cells"])]
+    filled = [
+        t for t in results.tables if "examples" in t or any(cell["ours"] for row in t["rows"] for cell in row["cells"])
+    ]
     for table in filled:
         blocks += table_blocks(table)
     if empty := [t["title"].partition(":")[0] for t in results.tables if t not in filled]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from string import ascii_lowercase
 from typing import Any
 
+from fisher_ld.evaluation.examples import TOP
 from fisher_ld.experiments.claims import Judged, doubts
 from fisher_ld.experiments.tables import ALIKE, BEST
 from fisher_ld.report.blocks import Block, Cell, Heading, Table, Text
@@ -17,6 +18,8 @@ KEPT = ("paper", "value", "spread", "low", "high", "p", "mark", "empty")  # of a
 def table_blocks(table: Mapping[str, Any]) -> list[Block]:
     """Any table that `experiments.tables.fill` filled: ours, small below it our interval, the spread over seeds, p and
     the paper's number. Rows with a start of their own come last. An empty cell refers to the reason below the table."""
+    if "examples" in table:
+        return _examples(table)
     ordered = sorted(table["rows"], key=lambda row: row["own_start"])
     cells = [cell for row in ordered for cell in row["cells"]]
     reasons = dict.fromkeys(cell["empty"] for cell in cells if cell["empty"])
@@ -41,6 +44,53 @@ def table_blocks(table: Mapping[str, Any]) -> list[Block]:
     if marks:
         blocks.append(Text(f"Empty: {'; '.join(f'{mark} {reason}' for reason, mark in marks.items())}."))
     return blocks
+
+
+def _examples(table: Mapping[str, Any]) -> list[Block]:
+    """The paper's example, users of ours, and of all test lists how many of the teacher's first items a column has."""
+    found, columns = table["examples"], table["columns"]
+    text = (
+        f"Below the paper's user are {len(found['users'])} test users of ours, drawn with the run's seed before any "
+        "score was read. A model puts the candidates of a user's list in order: the item that was liked next, in bold, "
+        f"and negatives matched to it in popularity. Its first {TOP} are those of that list, not of the catalogue. "
+        "Students are of the first seed."
+    )
+    rows: list[list[Cell]] = [["the paper's user", "", *("" for _ in columns)]]
+    rows += [["", row["name"], *(cell["paper"] for cell in row["cells"])] for row in table["rows"]]
+    best, words = [(0, 0)], [0, *range(2, 2 + len(columns))]
+    for user in found["users"]:
+        best += [(len(rows), column) for column in words]
+        best += [(len(rows) + m["rank"], 2 + i) for i, m in enumerate(user["models"]) if m.get("rank", TOP + 1) <= TOP]
+        rows += _of_user(user)
+    means = ("" if ours is None else f"{ours:.2f}" for ours, _ in found["shared"])
+    shares = [
+        [f"all {found['lists']:,} test lists, mean", *means],
+        ["of a random order", *(f"{found['by_chance']:.2f}" for _ in columns)],
+        ["the paper's user", *(str(paper) for _, paper in found["shared"])],
+    ]
+    return [
+        Heading(table["title"], 3),
+        Text(text),
+        Table(["liked before, latest first", "rank", *columns], rows, words, best),
+        Table(["of the teacher's first five among one's own", *columns], shares),
+    ]
+
+
+def _of_user(user: Mapping[str, Any]) -> list[list[Cell]]:
+    """What was liked next with its rank in each column, or why there is none; then what was liked last beside what each
+    model puts first."""
+    models, liked = user["models"], user["history"][: -TOP - 1 : -1]
+    ranks = (f"rank {m['rank']} of {user['candidates']}" if "rank" in m else f"not run: {m['empty']}" for m in models)
+    tops = [m.get("top", []) for m in models]
+    return [
+        [f"user {user['user']} liked next: {user['liked']}", "", *ranks],
+        *([_at(liked, i), str(i + 1), *(_at(top, i) for top in tops)] for i in range(TOP)),
+    ]
+
+
+def _at(titles: Sequence[str], place: int) -> str:
+    """Nothing where there are fewer."""
+    return titles[place] if place < len(titles) else ""
 
 
 def _beside(cell: Mapping[str, Any], marks: Mapping[str, str]) -> Cell:

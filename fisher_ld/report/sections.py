@@ -1,12 +1,14 @@
-"""The sections of one data set: quality, speed, Fisher information, training, comparisons, data."""
+"""The sections of one data set: quality, calibration, speed, Fisher information, training, comparisons, data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import mean as average
 from typing import Any
 
 from fisher_ld.batches.lists import MAIN
 from fisher_ld.config import paths
+from fisher_ld.evaluation.calibration import BINS
 from fisher_ld.experiments.peers import front, places, smallest_equal
 from fisher_ld.experiments.results import Part
 from fisher_ld.report.blocks import Block, Cell, Heading, Picture, Table, Text
@@ -71,6 +73,58 @@ def _quality(part: Part, model: str) -> list[Cell]:
     found = part.evaluate["quality"][MAIN][model]
     means = [mean(found.get(metric)) for metric in METRIC_LABELS]
     return [label(model, part.run), learned_from(model), *means, f"{found['ndcg_10']['n']:,}"]
+
+
+def calibration(part: Part, pictures: Pictures) -> list[Block]:
+    """Log loss and calibration error of the scores as probabilities, before and after what validation lists fitted."""
+    found = part.calibration
+    fitted, tested = found["validation"], found["test"]
+    names = ordered(found["models"], part.run)
+    noise = average(run["with_bias"]["ece_by_chance"] for model in names for run in found["models"][model])
+    learned = part.data["lists"]["train"] / part.data["examples"]["train"]
+    columns = ("as scored", "temperature alone", "temperature and bias")
+    header = ["model", *(f"log loss, {name}" for name in columns), *(f"calibration error, {name}" for name in columns)]
+    caption = (
+        f"Candidates of the {MAIN} lists in {BINS} bins of equal mass, first seed: what was predicted, and the share "
+        "that was liked, with 95% intervals. The line is perfect calibration."
+    )
+    texts = (
+        f"p = sigmoid(z / T + b) is the probability that a candidate of a {MAIN} list is the one that the user liked. "
+        f"T and b have the lowest log loss on the {fitted['lists']:,} validation lists; they do not change the order. "
+        f"Log loss and error are of the {tested['lists']:,} test lists, means over seeds. The error is the distance of "
+        f"predicted and observed share, mean over the bins. Perfect probabilities would have {noise:.3f} of it by "
+        f"chance. Saying the share of likes, {tested['share']:.1%}, of every candidate has log loss "
+        f"{tested['log_loss']:.3f}.",
+        f"Scores were learned from lists of which {learned:.1%} is liked. A temperature alone can reach another share "
+        "only by stretching all scores. The bias takes that over, and T above 1 then says that scores are too sure.",
+        "Validation lists are made as the main test lists are, with negatives matched in popularity, of other items "
+        "that the users liked. Their share of likes was chosen: where another share s is liked, add logit(s) - "
+        f"logit({fitted['share']:g}) to z / T + b. Candidates that are drawn otherwise, such as the best of a first "
+        "stage, are other questions, for which nothing was fitted.",
+    )
+    return [
+        Heading("Are the scores probabilities?"),
+        Picture("Predicted and observed shares of likes", pictures["reliability"], caption),
+        Table(header, [_calibration(part, model) for model in names]),
+        *map(Text, texts),
+    ]
+
+
+def _calibration(part: Part, model: str) -> list[Cell]:
+    runs = part.calibration["models"][model]
+    scalings = {kind: [run[kind] for run in runs] for kind in ("as_scored", "temperature", "with_bias")}
+
+    def every(kind: str, key: str, name: str) -> str:
+        values = [scaling[key] for scaling in scalings[kind]]
+        return f"{name} = {spread(values, '.2f') or f'{values[0]:.2f}'}"
+
+    below = {
+        "temperature": [every("temperature", "temperature", "T")],
+        "with_bias": [every("with_bias", "temperature", "T"), every("with_bias", "bias", "b")],
+    }
+    losses = [(f"{average(s['log_loss'] for s in found):.3f}", *below.get(k, [])) for k, found in scalings.items()]
+    errors = [f"{average(s['ece'] for s in found):.3f}" for found in scalings.values()]
+    return [label(model, part.run), *losses, *errors]
 
 
 def speed(part: Part, method: str, pictures: Pictures) -> list[Block]:

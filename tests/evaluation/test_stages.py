@@ -14,10 +14,13 @@ from fisher_ld.batches.lists import read_lists, read_tests
 from fisher_ld.config.paths import BASE
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json
+from fisher_ld.evaluation.calibration import calibration
+from fisher_ld.evaluation.calibration import models as answering
 from fisher_ld.evaluation.comparisons import Known, evaluate
 from fisher_ld.evaluation.scores import read_scores
 from fisher_ld.models.scorer import Scorer
 from tests.evaluation.world import (
+    CANDIDATES,
     CHANGES,
     DATA,
     ITEMS,
@@ -105,6 +108,29 @@ def test_the_per_user_table_gives_every_comparison(evaluated, monkeypatch):
     assert rows["mrr"].mean() == pytest.approx(found["quality"]["popularity"]["small/uniform"]["mrr"]["mean"])
 
 
+def test_evaluate_makes_probabilities_and_examples_of_the_scores(evaluated, monkeypatch):
+    monkeypatch.chdir(evaluated[3])
+    found, shown = read_json(DATA.calibration), read_json(DATA.examples)
+    assert set(found["models"]) == {"teacher", "truncated-1", *(f"small/{method}" for method in TRAINED)}
+    assert [run["seed"] for run in found["models"]["small/uniform"]] == list(range(SEEDS))
+    assert found["validation"]["share"] == found["test"]["share"] == 1 / CANDIDATES
+    for runs in found["models"].values():
+        for run in runs:
+            assert run["with_bias"]["log_loss"] < run["temperature"]["log_loss"] < run["as_scored"]["log_loss"]
+    assert set(shown["shared"]) == {"teacher", *(f"small/{method}" for method in TRAINED)}
+
+
+def test_a_student_without_validation_scores_has_no_probabilities(project):
+    lists = {"val": read_lists(DATA.processed, "val"), "test": read_lists(DATA.processed, "test_matched")}
+    for model, seed in answering(given(CHANGES).run):
+        write_skilled(DATA.validation(model, seed), lists["val"], 1.0, 0)
+        write_skilled(DATA.test(model, seed) / "matched.parquet", lists["test"], 1.0, 1)
+    calibration(DATA, given(CHANGES).run)
+    DATA.validation("small/none", 1).unlink()
+    with pytest.raises(UserError, match=r"val_students/small/none/1\.parquet: no such file; run the stage that scores"):
+        calibration(DATA, given(CHANGES).run)
+
+
 def test_a_model_that_was_not_scored_stops_evaluate(project, run):
     write_shelf()
     (DATA.test("small/none", 1) / "popularity.parquet").unlink()
@@ -136,6 +162,18 @@ def test_a_saved_model_is_scored_on_every_list_of_every_family(project, run, sta
         scores = read_scores(DATA.test(model, seed) / f"{family}.parquet", lists)
         for number in (0, 31):
             np.testing.assert_allclose(scores.values[number], one_by_one(scorer, lists, number), atol=1e-5)
+
+
+def test_a_student_is_scored_on_the_validation_lists_too(project, run):
+    """Apart from the shelf that the gate reads, which no student's scores may be on: it comes before them."""
+    write_model(DATA.model("small/fisher-ld", 2), 2)
+    run_stage("score_student", run, "small", "fisher-ld", 2)
+    scorer, lists = Scorer.load(DATA.model("small/fisher-ld", 2)), read_lists(DATA.processed, "val")
+    scores = read_scores(DATA.validation("small/fisher-ld", 2), lists)
+    np.testing.assert_allclose(scores.values[31], one_by_one(scorer, lists, 31), atol=1e-5)
+    shelf = DATA.validation("teacher").parents[1]
+    assert shelf not in DATA.validation("small/fisher-ld", 2).parents
+    assert shelf in DATA.validation("truncated-1").parents and shelf in DATA.validation("rivals/ease").parents
 
 
 def test_the_teacher_before_adaptation_is_scored_on_a_few_users(project, run):

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from fisher_ld.batches.lists import Lists, read_tests
+from fisher_ld.batches.lists import Lists, read_lists, read_tests
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.files import write_json
 from fisher_ld.evaluation.baselines.catalogue import rivals_of
@@ -100,12 +100,16 @@ def write_skilled(path: Path, lists: Lists, skill: float, seed: int, every: int 
 
 
 def write_shelf() -> None:
-    """Test scores of every model of SKILL, below the working directory, and what was known before."""
+    """Test scores of every model of SKILL, below the working directory, those of the validation lists of models that
+    answer yes or no, and what was known before."""
     for family, lists in read_tests(DATA).items():
         for number, (model, skill) in enumerate(SKILL.items()):
             for seed in range(SEEDS if trained(model) else 1):
                 path = DATA.test(model, seed) / f"{family}.parquet"
                 write_skilled(path, lists, skill, SEEDS * number + seed, 3 if model == "zero-shot" else 1)
+    for model in ("teacher", "truncated-1", *filter(trained, SKILL)):
+        for seed in range(SEEDS if trained(model) else 1):
+            write_skilled(DATA.validation(model, seed), read_lists(DATA.processed, "val"), SKILL[model], 99 + seed)
     write_json(DATA.gate("small"), {"truncated": {"depth": 1}, "best_rival": "rivals/item-knn"})
     for model in filter(trained, SKILL):
         for seed in range(SEEDS):

@@ -3,15 +3,20 @@
 import numpy as np
 import polars as pl
 
+from fisher_ld.batches.lists import read_lists
 from fisher_ld.config.paths import DataPaths, cell, kind_and_depth, rival
 from fisher_ld.core.files import write_csv, write_json
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.evaluation import efficiency, gate, meters
 from fisher_ld.evaluation.baselines.catalogue import rivals_of
+from fisher_ld.evaluation.calibration import calibration
+from fisher_ld.evaluation.calibration import models as answering
 from fisher_ld.evaluation.comparisons import Known, cut, evaluate
+from fisher_ld.evaluation.examples import examples
 from fisher_ld.evaluation.metrics.catalogue import METRICS
 from fisher_ld.evaluation.metrics.diversity import category_matrix
 from fisher_ld.evaluation.metrics.ties import rank
+from fisher_ld.evaluation.scores import write_scores
 from fisher_ld.fisher import profile
 from fisher_ld.preprocessing.report import data_report
 
@@ -185,7 +190,8 @@ def trajectory(layers, share, rng):
 def lists(count, candidates, positive=0, **columns):
     """So many lists, two a window."""
     user = np.arange(count) // 2
-    columns |= {"user": user, "start": 0, "position": 6 + np.arange(count) % 2, "positive": positive}
+    columns |= {"list": np.arange(count), "user": user, "start": 0, "position": 6 + np.arange(count) % 2}
+    columns |= {"positive": positive}
     drawn = np.random.default_rng(3).integers(0, 1007, (count, candidates))
     return pl.DataFrame(columns | {"candidates": drawn.tolist()})
 
@@ -203,6 +209,8 @@ def write_data(params, paths, folder):
     lists(2000, 10, positive=-1).write_parquet(folder / "transfer.parquet")
     for name in ("val", *(f"test_{family}" for family in FAMILIES)):
         lists(500, SIZE).write_parquet(folder / f"{name}.parquet")
+    liked = pl.DataFrame({"user": np.arange(938), "items": [[7, 8, 9, 10, 11, 12, 13]] * 938})
+    liked.write_parquet(folder / "sequences.parquet")
     rejected = pl.DataFrame({"file": [], "row": [], "reason": [], "raw": []}, schema_overrides={"reason": pl.String})
     filters = [
         {"step": "read", "users": 943, "items": 1682, "interactions": 100_000},
@@ -212,6 +220,18 @@ def write_data(params, paths, folder):
     write_json(paths.data_report, data_report(folder, rejected, {"u.data": 100_000}, filters, 0.31))
 
 
+def write_scored(params, paths):
+    """Calibration and examples, of scores that start from a share of likes of a fifth."""
+    rng = np.random.default_rng(4)
+    for model, seed in answering(params.run):
+        for name, path in (("val", paths.validation(model, seed)), ("test_matched", paths.test(model, seed))):
+            own = read_lists(paths.processed, name)
+            z = rng.normal(-1.8, 1, (len(own), SIZE)) + skill(model) * (np.arange(SIZE) == own.positive[:, None])
+            write_scores(path if name == "val" else path / "matched.parquet", range(len(own)), list(z))
+    write_json(paths.calibration, calibration(paths, params.run))
+    write_json(paths.examples, examples(paths, params.run, 0))
+
+
 def write_run(params, users=300):
     """All files of the run's cells that its report reads, below the working directory."""
     for seed, data in enumerate(params.run.data):
@@ -219,6 +239,7 @@ def write_run(params, users=300):
         write_training(params, paths, write_fisher(paths))
         write_evaluation(params, paths, users, seed)
         write_data(params, paths, paths.processed)
+        write_scored(params, paths)
         for method in params.run.methods:
             cost = {"stage": "layer_weights", "cell": f"{data}-{method}", "run_id": None, "seconds": 2.5}
             write_json(cell("layer_weights", data, method) / "run.json", cost | {"peak_memory_mib": 300.0})

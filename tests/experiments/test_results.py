@@ -31,6 +31,8 @@ def read_all(results):
         (cell("estimate_fisher", DATA) / "profile.csv", f"estimate_fisher@{DATA}"),
         (cell("gate", DATA, "small") / "gate.json", f"gate@{DATA}-small"),
         (cell("evaluate", DATA) / "evaluate.json", f"evaluate@{DATA}"),
+        (cell("evaluate", DATA) / "calibration.json", f"evaluate@{DATA}"),
+        (cell("evaluate", DATA) / "examples.json", f"evaluate@{DATA}"),
         (cell("efficiency", DATA, "small") / "efficiency.json", f"efficiency@{DATA}-small"),
         (cell("distill", DATA, "small", "uniform", 1) / "fit.json", f"distill@{DATA}-small-uniform-1"),
         (cell("distill", DATA, "small", "fisher-ld", 0) / "weights.csv", f"distill@{DATA}-small-fisher-ld-0"),

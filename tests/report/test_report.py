@@ -40,7 +40,7 @@ def undrawn(monkeypatch, request):
 
         def names(part, method):
             students = [f"{s}/{what}" for s in part.run.students for what in ("training", "trajectory")]
-            common = ("quality", "tradeoff", "profile", "weights", "data")
+            common = ("quality", "reliability", "tradeoff", "profile", "weights", "data")
             return dict.fromkeys([*common, *students], "<svg/>")
 
         monkeypatch.setattr("fisher_ld.report.page.charts", names)
@@ -73,7 +73,7 @@ def test_html_is_self_contained_and_always_the_same(results, drawn):
     assert re.findall(r"https?://", page(1)) == []
     assert "<script" not in page(1) and "<link" not in page(1)
     sources = re.findall(r'src="([^"]{0,30})', page(1))
-    assert len(sources) == 7 and all(source.startswith("data:image/svg+xml") for source in sources)
+    assert len(sources) == 8 and all(source.startswith("data:image/svg+xml") for source in sources)
 
 
 def test_methods_are_said_to_train_as_they_do(text):
@@ -113,7 +113,7 @@ def test_every_student_has_its_pictures(double, monkeypatch, drawn):
     part = Results(given(TWO).run).parts["mine"]
     names = {f"{student}/{what}" for student in ("small", "tiny") for what in ("training", "trajectory")}
     pictures = charts(part, "fisher-ld")
-    assert names | {"quality", "tradeoff", "profile", "weights", "data"} == set(pictures)
+    assert names | {"quality", "reliability", "tradeoff", "profile", "weights", "data"} == set(pictures)
     assert all("<svg" in picture for picture in pictures.values())
 
 
@@ -224,8 +224,8 @@ def test_the_fisher_profile_has_measures_that_no_parametrisation_changes(text):
 
 
 def test_the_papers_tables_and_doubts_are_in_it(text):
-    assert len(re.findall(r"### Table [IVX]+: ", text)) == 6
-    assert "Of Table II, Table V, Table VII, Table IX this run has nothing" in text
+    assert len(re.findall(r"### Table [IVX]+: ", text)) == 7
+    assert "Of Table II, Table V, Table IX this run has nothing" in text
     assert "| if every list has one positive | 8 of the 8 rows" in text
     assert "### What the paper claims in its text" in text
     assert "repository" not in text and "quiet" not in text.lower()
