@@ -123,13 +123,14 @@ def fill(table: Mapping[str, Any], results: Results) -> dict[str, Any]:
     `low`, `high` and what `_compared` says; or `empty`, why not. Columns and rows of our own have no `paper`: a table
     that is `tested` has NDCG@10 last, the metric that comparisons are made in."""
     columns, own_columns = table["columns"], [TESTED] if table.get("tested") else []
+    beside = {"lacking": "of the paper's user"} if "shared" in table else {}
     rows = []
     for row in table["rows"]:
         cells = []
         numbers = [*row.get("paper", [None] * len(columns)), *(None for _ in own_columns)]
         for column, printed in zip([*columns, *own_columns], numbers, strict=True):
             own = printed if isinstance(printed, Mapping) else {"paper": printed}
-            cells.append(_cell({**column, **row, **own}, results))
+            cells.append(_cell({**beside, **column, **row, **own}, results))
         rows.append({"name": row["name"], "own_start": row.get("own_start", False), "cells": cells})
     return {
         **{key: table[key] for key in ("name", "title")},
@@ -166,7 +167,7 @@ def _cell(spec: Mapping[str, Any], results: Results) -> dict[str, Any]:
     cell |= dict.fromkeys(("ours", "interval", "value", "low", "high", "spread", "p", "best", "mark"))
     try:
         if "measure" not in spec:
-            raise Empty("no such experiment yet")
+            raise Empty(spec.get("lacking", "no such experiment yet"))
         place = locate(results, spec)
         value, low, high = measure(spec["measure"], *place)
     except Empty as reason:

@@ -103,11 +103,17 @@ def _beside(cell: Mapping[str, Any], marks: Mapping[str, str]) -> Cell:
 
 
 def table_rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The same for a CSV, a row a cell."""
+    """The same for a CSV, a row a cell; of examples the value is a title."""
+    users = table["examples"]["users"] if "examples" in table else []
     return [
         {"row": row["name"], "column": column} | {key: cell[key] for key in KEPT}
         for row in table["rows"]
         for column, cell in zip(table["columns"], row["cells"], strict=True)
+    ] + [
+        {"row": f"user {user['user']}, {place}", "column": column, **dict.fromkeys(KEPT), "value": title}
+        for user in users
+        for column, model in zip(table["columns"], user["models"], strict=True)
+        for place, title in enumerate(model.get("top", []), 1)
     ]
 
 

@@ -204,7 +204,8 @@ def write_data(params, paths, folder):
     pl.DataFrame(users).write_parquet(folder / "users.parquet")
     count = np.sort(rng.zipf(1.6, 1007).clip(0, 400))
     items = {"count": count, "total": count, "cold": [False] * 1007, "text": [f"m{i}" for i in range(1007)]}
-    pl.DataFrame(items | {"categories": [["x"]] * 1007}).write_parquet(folder / "items.parquet")
+    items |= {"item": range(1007), "categories": [["x"]] * 1007}
+    pl.DataFrame(items).write_parquet(folder / "items.parquet")
     lists(4000, 5, labelled=np.arange(4000) < 600).write_parquet(folder / "train.parquet")
     lists(2000, 10, positive=-1).write_parquet(folder / "transfer.parquet")
     for name in ("val", *(f"test_{family}" for family in FAMILIES)):

@@ -130,9 +130,42 @@ def test_a_cell_that_was_not_run_says_why(results):
     assert empty("table-5", "Books", "Baseline NDCG@5") == "no data set amazon-books in run.data"
     assert empty("table-8", "Energy (Wh/1K queries)", "Teacher") == "not measured on this machine"
     assert empty("table-8", "Energy (Wh/1K queries)", "Improvement") == "not measured on this machine"
-    for name in ("table-2", "table-7", "table-9"):
+    for name in ("table-2", "table-9"):
         found = fill(PAPER[name], results)
         assert {cell["empty"] for row in found["rows"] for cell in row["cells"]} == {"no such experiment yet"}
+
+
+def test_examples_have_a_place_a_column_or_say_why_not(results, sample, monkeypatch):
+    part = results.parts["movielens-100k"]
+    found = fill(PAPER["table-7"], results)["examples"]
+    assert len(found["users"]) == 5 and [paper for _, paper in found["shared"]] == [5, 0, 4]
+    for user, own in zip(found["users"], part.examples["users"], strict=True):
+        asked = ("teacher", "small/uniform", "small/fisher-ld")
+        assert user["models"] == [own["models"][model] for model in asked]
+    assert [ours for ours, _ in found["shared"]] == [part.examples["shared"][model] for model in asked]
+    fewer = Results(given({"run": {"methods": ["none", "uniform"]}}).run)
+    found = fill(PAPER["table-7"], fewer)["examples"]
+    assert {str(user["models"][2]) for user in found["users"]} == {"{'empty': 'not among run.methods'}"}
+    assert found["shared"][2] == (None, 4) and found["shared"][1][0] is not None
+
+
+def test_examples_are_a_block_a_user_with_the_true_item_in_bold(results):
+    table = fill(PAPER["table-7"], results)
+    (user, *_), columns = table["examples"]["users"], len(table["columns"])
+    user["models"][2] = {"empty": "not among run.methods"}
+    user["models"][0] |= {"rank": 2, "top": ["a", user["liked"], "b", "c", "d"]}
+    user["models"][1] |= {"rank": 6}
+    _, text, shown, shares = table_blocks(table)
+    assert "5 test users of ours, drawn with the run's seed before any score was read" in text.text
+    assert len(shown.rows) == 6 * 6 and shown.rows[1] == ["", "1", "iPhone 14 Pro", "iPhone 14", "iPhone 14 Pro"]
+    head, first, second = shown.rows[6:9]
+    assert head == [
+        f"user {user['user']} liked next: {user['liked']}", "", "rank 2 of 20", "rank 6 of 20",
+        "not run: not among run.methods",
+    ]  # fmt: skip
+    assert first[:3] == [user["history"][-1], "1", "a"] and first[4] == "" and second[2] == user["liked"]
+    assert [at for at in shown.best if at[0] in (6, 7, 8)] == [(6, 0), (6, 2), (6, 3), (6, 4), (8, 2)]
+    assert shares.rows[-1] == ["the paper's user", "5", "0", "4"] and len(shares.rows[0]) == 1 + columns
 
 
 def test_a_method_left_out_of_the_run_is_named(sample, monkeypatch):
@@ -235,6 +268,8 @@ def test_the_stage_writes_every_table(sample):
     assert rows.columns == ["row", "column", "paper", "value", "spread", "low", "high", "p", "mark", "empty"]
     tested = rows.filter(pl.col("p").is_not_null())
     assert set(tested["column"]) == {"NDCG@10"} and set(tested["row"]) == {"FISHER-LD (Ours)"}
+    titles = pl.read_csv(folder / "table-7.csv")
+    assert len(titles) == 5 * 3 + 5 * 5 * 3 and titles["value"].null_count() == 5 * 3
     assert (folder / "table-3.md").read_text().startswith("# Table III")
     assert (folder / "table-1.tex").read_text().startswith("% Table I: ")
     assert [table["name"] for table in read_json(folder / "tables.json")] == list(PAPER)

@@ -11,7 +11,7 @@ from fisher_ld.core.files import write_json
 from fisher_ld.experiments.peers import front, places
 from fisher_ld.experiments.results import Results
 from fisher_ld.report.blocks import Heading
-from fisher_ld.report.charts import charts, tradeoff
+from fisher_ld.report.charts import charts, reliability, tradeoff
 from fisher_ld.report.html import html
 from fisher_ld.report.markdown import markdown
 from fisher_ld.report.names import label
@@ -229,6 +229,31 @@ def test_the_papers_tables_and_doubts_are_in_it(text):
     assert "| if every list has one positive | 8 of the 8 rows" in text
     assert "### What the paper claims in its text" in text
     assert "repository" not in text and "quiet" not in text.lower()
+
+
+def test_calibration_is_a_row_a_model(text, results):
+    rows = {row[0]: row[1:] for row in rows_of(text, "Are the scores probabilities?")}
+    found = results.parts["movielens-100k"].calibration["models"]
+    assert len(rows) == len(found) == 2 + 9
+    [teacher], uniform = found["teacher"], found["small/uniform"]
+    kinds = ("as_scored", "temperature", "with_bias")
+    assert [cell[:5] for cell in rows["teacher, adapted"][:3]] == [f"{teacher[k]['log_loss']:.3f}" for k in kinds]
+    assert rows["teacher, adapted"][3:] == [f"{teacher[kind]['ece']:.3f}" for kind in kinds]
+    assert rows["teacher, adapted"][1].endswith(f"(T = {teacher['temperature']['temperature']:.2f})")
+    both = [f"{run['with_bias']['bias']:.2f}" for run in sorted(uniform, key=lambda run: run["with_bias"]["bias"])]
+    assert rows["student, uniform layers"][2].endswith(f"b = {both[0]} to {both[1]})")
+    assert "lists of which 20.0% is liked" in text and "add logit(s) - logit(0.05) to z / T + b" in text
+
+
+def test_the_reliability_is_drawn_before_and_after(results):
+    part = results.parts["movielens-100k"]
+    before, alone, after = reliability(part, "fisher-ld").axes
+    assert [axes.get_title() for axes in (before, alone, after)][::2] == ["as scored", "temperature and bias"]
+    for axes in (before, alone, after):
+        assert [line.get_label() for line in axes.containers] == ["teacher, adapted", "student, Fisher-LD"]
+    drawn = after.containers[0].lines[0].get_xydata()
+    rows = part.calibration["models"]["teacher"][0]["with_bias"]["reliability"]
+    assert drawn.tolist() == [[row["predicted"], row["liked"]] for row in rows]
 
 
 def test_prose_is_short(text, double, monkeypatch):
