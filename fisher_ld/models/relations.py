@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from fisher_ld.batches.packing import PackedBatch
+from fisher_ld.batches.packing import PackedBatch, sees
 from fisher_ld.kernels.last_layer import slots
 
 HEADS = 4  # common relation heads: those of teacher and student are joined and cut anew into so many
@@ -68,7 +68,9 @@ class Places(NamedTuple):
     @classmethod
     def of(cls, batch: PackedBatch) -> Places:
         row, column = batch.decision.unbind(1)
-        candidate, at = batch.mask[row, 0, column].nonzero(as_tuple=True)
+        tokens = torch.arange(batch.segment.shape[1], device=row.device)
+        seen = sees(batch.segment, batch.visible, row[:, None], column[:, None], tokens)  # (N, T)
+        candidate, at = seen.nonzero(as_tuple=True)
         place = batch.position_ids[row[candidate], at]
         columns = row.new_zeros(len(row), int(place.max()) + 1)
         present = torch.zeros_like(columns, dtype=torch.bool)
