@@ -62,7 +62,7 @@ class OnlineTeacher:
         batch = self.scorer.pack(self.lists, windows, self.prompts)
         scored = asked(self.scorer, batch, names)
         order = batch.examples.argsort()[torch.from_numpy(examples).argsort().argsort()]
-        return {name: SIGNALS[name].of(scored, batch)[order] for name in names}
+        return {name: SIGNALS[name].of(scored)[order] for name in names}
 
 
 def main() -> None:

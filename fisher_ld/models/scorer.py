@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class Scored:
     states: torch.Tensor | None  # (N, L, d) h_l at the decision token before the final norm, where asked for
     hidden: Sequence[torch.Tensor] = ()  # L of (B, T, d), of all tokens, where asked for with gradients
     attended: Sequence[Attended] = ()  # L, where asked for
+    attention: Mapping[str, torch.Tensor] = field(default_factory=dict)  # what it says by name, (N, .., P) each, and
+    # which places of a candidate's prompt there are, `present` (N, P): what `signals.asked` makes of `attended`
 
     def sensitivity(self, batch: PackedBatch) -> torch.Tensor:
         """||dz/ds_l||^2 of each candidate, s_l = h_l / rms(h_l): (N, L). Scaling a layer's stream changes nothing."""
