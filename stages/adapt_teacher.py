@@ -52,7 +52,7 @@ def adapt_model(
     validate = validator(scorer, processed, prompts, settings.val_users, params.seed)
     training = Training(model, seed, validate, checkpoint, run.log_metrics)
     drop = LAYER_DROP if spaced else 0.0
-    fitted = adapt(scorer, lists, prompts, settings, steps, training, drop, compute.checkpointing)
+    fitted = adapt(scorer, lists, prompts, settings, steps, training, drop, compute.checkpointing, compute.pieces)
     if spaced is not None:
         scorer.keep(layers_taken("spaced", len(scorer.layers), spaced))
 

@@ -25,6 +25,7 @@ from fisher_ld.core.compute import Compute
 from fisher_ld.core.errors import UserError
 from fisher_ld.models import sharded
 from fisher_ld.models.scorer import Scorer, with_layers
+from fisher_ld.models.together import division
 
 PROGRAM = 0.75  # GiB, of Python and its libraries with their buffers
 GIB = 2**30
@@ -36,7 +37,7 @@ class Need:
 
     weights: float
     training: float  # gradients, AdamW's two moments, the best weights so far and those of a checkpoint, 4 bytes each
-    activations: float  # what all layers keep for the backward pass of the largest batch
+    activations: float  # what all layers keep for the backward pass of the largest batch, or of a piece of it
 
     def gib(self) -> float:
         return (self.weights + self.training + self.activations) / GIB + PROGRAM
@@ -51,8 +52,8 @@ def needed(config: Any, lists: Lists, prompts: Prompts, settings: Adapt, compute
     model, windows = sharded.empty(config), lists.windows()
     windows.sort(key=lambda window: row_tokens(window, lists, prompts), reverse=True)
     largest = windows[: settings.batch_users]
-    share = parts(lists, largest, min(ranks.world(), sum(map(len, largest))))[0]
-    batch = pack(lists, share, prompts, sys.maxsize)
+    sharing, pieces = division(sum(map(len, largest)), compute.pieces)
+    batch = pack(lists, parts(lists, largest, sharing * pieces)[0], prompts, sys.maxsize)
     layers = sum(p.numel() for name, p in model.named_parameters() if _in_layer(name))
     others = sum(p.numel() for p in model.parameters()) - layers
     each = layers / config.num_hidden_layers
@@ -135,7 +136,7 @@ def check_memory(need: Need, compute: Compute) -> None:
     if need.gib() > free:
         raise UserError(
             f"adaptation needs about {need.gib():.1f} GiB in each process ({need}), {free:.1f} are free: divide the "
-            "teacher's layers among more processes (cluster.shard: true, processes, nodes), keep no activations "
-            "(cluster.checkpointing: true), train adapters alone (teacher.adapt.method: lora), lower "
-            "teacher.adapt.batch_users, or take a smaller teacher"
+            "teacher's layers among more processes (cluster.shard: true, processes, nodes), compute a step in more "
+            "pieces (cluster.pieces), keep no activations (cluster.checkpointing: true), train adapters alone "
+            "(teacher.adapt.method: lora), lower teacher.adapt.batch_users, or take a smaller teacher"
         )

@@ -28,8 +28,9 @@ def shared(tmp_path_factory, request):
 
 
 WAYS = ["full", "lora", "full in parts", "lora in parts", "full again", "lora again in parts"]
+WAYS += ["full in parts in pieces", "lora again in parts in pieces"]
 ADAPTED = [*WAYS, *(f"{way} curve" for way in WAYS)]
-DISTILLED = ["fisher-ld", "fisher-ld weights", "list-kl", "ranking", "minilm", "fitnets", "fitnets weights"]
+DISTILLED = ["fisher-ld", "list-kl", "ranking", "minilm", "tinybert", "fitnets", "fisher-ld weights", "fitnets weights"]
 READ = [f"{what} {how}" for what in ("logits", "states", "scores", "fisher") for how in ("whole", "in parts")]
 
 
