@@ -17,7 +17,7 @@ from fisher_ld.batches.lists import Lists, make_lists
 from fisher_ld.batches.packing import row_tokens
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.core.compute import Compute
-from fisher_ld.models.sharded import empty
+from fisher_ld.models.weights import empty
 from fisher_ld.run.stage import read_params
 from fisher_ld.training.memory import Need, needed
 

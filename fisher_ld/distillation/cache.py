@@ -36,6 +36,7 @@ CODE = (  # that turns a teacher into signals, in fisher_ld/
     "kernels/last_layer.py",
     "models/relations.py",
     "models/scorer.py",
+    "models/weights.py",
 )
 
 

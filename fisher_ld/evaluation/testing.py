@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
@@ -33,7 +34,9 @@ def score_tests(
 def score_saved(data: DataPaths, model: str, seed: int, compute: Compute) -> None:
     """`score_tests` of a saved model, with its own prompts."""
     folder = data.model(model, seed)
-    scorer = Scorer.load(folder, compute.shard and model == "teacher").on(compute)
+    if "/" in model:  # a student, which fits any device
+        compute = replace(compute, shard=False)
+    scorer = Scorer.placed(folder, compute, frozen=True)
     score_tests(scorer, data, saved_prompts(folder, data.processed), data.test(model, seed))
 
 

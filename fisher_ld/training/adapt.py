@@ -82,6 +82,9 @@ def _trainable(scorer: Scorer, params: Adapt, seed: int) -> Iterator[None]:
     linear = [names[id(m)] for m in inner if isinstance(m, torch.nn.Linear | Conv1D)]
     config = LoraConfig(r=params.lora_rank, lora_alpha=2 * params.lora_rank, target_modules=linear)
     tuner = LoraModel(scorer.model, config, "default")  # freezes all but the adapters
+    for adapter in tuner.parameters():
+        if adapter.requires_grad:
+            adapter.data = adapter.data.float()  # peft makes it as what it adapts, whose matrices may rest in bf16
     scorer.model.score.requires_grad_(True)
     yield
     if is_sharded(scorer):

@@ -40,16 +40,18 @@ def training(folder: Path, name: str, scorer: Scorer) -> Training:
 
 
 def weights(scorer: Scorer) -> np.ndarray:
-    return np.concatenate([ranks.whole(value).detach().numpy().ravel() for value in scorer.state_dict().values()])
+    return np.concatenate(
+        [ranks.whole(value).detach().float().numpy().ravel() for value in scorer.state_dict().values()]
+    )
 
 
-def divided(folder: Path, scorer: Scorer) -> Scorer:
-    """A copy of it whose layers are divided among the ranks."""
+def divided(folder: Path, scorer: Scorer, bf16: bool = False) -> Scorer:
+    """A copy of it whose layers are divided among the ranks; in bf16 its matrices rest so too."""
     if ranks.leader():
         scorer.model.save_pretrained(folder / "model")
     ranks.gather(None)
     shard = ranks.world() > 1
-    return Scorer.load(folder / "model", shard).on(Compute(torch.device("cpu"), bf16=False, shard=shard))
+    return Scorer.placed(folder / "model", Compute(torch.device("cpu"), bf16, shard=shard), frozen=bf16)
 
 
 def resumed(folder: Path, settings: Adapt) -> np.ndarray:
@@ -71,12 +73,12 @@ def resumed(folder: Path, settings: Adapt) -> np.ndarray:
 
 def adapted(folder: Path, found: dict[str, np.ndarray]) -> None:
     ways = ["full", "lora", "full in parts", "lora in parts", "full again", "lora again in parts"]
-    for method in (*ways, "full in parts in pieces", "lora again in parts in pieces"):
+    for method in (*ways, "full in parts in pieces", "lora again in parts in pieces", "lora in parts in bf16"):
         users, pieces = (4, PIECES) if "in pieces" in method else (3, 1)
         small = {"eval_every": 10, "batch_users": users, "learning_rate": 1e-3, "method": method[:4], "lora_rank": 2}
         settings, scorer = given({"teacher": {"adapt": small}}).teacher.adapt, TINY.scorer(layers=4)
         if "parts" in method:
-            scorer = divided(folder, scorer)
+            scorer = divided(folder, scorer, "bf16" in method)
         told = training(folder, method, scorer)
         fit = adapt(scorer, TINY.lists, TINY.prompts, settings, STEPS, told, 0.2, "again" in method, pieces)
         found[method] = weights(scorer)
@@ -122,11 +124,8 @@ def pretrained(folder: Path, found: dict[str, np.ndarray]) -> None:
     if ranks.leader():
         causal.save_pretrained(folder / "causal")
     ranks.gather(None)
-    if ranks.world() > 1:
-        scorer = Scorer.sharded(folder / "causal", 3, 7)
-    else:
-        scorer = Scorer.from_causal_lm(folder / "causal", 3, 7)
-    scorer.on(Compute(torch.device("cpu"), bf16=False))
+    compute = Compute(torch.device("cpu"), bf16=False, shard=ranks.world() > 1)
+    scorer = Scorer.placed(folder / "causal", compute, 3, 7)
     found["scores pretrained"] = np.concatenate(score_lists(scorer, TINY.lists, TINY.prompts))
 
 

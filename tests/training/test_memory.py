@@ -6,6 +6,7 @@ import torch
 from fisher_ld.batches.packing import pack
 from fisher_ld.core.compute import Compute
 from fisher_ld.core.errors import UserError
+from fisher_ld.models.weights import matrices as matrices_of
 from fisher_ld.training import memory
 from fisher_ld.training.memory import GIB, Need, check_memory, kept_by_a_layer, needed
 from tests.given import given
@@ -53,6 +54,13 @@ def test_weights_are_counted(tiny):
     assert full.training == 20 * (layers + len(tiny.prompts.tokens()) * 32)
     lora = needed(scorer.model.config, tiny.lists, tiny.prompts, settings(method="lora", lora_rank=2), CPU)
     assert lora.weights == full.weights and lora.training < full.training / 5
+
+
+def test_matrices_that_are_not_trained_rest_in_bf16(tiny):
+    config, bf16 = tiny.scorer(layers=4).model.config, replace(CPU, bf16=True)
+    lora, full = (needed(config, tiny.lists, tiny.prompts, settings(method=m), bf16) for m in ("lora", "full"))
+    matrices = sum(m.weight.numel() for m in matrices_of(tiny.scorer(layers=4).body))
+    assert full.weights - lora.weights == 2 * matrices
 
 
 def test_ranks_that_divide_a_teacher_need_less_each(tiny, monkeypatch):
