@@ -33,6 +33,7 @@ CODE = (  # that turns a teacher into signals, in fisher_ld/
     "distillation/cache.py",
     "distillation/signals.py",
     "kernels/attention.py",
+    "kernels/flex.py",
     "kernels/last_layer.py",
     "models/relations.py",
     "models/scorer.py",

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from fisher_ld.batches.lists import Lists
-from fisher_ld.batches.packing import PackedBatch, in_pieces, longest_first, pack
+from fisher_ld.batches.packing import PackedBatch, in_pieces, longest_first, pack, sees
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.core import ranks
 from fisher_ld.core.compute import Compute
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.progress import progress
 from fisher_ld.kernels.attention import STRIPS
+from fisher_ld.kernels.flex import FLEX, block_mask
 from fisher_ld.kernels.last_layer import only_at_decisions
 from fisher_ld.models import sharded, weights
 from fisher_ld.models.layers import layers_name
@@ -77,7 +79,7 @@ class Scorer(nn.Module):
 
     def _attend(self, compute: Compute) -> None:
         self.bf16, self.batch_users = compute.bf16, compute.batch_users
-        wanted = STRIPS if compute.device.type == "cpu" else "sdpa"
+        wanted = STRIPS if compute.device.type == "cpu" else FLEX
         with suppress(ValueError):  # says that a model has no sdpa
             self.model.set_attn_implementation(wanted)
         if self.model.config._attn_implementation != wanted:
@@ -124,6 +126,12 @@ class Scorer(nn.Module):
         """The windows packed within the model's context, where the model is."""
         return pack(lists, windows, prompts, self.context()).to(self.model.device)
 
+    def _mask(self, batch: PackedBatch) -> Any:
+        if self.model.config._attn_implementation == FLEX:
+            rows, length = batch.segment.shape
+            return block_mask(partial(sees, batch.segment, batch.visible), rows, length, batch.segment.device)
+        return batch.mask
+
     def forward(self, batch: PackedBatch, with_states: bool = False, with_attention: bool = False) -> Scored:
         row, column = batch.decision.unbind(1)
         states: list[torch.Tensor] = []
@@ -135,6 +143,7 @@ class Scorer(nn.Module):
             if torch.is_grad_enabled():
                 hidden.append(whole)
 
+        mask = self._mask(batch)
         keep_attention = keeping(self.model) if with_attention else nullcontext(())
         with only_at_decisions(self.layers[-1], batch.decision), keep_attention as attended:
             hooks = [layer.register_forward_hook(keep) for layer in self.layers] if with_states else []
@@ -143,7 +152,7 @@ class Scorer(nn.Module):
                     last = self.body(
                         input_ids=batch.input_ids,
                         position_ids=batch.position_ids,
-                        attention_mask=batch.mask,
+                        attention_mask=mask,
                         use_cache=False,
                     ).last_hidden_state  # (B, T, d), the last layer's only at the decision tokens
             finally:
