@@ -53,7 +53,7 @@ def windows(count: int) -> tuple[Lists, Prompts]:
 def plan(name: str, method: str) -> tuple[int, Need, float]:
     """Devices, what each needs, and hours, one window a device and step."""
     settings = read_params().teacher.adapt
-    smallest = sum(p.numel() for p in empty(config(name)).parameters()) * (4 if method == "lora" else 20) / 2**30
+    smallest = sum(p.numel() for p in empty(config(name)).parameters()) * (2 if method == "lora" else 20) / 2**30
     devices, need = 1, None
     while need is None or need.gib() > USABLE:
         devices *= 1 if need is None else 2
