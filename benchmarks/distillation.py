@@ -62,7 +62,7 @@ class OnlineTeacher:
         batch = self.scorer.pack(self.lists, windows, self.prompts)
         scored = asked(self.scorer, batch, names)
         order = batch.examples.argsort()[torch.from_numpy(examples).argsort().argsort()]
-        return {name: SIGNALS[name].of(scored, batch)[order] for name in names}
+        return {name: SIGNALS[name].of(scored)[order] for name in names}
 
 
 def main() -> None:
@@ -83,11 +83,8 @@ def main() -> None:
     folder, processed = paths.model("teacher", params.run.teacher_seeds[0]), paths.processed
     lists = read_taught(processed)
     cache = TeacherCache.open(paths.cache, METHODS[METHOD].signals)
-    online_scorer = Scorer.load(folder).on(setup(params.cluster, params.teacher.precision, params.seed))
-    if online_scorer.bf16:  # cast once, as `Scorer.inference` does, which would not let the student train
-        for module in online_scorer.body.modules():
-            if isinstance(module, torch.nn.Linear):
-                module.to(torch.bfloat16)
+    teacher = setup(params.cluster, params.teacher.precision, params.seed)
+    online_scorer = Scorer.placed(folder, teacher, frozen=True)
     teacher_prompts, measured = saved_prompts(folder, processed), cache.statistics()
     online = OnlineTeacher(online_scorer, lists, teacher_prompts, cache.layers, cache.width, measured)
     compute = setup(params.cluster, params.distill.precision, params.seed)

@@ -17,7 +17,7 @@ from fisher_ld.batches.lists import Lists, make_lists
 from fisher_ld.batches.packing import row_tokens
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.core.compute import Compute
-from fisher_ld.models.sharded import empty
+from fisher_ld.models.weights import empty
 from fisher_ld.run.stage import read_params
 from fisher_ld.training.memory import Need, needed
 
@@ -53,7 +53,7 @@ def windows(count: int) -> tuple[Lists, Prompts]:
 def plan(name: str, method: str) -> tuple[int, Need, float]:
     """Devices, what each needs, and hours, one window a device and step."""
     settings = read_params().teacher.adapt
-    smallest = sum(p.numel() for p in empty(config(name)).parameters()) * (4 if method == "lora" else 20) / 2**30
+    smallest = sum(p.numel() for p in empty(config(name)).parameters()) * (2 if method == "lora" else 20) / 2**30
     devices, need = 1, None
     while need is None or need.gib() > USABLE:
         devices *= 1 if need is None else 2

@@ -38,7 +38,7 @@ def adapt_model(
     base, lists = Pretrained.of(BASE, processed, params.teacher.answers), read_labelled(processed)
     prompts = base.prompts
     check_memory(needed(base.config(first), lists, prompts, settings, compute), compute)
-    scorer = base.scorer(compute.shard).on(compute)
+    scorer = base.scorer(compute, frozen=settings.method == "lora")
     cover(scorer.model)
     # what would stop a later stage stops here, before the longest one
     for part in (*(read_lists(processed, name) for name in ("train", "transfer", "val")), *read_tests(paths).values()):
@@ -52,7 +52,7 @@ def adapt_model(
     validate = validator(scorer, processed, prompts, settings.val_users, params.seed)
     training = Training(model, seed, validate, checkpoint, run.log_metrics)
     drop = LAYER_DROP if spaced else 0.0
-    fitted = adapt(scorer, lists, prompts, settings, steps, training, drop, compute.checkpointing)
+    fitted = adapt(scorer, lists, prompts, settings, steps, training, drop, compute.checkpointing, compute.pieces)
     if spaced is not None:
         scorer.keep(layers_taken("spaced", len(scorer.layers), spaced))
 

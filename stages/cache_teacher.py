@@ -33,7 +33,7 @@ def write_cache(
     key = {"params": params.model_dump(mode="json"), "compute": str(compute), "marks": marks, "code": run.code}
     checkpoint = Checkpoint("cache_teacher", key | {"signals": sorted(signals)})
 
-    scorer = Scorer.load(folder, compute.shard).on(compute)
+    scorer = Scorer.placed(folder, compute, frozen=True)
     sizes = Sizes(len(scorer.layers), scorer.model.config.hidden_size, prompts.longest(lists))
     examples, rows = int(lists.offsets[-1]), params.cache.shard_rows
     place = checkpoint.folder / "cache"

@@ -98,7 +98,7 @@ def train(
     training = Training(f"{model}, seed {seed}", seed, validate, checkpoint, run.log_metrics)
     settings = params.distill.model_copy(update={"layer_weight": weight})
     before, order = {name: value.clone() for name, value in scorer.state_dict().items()}, validate.scores()
-    fit, trajectory = distill(scorer, cache, row, weights, lists, prompts, settings, training)
+    fit, trajectory = distill(scorer, cache, row, weights, lists, prompts, settings, training, compute.pieces)
     done = outcome(before, scorer.state_dict(), fit) | {"same_order": same_order(order, validate.scores())}
     checkpoint.done()
     return Trained(scorer, tokenizer, fit, trajectory, done)

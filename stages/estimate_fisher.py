@@ -3,6 +3,8 @@ examples whose labels it learned."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import polars as pl
 
 from fisher_ld.batches.lists import read_labelled, read_lists
@@ -27,15 +29,16 @@ def main(params: Params, run: StageRun, data: str, teacher: int) -> None:
     base = Pretrained.of(BASE, paths.processed, params.teacher.answers)
     labelled, transfer = read_labelled(paths.processed), read_lists(paths.processed, "transfer")
     states = {
-        "adapted": (Scorer.load(paths.model("teacher", teacher), compute.shard), fisher.samples),
-        "base": (base.scorer(compute.shard), max(10, fisher.samples // FEWER)),
+        "adapted": (partial(Scorer.placed, paths.model("teacher", teacher)), fisher.samples),
+        "base": (base.scorer, max(10, fisher.samples // FEWER)),
     }
     tables = [
         estimate(
-            scorer.on(compute), base.prompts, sample, state, fisher.batch_size, fisher.tolerance,
+            scorer, base.prompts, sample, state, fisher.batch_size, fisher.tolerance,
             compute.checkpointing,
         )
-        for state, (scorer, samples) in states.items()
+        for state, (read, samples) in states.items()
+        for scorer in [read(compute)]
         for sample in draw_samples(labelled, transfer, samples, params.seed)
     ]  # fmt: skip
     table = pl.concat(tables)

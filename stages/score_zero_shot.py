@@ -15,7 +15,7 @@ def main(params: Params, run: StageRun, data: str) -> None:
     paths = DataPaths(data)
     compute = setup(params.cluster, params.teacher.precision, seed=0)  # scoring draws nothing
     found = Pretrained.of(BASE, paths.processed, params.teacher.answers)
-    scorer, users = found.scorer(compute.shard).on(compute), zero_shot_users(paths.processed)
+    scorer, users = found.scorer(compute, frozen=True), zero_shot_users(paths.processed)
     score_tests(scorer, paths, found.prompts, paths.test("zero-shot"), users)
 
 

@@ -49,7 +49,7 @@ def of_teacher(params: Params, shape: Student, paths: DataPaths, folder: Path) -
     if shape.init == "spaced" and shape.hidden_size is not None:
         states = TeacherCache.open(paths.cache, ["states"]).sample("states", SAMPLE, params.seed).flatten(0, 1)
     whole, pieces = AutoTokenizer.from_pretrained(folder), prompt_texts(texts, template)
-    return build_student(Scorer.load(folder), shape, whole, pieces, params.seed, states)
+    return build_student(Scorer.on_disk(folder), shape, whole, pieces, params.seed, states)
 
 
 def main(params: Params, run: StageRun, data: str, student: str, teacher: int) -> None:

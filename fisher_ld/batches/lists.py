@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -67,10 +68,11 @@ def make_lists(columns: Mapping[str, np.ndarray], candidates: list[np.ndarray], 
     return Lists(**own, candidates=candidates, offsets=offsets, sequences=sequences)
 
 
-def _table(path: Path) -> pl.DataFrame:
+def _table(path: Path) -> pl.LazyFrame:
+    """Of which only the rows and columns that are asked for are read, a group of rows at a time."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; run the stage preprocess (dvc repro)")
-    return pl.read_parquet(path)
+    return pl.scan_parquet(path)
 
 
 def read_lists(processed: Path, name: str) -> Lists:
@@ -95,11 +97,18 @@ def read_tests(data: DataPaths) -> dict[str, Lists]:
     return {name: _lists(_table(path), sequences) for name, path in files.items() if name == MAIN or path.is_file()}
 
 
-def _lists(table: pl.DataFrame, sequences: list[np.ndarray]) -> Lists:
+def _lists(rows: pl.LazyFrame, sequences: list[np.ndarray]) -> Lists:
     """In the order of their numbers."""
-    table = table.sort("list")
+    table = rows.select("list", *COLUMNS, "candidates").sort("list").collect()
     columns = {column: table[column].to_numpy().astype(np.int64) for column in COLUMNS}
-    return make_lists(columns, [np.asarray(c) for c in table["candidates"]], sequences)
+    return make_lists(columns, _arrays(table["candidates"]), sequences)
+
+
+def _arrays(column: pl.Series) -> list[np.ndarray]:
+    """One for each row of a column of lists; they are parts of one."""
+    joined: Any = column.to_arrow()
+    offsets = joined.offsets.to_numpy()
+    return np.split(joined.flatten().to_numpy(), offsets[1:-1] - offsets[0]) if len(column) else []
 
 
 def take(lists: Lists, numbers: np.ndarray) -> Lists:
@@ -116,9 +125,9 @@ def concat(a: Lists, b: Lists) -> Lists:
 
 def read_sequences(processed: Path) -> list[np.ndarray]:
     """The positives of every user, oldest first; index = user number."""
-    return [np.asarray(s) for s in _table(processed / "sequences.parquet").sort("user")["items"]]
+    return _arrays(_table(processed / "sequences.parquet").select("user", "items").sort("user").collect()["items"])
 
 
 def read_texts(processed: Path) -> list[str]:
     """The texts of all items, by item number."""
-    return _table(processed / "items.parquet").sort("item")["text"].to_list()
+    return _table(processed / "items.parquet").select("item", "text").sort("item").collect()["text"].to_list()

@@ -26,16 +26,33 @@ class PackedBatch:
 
     input_ids: torch.Tensor  # (B, T)
     position_ids: torch.Tensor  # (B, T)
-    mask: torch.Tensor  # (B, 1, T, T) bool, True: may attend
+    segment: torch.Tensor  # (B, T) 0: trunk; 1..: which candidate; -1: padding
+    visible: torch.Tensor  # (B, T) how many trunk tokens a token may see
     decision: torch.Tensor  # (N, 2) row and column of each decision token
     examples: torch.Tensor  # (N,) example ids
     labels: torch.Tensor  # (N,) float, nan where a label is not to be known
     list_of: torch.Tensor  # (N,) which of the lists, 0.. in the order of the examples
     tokens: int  # without padding
 
+    @property
+    def mask(self) -> torch.Tensor:
+        """(B, 1, T, T) bool, True: may attend."""
+        rows, length = self.segment.shape
+        row, place = (torch.arange(size, device=self.segment.device) for size in (rows, length))
+        return sees(self.segment, self.visible, row[:, None, None], place[:, None], place)[:, None]
+
     def to(self, device: torch.device) -> PackedBatch:
         moved: Any = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in vars(self).items()}
         return PackedBatch(**moved)
+
+
+def sees(segment: Any, visible: Any, row: Any, query: Any, key: Any) -> Any:
+    """Whether in packed rows the tokens `query` may attend to the tokens `key`. segment, visible: those of a
+    PackedBatch; the others are indices that broadcast."""
+    of_key = segment[row, key]
+    in_trunk = (of_key == 0) & (key < visible[row, query])
+    in_own = (of_key > 0) & (of_key == segment[row, query]) & (key <= query)
+    return in_trunk | in_own
 
 
 @dataclass
@@ -84,18 +101,14 @@ def pack(lists: Lists, windows: list[np.ndarray], prompts: Prompts, context: int
     def padded(values: list[list[int]], fill: int) -> torch.Tensor:
         return torch.tensor([v + [fill] * (length - len(v)) for v in values])  # (B, T)
 
-    segment = padded([row.segment for row in rows], -1)
-    visible = padded([row.visible for row in rows], 1)  # padding sees the first token: no empty softmax
-    place = torch.arange(length)
-    in_trunk = (segment == 0)[:, None, :] & (place < visible[:, :, None])  # (B, T, T)
-    in_own = (segment[:, :, None] == segment[:, None, :]) & (segment > 0)[:, None, :] & (place <= place[:, None])
     numbers = np.concatenate(windows)
     examples = lists.examples(numbers)
     sizes = np.diff(lists.offsets)[numbers]
     return PackedBatch(
         input_ids=padded([row.ids for row in rows], 0),
         position_ids=padded([row.positions for row in rows], 0),
-        mask=(in_trunk | in_own)[:, None],
+        segment=padded([row.segment for row in rows], -1),
+        visible=padded([row.visible for row in rows], 1),  # padding sees the first token: no empty softmax
         decision=torch.tensor([(b, t) for b, row in enumerate(rows) for t in row.decision]),
         examples=torch.from_numpy(examples),
         labels=torch.from_numpy(lists.labels(numbers)),

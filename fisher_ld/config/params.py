@@ -347,6 +347,7 @@ class Place(Section):
     threads: Positive | None  # of each process; None: $OMP_NUM_THREADS, else all cores
     batch_users: Positive  # packed rows that a process scores at once
     checkpointing: StrictBool  # of the backward passes of adaptation and Fisher
+    pieces: Positive  # in which a process computes its share of a training step, one after the other
     launcher: Literal["local", "torchrun", "slurm"]
     nodes: Positive
     shard: StrictBool  # the teacher's layers among the processes (FSDP2)

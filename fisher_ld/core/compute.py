@@ -29,6 +29,7 @@ class Compute:
     batch_users: int = 1
     shard: bool = False  # whether ranks divide the teacher among themselves
     checkpointing: bool = False  # whether activations are computed again for the backward pass, and not kept
+    pieces: int = 1  # of a rank's share of a training step, one after the other
 
     def __str__(self) -> str:
         """What a result depends on, so that a checkpoint's key has it."""
@@ -82,7 +83,7 @@ def setup(cluster: Place, precision: str, seed: int) -> Compute:
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     device, shard = ranks.meet(cluster.device), cluster.shard and ranks.world() > 1
-    compute = Compute(device, bf16, cluster.batch_users, shard, cluster.checkpointing)
+    compute = Compute(device, bf16, cluster.batch_users, shard, cluster.checkpointing, cluster.pieces)
     processes = f"{ranks.world()} processes, each " if ranks.world() > 1 else ""
     print(f"computing on {compute} with {processes}{torch.get_num_threads()} threads")
     return compute

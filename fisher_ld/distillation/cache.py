@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fisher_ld.batches.lists import Lists
-from fisher_ld.batches.packing import PackedBatch, longest_first
+from fisher_ld.batches.packing import longest_first
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.core import ranks
 from fisher_ld.core.errors import UserError
@@ -33,9 +33,11 @@ CODE = (  # that turns a teacher into signals, in fisher_ld/
     "distillation/cache.py",
     "distillation/signals.py",
     "kernels/attention.py",
+    "kernels/flex.py",
     "kernels/last_layer.py",
     "models/relations.py",
     "models/scorer.py",
+    "models/weights.py",
 )
 
 
@@ -172,7 +174,7 @@ def fill(writer: CacheWriter | None, signals: Collection[str], scorer: Scorer, l
     def of_group(number: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         batch = scorer.pack(lists, groups[number], prompts)
         examples = batch.examples.cpu().numpy()
-        return examples, as_cached(signals, asked(scorer, batch, signals), batch, examples)
+        return examples, as_cached(signals, asked(scorer, batch, signals), examples)
 
     numbers = ranks.from_leader(open_groups)
     with scorer.inference():
@@ -183,12 +185,10 @@ def fill(writer: CacheWriter | None, signals: Collection[str], scorer: Scorer, l
                     writer.write(*found)
 
 
-def as_cached(
-    names: Collection[str], scored: Scored, batch: PackedBatch, examples: np.ndarray
-) -> dict[str, np.ndarray]:
-    """The signals of these names (N, ...) as they go to disk, from what a teacher gave for the batch of examples (N,).
+def as_cached(names: Collection[str], scored: Scored, examples: np.ndarray) -> dict[str, np.ndarray]:
+    """The signals of these names (N, ...) as they go to disk, from what a teacher gave for examples (N,).
     Raises UserError for values that are not finite, naming the signal and the layer."""
-    return {name: _finite(name, SIGNALS[name].of(scored, batch), examples) for name in names}
+    return {name: _finite(name, SIGNALS[name].of(scored), examples) for name in names}
 
 
 def _finite(name: str, values: torch.Tensor, examples: np.ndarray) -> np.ndarray:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 
 from fisher_ld.batches.packing import PackedBatch
-from fisher_ld.models.relations import Attended, Places, attention_maps, attention_scores, relations
+from fisher_ld.models.relations import log_softmax
 from fisher_ld.models.scorer import Scored
 from fisher_ld.training.losses import list_cross_entropy, list_log_softmax, ranking_loss
 
@@ -69,44 +69,34 @@ def cosine_losses(targets: torch.Tensor, adapted: torch.Tensor) -> torch.Tensor:
     return 1 - F.cosine_similarity(targets, adapted, dim=-1).mean(0)
 
 
-def attention_map_loss(
-    teacher: torch.Tensor, student: Scored, batch: PackedBatch, pairs: Sequence[tuple[int, int]]
-) -> torch.Tensor:
+def attention_map_loss(teacher: torch.Tensor, student: Scored, pairs: Sequence[tuple[int, int]]) -> torch.Tensor:
     """Squared distance of unit attention maps, for each pair of layers (from 1), mean over candidates and pairs.
     teacher: (N, L_T, P), P of the longest prompt of all."""
-    own, targets = _paired(attention_maps, teacher, student, Places.of(batch), pairs)  # (N, pairs, p)
+    own, targets = _paired("attention", teacher, student, pairs)  # (N, pairs, p)
     return (F.normalize(own, dim=-1) - F.normalize(targets, dim=-1)).square().sum(-1).mean()
 
 
-def attention_score_loss(
-    teacher: torch.Tensor, student: Scored, batch: PackedBatch, pairs: Sequence[tuple[int, int]]
-) -> torch.Tensor:
+def attention_score_loss(teacher: torch.Tensor, student: Scored, pairs: Sequence[tuple[int, int]]) -> torch.Tensor:
     """Squared distance of attention scores in common relation heads, mean over the places of the prompts, heads,
     candidates and pairs. teacher: (N, L_T, HEADS, P)."""
-    places = Places.of(batch)
-    own, targets = _paired(attention_scores, teacher, student, places, pairs)  # (N, pairs, HEADS, p)
-    squares = (own - targets).square()
-    return (squares * places.present[:, None, None]).sum() / (places.present.sum() * squares[0, :, :, 0].numel())
+    own, targets = _paired("scores", teacher, student, pairs)  # (N, pairs, HEADS, p)
+    squares, present = (own - targets).square(), student.attention["present"]  # (N, p)
+    return (squares * present[:, None, None]).sum() / (present.sum() * squares[0, :, :, 0].numel())
 
 
-def relation_loss(teacher: torch.Tensor, student: Scored, batch: PackedBatch) -> torch.Tensor:
+def relation_loss(teacher: torch.Tensor, student: Scored) -> torch.Tensor:
     """MiniLM: KL of the student's relations from the teacher's, of attention and of values in the last layers, mean
     over heads and candidates, summed over the two. teacher: (N, 2, HEADS, P)."""
-    places = Places.of(batch)
-    own = relations(student.attended[-1], places).flatten(1, 2)  # (N, 2 HEADS, p)
-    t, s = places.log_softmax(teacher.flatten(1, 2)[..., : own.shape[-1]]), places.log_softmax(own)
-    return 2 * (t.exp() * places.present[:, None] * (t - s)).sum(-1).mean()
+    own, present = student.attention["relations"].flatten(1, 2), student.attention["present"]  # (N, 2 HEADS, p), (N, p)
+    t, s = (log_softmax(scores, present) for scores in (teacher.flatten(1, 2)[..., : own.shape[-1]], own))
+    return 2 * (t.exp() * present[:, None] * (t - s)).sum(-1).mean()
 
 
 def _paired(
-    of: Callable[[Sequence[Attended], Places], torch.Tensor],
-    teacher: torch.Tensor,
-    student: Scored,
-    places: Places,
-    pairs: Sequence[tuple[int, int]],
+    signal: str, teacher: torch.Tensor, student: Scored, pairs: Sequence[tuple[int, int]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `of` says of the student's layer of each pair, and the teacher's of the other, as far as the prompts go."""
-    own = of([student.attended[layer - 1] for _, layer in pairs], places)
+    """The signal of the student's layer of each pair, and the teacher's of the other, as far as the prompts go."""
+    own = student.attention[signal][:, [layer - 1 for _, layer in pairs]]
     return own, teacher[:, [layer - 1 for layer, _ in pairs], ..., : own.shape[-1]]
 
 

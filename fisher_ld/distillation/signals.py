@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from fisher_ld.batches.packing import PackedBatch
 from fisher_ld.distillation.terms import BASIC
 from fisher_ld.models import relations
-from fisher_ld.models.relations import HEADS, Places
+from fisher_ld.models.relations import HEADS, Attended, Places
 from fisher_ld.models.scorer import Scored, Scorer, unit_rms
 
 
@@ -28,40 +28,45 @@ class Sizes(NamedTuple):
 class Signal:
     dtype: type[np.generic]  # on disk
     shape: Callable[[Sizes], tuple[int, ...]]  # of one example
-    of: Callable[[Scored, PackedBatch], torch.Tensor]  # (N, *shape); of attention with fewer places where the batch has
-    # no longer prompt
+    of: Callable[[Scored], torch.Tensor]  # (N, *shape); of attention with fewer places where the batch has no longer
+    # prompt
 
 
-def _states(scored: Scored, batch: PackedBatch) -> torch.Tensor:
+def _states(scored: Scored) -> torch.Tensor:
     """h_l / rms(h_l), which no activation can overflow in float16."""
     assert scored.states is not None
     return unit_rms(scored.states.float())
 
 
 SIGNALS: Mapping[str, Signal] = {
-    "logits": Signal(np.float32, lambda sizes: (), lambda scored, batch: scored.logits),
+    "logits": Signal(np.float32, lambda sizes: (), lambda scored: scored.logits),
     "states": Signal(np.float16, lambda sizes: (sizes.layers, sizes.width), _states),
     "attention": Signal(
-        np.float16,
-        lambda sizes: (sizes.layers, sizes.tokens),
-        lambda scored, batch: relations.attention_maps(scored.attended, Places.of(batch)),
+        np.float16, lambda sizes: (sizes.layers, sizes.tokens), lambda scored: scored.attention["attention"]
     ),
     "scores": Signal(
-        np.float16,
-        lambda sizes: (sizes.layers, HEADS, sizes.tokens),
-        lambda scored, batch: relations.attention_scores(scored.attended, Places.of(batch)),
+        np.float16, lambda sizes: (sizes.layers, HEADS, sizes.tokens), lambda scored: scored.attention["scores"]
     ),
     "relations": Signal(
-        np.float16,
-        lambda sizes: (2, HEADS, sizes.tokens),
-        lambda scored, batch: relations.relations(scored.attended[-1], Places.of(batch)),
+        np.float16, lambda sizes: (2, HEADS, sizes.tokens), lambda scored: scored.attention["relations"]
     ),
+}
+_OF_ATTENTION: Mapping[str, Callable[[Sequence[Attended], Places], torch.Tensor]] = {
+    "attention": relations.attention_maps,
+    "scores": relations.attention_scores,
+    "relations": lambda attended, places: relations.relations(attended[-1], places),
 }
 
 
 def asked(scorer: Scorer, batch: PackedBatch, signals: Collection[str]) -> Scored:
     """What a scorer gives for a batch, with what these signals are made of."""
-    return scorer(batch, with_states="states" in signals, with_attention=bool({*signals} - {*BASIC}))
+    own = sorted({*signals} - BASIC)
+    scored = scorer(batch, with_states="states" in signals, with_attention=bool(own))
+    if not own:
+        return scored
+    places = Places.of(batch)
+    said = {name: _OF_ATTENTION[name](scored.attended, places) for name in own}
+    return replace(scored, attended=(), attention={"present": places.present, **said})
 
 
 @dataclass(frozen=True)

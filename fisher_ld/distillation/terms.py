@@ -142,13 +142,13 @@ class Relations(Term):
     def build(self, distill: Distill, matching: Matching | None) -> Loss:
         from fisher_ld.distillation.losses import relation_loss
 
-        return lambda student, signals, batch: relation_loss(signals["relations"], student, batch)
+        return lambda student, signals, batch: relation_loss(signals["relations"], student)
 
 
 def _in_spaced_pairs(loss: Callable, signal: str, matching: Matching | None) -> Loss:
-    """`loss(teacher, student, batch, pairs)` of evenly spaced pairs of layers."""
+    """`loss(teacher, student, pairs)` of evenly spaced pairs of layers."""
     pairs = _given(matching).pairs("spaced")
-    return lambda student, signals, batch: loss(signals[signal], student, batch, pairs)
+    return lambda student, signals, batch: loss(signals[signal], student, pairs)
 
 
 def _given(matching: Matching | None) -> Matching:

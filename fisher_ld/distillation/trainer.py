@@ -17,7 +17,6 @@ from fisher_ld.batches.lists import Lists
 from fisher_ld.batches.packing import PackedBatch, step_plan
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.config.params import Distill
-from fisher_ld.core import ranks
 from fisher_ld.distillation.losses import l2
 from fisher_ld.distillation.matching import Matching, Weighting
 from fisher_ld.distillation.methods import Method, Phase
@@ -41,12 +40,13 @@ def distill(
     prompts: Prompts,
     params: Distill,
     training: Training,
+    pieces: int = 1,
 ) -> tuple[Fit, pl.DataFrame]:
     """Trains `student` in place by the loss of `method` (Eq. 7) on the windows of `lists`: each step reads some whose
     labels are known, alike for every method, and where the method has a teacher some transfer windows, which only the
     teacher has answered. `weighting`: None for a method that needs at most the teacher's logits. Returns the fit, and
     the layer weights at the start and whenever Eq. 9 changed them (`TRAJECTORY`). The phases of a method share the
-    steps."""
+    steps. `pieces`: of a step, computed one after the other, for less memory."""
     torch.manual_seed(training.seed)
     student.requires_grad_(True)
     plan = _plan(lists, prompts, params, bool(method.signals), training.seed)
@@ -59,9 +59,6 @@ def distill(
     phases = [_Phase.of(phase, params, matching, student) for phase in given]
     ends = [round(share * len(plan)) for share in accumulate(phase.share for phase in given)]
     begins = (0, *ends[:-1])
-    divide = not method.own_signals
-    if ranks.world() > 1 and not divide:
-        print(f"{method.label} compares attention: each of {ranks.world()} processes trains on the whole batch")
     trained = nn.ModuleDict({f"{n}-{name}": part for n, phase in enumerate(phases) for name, part in phase.trained()})
 
     def loss(windows: list[np.ndarray], step: int) -> tuple[torch.Tensor, dict[str, float], int]:
@@ -73,7 +70,7 @@ def distill(
                 part.begin_phase()
             part.begin_step(step)
         scored, batch = score_together(
-            student, lists, windows, prompts, lambda batch: asked(student, batch, phase.signals), divide
+            student, lists, windows, prompts, lambda batch: asked(student, batch, phase.signals), pieces
         )
         total, parts = objective(
             phase.losses, phase.weights, scored, _signals(teacher, phase.signals, batch, scored.logits), batch

@@ -17,6 +17,7 @@ from fisher_ld.core.progress import progress
 from fisher_ld.evaluation.meters import (
     NOT_AVAILABLE,
     EnergyCounter,
+    GpuCounter,
     Model,
     latency,
     parameters,
@@ -77,22 +78,24 @@ def run_alone(folder: Path, queries: Queries, compute: Compute, threads: int) ->
 def measure(models: Mapping[str, tuple[Path, Compute]], queries: Queries, seed: int) -> dict[str, Any]:
     """A row for each saved model (its folder, and where it computes), ratios to `REFERENCE` (above 1: better) and 95%
     bootstrap intervals of those of latency and throughput. Latency is of all queries at batch 1, throughput of all at
-    the best batch size, the reference's of the first `THROUGHPUT_QUERIES`. Memory and energy are the host's, and so
-    not available where models run elsewhere."""
+    the best batch size, the reference's of the first `THROUGHPUT_QUERIES`. Memory and energy are those of the device,
+    the host's processors or the GPU."""
     devices = {compute.device for _, compute in models.values()}
-    on_host, threads = all(device.type == "cpu" for device in devices), torch.get_num_threads()
+    gpus = [f"GPU-{torch.cuda.get_device_properties(device).uuid}" for device in devices if device.type == "cuda"]
+    gpu, threads = gpus[0] if gpus else None, torch.get_num_threads()
     longest = queries.longest(MEMORY_QUERIES)
     memory = {
-        name: peak_memory(run_alone, models[name][0], longest, models[name][1], threads)
-        for name in progress(list(models) if on_host else [], "peak memory of each model alone", unit="model")
+        name: peak_memory(run_alone, models[name][0], longest, models[name][1], threads, gpu=gpu)
+        for name in progress(list(models), "peak memory of each model alone", unit="model")
     }
     backends = {m: TorchBackend(f, replace(c, batch_users=LARGEST_BATCH)) for m, (f, c) in models.items()}
     timed = {name: queries.model(Predictor.of(models[name][0], backend)) for name, backend in backends.items()}
-    counter = EnergyCounter()
-    if not on_host:
-        counter.domains = []
-    numbers = range(len(queries))
-    seconds, joules = latency(timed, numbers, counter)
+    counter, numbers = EnergyCounter(), range(len(queries))
+    seconds, each = latency(timed, numbers, counter)
+    joules: dict[str, Any] = {name: float(j.mean()) if len(j) else NOT_AVAILABLE for name, j in each.items()}
+    if gpu:
+        counter = GpuCounter(gpu)
+        joules = {name: counter.joules_per_query(model, numbers) for name, model in timed.items()}
     first = numbers[:THROUGHPUT_QUERIES]
     batches = throughput(timed, first, LARGEST_BATCH)
     best = {name: min(sizes, key=lambda size, sizes=sizes: sizes[size].sum()) for name, sizes in batches.items()}
@@ -111,8 +114,8 @@ def measure(models: Mapping[str, tuple[Path, Compute]], queries: Queries, seed: 
             "queries_per_second": 1 / float(a_query[name].sum()),
             "throughput_queries": len(asked[name]),
             "best_batch": best[name],
-            "joules_per_query": float(joules[name].mean()) if len(joules[name]) else NOT_AVAILABLE,
-            "memory": memory.get(name, NOT_AVAILABLE),
+            "joules_per_query": joules[name],
+            "memory": memory[name],
             "parameters": parameters(backends[name].scorer.model),
             "size_bytes": size_on_disk(folder),
             "precision": "bf16" if compute.bf16 else "fp32",

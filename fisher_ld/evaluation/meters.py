@@ -55,6 +55,51 @@ class EnergyCounter:
         return total / 1e6
 
 
+class GpuCounter:
+    """Of a GPU, by NVML: joules since its driver was loaded, and bytes in use. They count other programs too. `uuid`:
+    as NVML writes it, GPU-..."""
+
+    def __init__(self, uuid: str):
+        import pynvml
+
+        self.nvml: Any = pynvml
+        try:
+            pynvml.nvmlInit()
+            self.gpu = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+            self.read()
+            self.source = "NVML, the GPU alone, other programs included"
+        except pynvml.NVMLError:  # no driver, or a GPU that counts no energy
+            self.source = NOT_AVAILABLE
+
+    def read(self) -> int:
+        """Millijoules."""
+        return self.nvml.nvmlDeviceGetTotalEnergyConsumption(self.gpu)
+
+    def joules_per_query(self, model: Model, queries: Sequence[int], seconds: float = 5.0) -> float | str:
+        """Of a model that answers all queries one by one, again and again for so long: the counter has a new value some
+        ten times a second, and so cannot tell one query."""
+        if self.source == NOT_AVAILABLE:
+            return NOT_AVAILABLE
+        model(queries[:1])
+        rounds, began, before = 0, time.perf_counter(), self.read()
+        while not rounds or time.perf_counter() - began < seconds:
+            for query in queries:
+                model([query])
+            rounds += 1
+        return (self.read() - before) / 1000 / (rounds * len(queries))
+
+
+def gpu_memory(uuid: str) -> int | None:
+    """Bytes in use on a GPU. Torch gives back nothing that it took, so that what a process added is its peak."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByUUID(uuid)).used)
+    except pynvml.NVMLError:
+        return None
+
+
 def latency(
     models: dict[str, Model], queries: Sequence[int], counter: EnergyCounter, warm_up: int = 3
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -109,21 +154,26 @@ def _resident_peak() -> int | None:
     return int(lines["VmHWM"].split()[0]) * 1024
 
 
-def _child(pipe: Any, run: Callable[..., None], args: tuple) -> None:
-    idle = _resident_peak()
+def _child(pipe: Any, gpu: str | None, run: Callable[..., None], args: tuple) -> None:
+    def used() -> int:
+        found = gpu_memory(gpu) if gpu else _resident_peak()
+        assert found is not None
+        return found
+
+    idle = used()
     run(*args)
-    pipe.send((idle, _resident_peak()))
+    pipe.send((0, used() - idle) if gpu else (idle, used()))
 
 
-def peak_memory(run: Callable[..., None], *args: Any) -> dict[str, float] | str:
+def peak_memory(run: Callable[..., None], *args: Any, gpu: str | None = None) -> dict[str, float] | str:
     """Peak resident memory of `run(*args)` in a fresh process, in MiB: `peak_mib`, and `idle_mib` of it that
-    interpreter and libraries took before. "not available" without /proc. `run` is a module's top-level function.
-    Raises RuntimeError where the process fails."""
-    if _resident_peak() is None:
+    interpreter and libraries took before; or what it took of a GPU of this uuid, its context included. "not available"
+    without /proc or NVML. `run` is a module's top-level function. Raises RuntimeError where the process fails."""
+    if (gpu_memory(gpu) if gpu else _resident_peak()) is None:
         return NOT_AVAILABLE
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(there, run, args))
+    process = context.Process(target=_child, args=(there, gpu, run, args))
     process.start()
     there.close()
     try:

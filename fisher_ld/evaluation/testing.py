@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
@@ -33,7 +34,9 @@ def score_tests(
 def load_saved(data: DataPaths, model: str, seed: int, compute: Compute) -> tuple[Scorer, Prompts]:
     """A saved model, and its own prompts."""
     folder = data.model(model, seed)
-    scorer = Scorer.load(folder, compute.shard and model == "teacher").on(compute)
+    if "/" in model:  # a student, which fits any device
+        compute = replace(compute, shard=False)
+    scorer = Scorer.placed(folder, compute, frozen=True)
     return scorer, saved_prompts(folder, data.processed)
 
 

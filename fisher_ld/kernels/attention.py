@@ -6,7 +6,7 @@ key head stand in one product, so that keys and values are never repeated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -47,14 +47,7 @@ def strip_attention(
     """softmax(q k' + mask) v, (B, Q, H, d). Where Q = T the mask must show no query a later token. With dropout, in
     bf16 where no gradients are wanted and the processor has AMX, and in float32 for long rows without padding, torch's
     own kernel is taken. Raises UserError for a model whose attention is another."""
-    extra = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
-    if not options.get("is_causal", getattr(module, "is_causal", True)):
-        extra.append("sight of later tokens")
-    if extra:
-        raise UserError(
-            f"{type(module).__name__} needs {', '.join(extra)}, which attention does not have here: choose a teacher "
-            "of another architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
-        )
+    refuse_others(module, options)
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings leave them in float32
     batch, heads, length, width = query.shape
     groups, tokens = key.shape[1:3]
@@ -78,6 +71,18 @@ def strip_attention(
         _strips(attention_mask, query, tokens, heads // groups),
     )
     return mixed.view(batch, groups, length, -1).transpose(1, 2).reshape(batch, length, heads, -1), None
+
+
+def refuse_others(module: torch.nn.Module, options: Mapping[str, object]) -> None:
+    """Raises UserError for a model whose attention is another than softmax(q k') of what is not later."""
+    extra = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
+    if not options.get("is_causal", getattr(module, "is_causal", True)):
+        extra.append("sight of later tokens")
+    if extra:
+        raise UserError(
+            f"{type(module).__name__} needs {', '.join(extra)}, which attention does not have here: choose a teacher "
+            "of another architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
+        )
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from fisher_ld.core.errors import UserError
+from fisher_ld.kernels.flex import seen_by
 
 _NO_CACHE = (
     "{} does not hand its keys and values to transformers' cache, so that it cannot be run at the decision tokens "
@@ -71,8 +73,11 @@ def only_at_decisions(layer: nn.Module, decision: torch.Tensor) -> Iterator[None
         shape.append(hidden.shape)
         given["hidden_states"] = hidden[rows, columns]  # (B, n, d)
         mask = given["attention_mask"]  # (B, 1, T, T), or None where attention is plainly causal
-        causal = torch.arange(hidden.shape[1], device=row.device) <= columns[..., None]  # (B, n, T)
-        given["attention_mask"] = (causal if mask is None else mask[rows, 0, columns])[:, None]  # (B, 1, n, T)
+        if mask is None:
+            seen = torch.arange(hidden.shape[1], device=row.device) <= columns[..., None]  # (B, n, T)
+        else:
+            seen = seen_by(mask, rows, columns) if isinstance(mask, BlockMask) else mask[rows, 0, columns]
+        given["attention_mask"] = seen[:, None]  # (B, 1, n, T)
         if given.get("position_ids") is not None:
             given["position_ids"] = given["position_ids"][rows, columns]  # (B, n)
         if given.get("position_embeddings") is not None:  # rotary cosines and sines

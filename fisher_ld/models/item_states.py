@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoTokenizer
 
 from fisher_ld.core.compute import Compute
 from fisher_ld.core.progress import progress
+from fisher_ld.models.scorer import Scorer
 
 TOKENS = 2048  # of a batch, padding among them
 LONGEST = 64  # tokens of a text that are read
@@ -19,7 +20,9 @@ LONGEST = 64  # tokens of a text that are read
 def embed(base: Path, texts: Sequence[str], depths: Mapping[str, float], compute: Compute) -> dict[str, np.ndarray]:
     """For each of `depths` the states of each text after that share of the layers, averaged over its tokens: (texts, d)
     float16. At 1 they are those after the final norm."""
-    model = AutoModel.from_pretrained(base, dtype=torch.float32).eval().to(compute.device)
+    scorer = Scorer.placed(base, compute, 0, 0, frozen=True)  # answers are not asked for
+    scorer.model.set_attn_implementation("sdpa")
+    model = scorer.body
     tokens = [ids[:LONGEST] for ids in AutoTokenizer.from_pretrained(base)(list(texts)).input_ids]
     layers = {name: round(share * model.config.num_hidden_layers) for name, share in depths.items()}
     means = {name: np.zeros((len(texts), model.config.hidden_size), np.float16) for name in depths}

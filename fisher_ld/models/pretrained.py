@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from fisher_ld.batches.lists import read_texts
 from fisher_ld.batches.prompts import Prompts, answer_tokens, build_prompts, read_template
 from fisher_ld.config.params import Answers
+from fisher_ld.core.compute import Compute
 from fisher_ld.models.scorer import Scorer, answering, with_layers
 
 
@@ -36,6 +37,9 @@ class Pretrained:
         config = answering(AutoConfig.from_pretrained(self.folder))
         return with_layers(config, first) if first else config
 
-    def scorer(self, shard: bool = False) -> Scorer:
-        """`shard`: for ranks that divide it among themselves. Raises UserError where the model cannot be a scorer."""
-        return (Scorer.sharded if shard else Scorer.from_causal_lm)(self.folder, *self.tokens)
+    def scorer(self, compute: Compute | None = None, frozen: bool = False) -> Scorer:
+        """Where it computes (None: in float32 and main memory); `frozen` as of `Scorer.placed`. Raises UserError where
+        the model cannot be a scorer."""
+        if compute is None:
+            return Scorer.from_causal_lm(self.folder, *self.tokens)
+        return Scorer.placed(self.folder, compute, *self.tokens, frozen=frozen)

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from fisher_ld.batches.packing import PackedBatch
+from fisher_ld.batches.packing import PackedBatch, sees
 from fisher_ld.kernels.last_layer import slots
 
 HEADS = 4  # common relation heads: those of teacher and student are joined and cut anew into so many
@@ -68,7 +68,9 @@ class Places(NamedTuple):
     @classmethod
     def of(cls, batch: PackedBatch) -> Places:
         row, column = batch.decision.unbind(1)
-        candidate, at = batch.mask[row, 0, column].nonzero(as_tuple=True)
+        tokens = torch.arange(batch.segment.shape[1], device=row.device)
+        seen = sees(batch.segment, batch.visible, row[:, None], column[:, None], tokens)  # (N, T)
+        candidate, at = seen.nonzero(as_tuple=True)
         place = batch.position_ids[row[candidate], at]
         columns = row.new_zeros(len(row), int(place.max()) + 1)
         present = torch.zeros_like(columns, dtype=torch.bool)
@@ -98,11 +100,12 @@ class Places(NamedTuple):
         whole = attended.query.shape[2] == attended.key.shape[2]
         return attended.query[self.row, :, self.decision if whole else self.slot]
 
-    def log_softmax(self, scores: torch.Tensor) -> torch.Tensor:
-        """(N, R, P) over the places of each prompt; 0 beyond it."""
-        absent = ~self.present[:, None]
-        found = scores.masked_fill(absent, torch.finfo(scores.dtype).min).log_softmax(-1)
-        return found.masked_fill(absent, 0)
+
+def log_softmax(scores: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """(N, R, P) over the places of each prompt, present (N, P); 0 beyond it."""
+    absent = ~present[:, None]
+    found = scores.masked_fill(absent, torch.finfo(scores.dtype).min).log_softmax(-1)
+    return found.masked_fill(absent, 0)
 
 
 def attention_maps(attended: Sequence[Attended], places: Places) -> torch.Tensor:
@@ -132,7 +135,7 @@ def relations(last: Attended, places: Places) -> torch.Tensor:
 
 def _probabilities(one: Attended, places: Places) -> torch.Tensor:
     """Of each of the model's own heads, (N, H, P); 0 beyond the prompt."""
-    log_p = places.log_softmax(places.scores(_exact(places.queries(one)), _exact(_repeated(one))))
+    log_p = log_softmax(places.scores(_exact(places.queries(one)), _exact(_repeated(one))), places.present)
     return log_p.exp().masked_fill(~places.present[:, None], 0)
 
 

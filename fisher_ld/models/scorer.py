@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,16 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from fisher_ld.batches.lists import Lists
-from fisher_ld.batches.packing import PackedBatch, in_pieces, longest_first, pack
+from fisher_ld.batches.packing import PackedBatch, in_pieces, longest_first, pack, sees
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.core import ranks
 from fisher_ld.core.compute import Compute
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.progress import progress
 from fisher_ld.kernels.attention import STRIPS
+from fisher_ld.kernels.flex import FLEX, block_mask
 from fisher_ld.kernels.last_layer import only_at_decisions
-from fisher_ld.models import sharded
+from fisher_ld.models import sharded, weights
 from fisher_ld.models.layers import layers_name
 from fisher_ld.models.relations import Attended, keeping
 
@@ -42,6 +44,8 @@ class Scored:
     states: torch.Tensor | None  # (N, L, d) h_l at the decision token before the final norm, where asked for
     hidden: Sequence[torch.Tensor] = ()  # L of (B, T, d), of all tokens, where asked for with gradients
     attended: Sequence[Attended] = ()  # L, where asked for
+    attention: Mapping[str, torch.Tensor] = field(default_factory=dict)  # what it says by name, (N, .., P) each, and
+    # which places of a candidate's prompt there are, `present` (N, P): what `signals.asked` makes of `attended`
 
     def sensitivity(self, batch: PackedBatch) -> torch.Tensor:
         """||dz/ds_l||^2 of each candidate, s_l = h_l / rms(h_l): (N, L). Scaling a layer's stream changes nothing."""
@@ -63,16 +67,19 @@ class Scorer(nn.Module):
         super().__init__()
         self.model = model
         self.bf16, self.batch_users = False, 1
-        self._unread: tuple[Path, dict[str, torch.Tensor]] | None = None
         self._layers_name = layers_name(model)
         self.context()
 
     def on(self, compute: Compute) -> Scorer:
-        """Itself, moved. The weights, the residual stream and the head stay in float32 at any precision, but for the
+        """Itself, moved. The weights, the residual stream and the head stay as they are at any precision, but for the
         weights within `inference` and those that ranks divide. Raises UserError for a model whose attention takes no
         mask of packed rows (transformers' own, `eager`, would add it to the scores)."""
+        self._attend(compute)
+        return self.to(compute.device)
+
+    def _attend(self, compute: Compute) -> None:
         self.bf16, self.batch_users = compute.bf16, compute.batch_users
-        wanted = STRIPS if compute.device.type == "cpu" else "sdpa"
+        wanted = STRIPS if compute.device.type == "cpu" else FLEX
         with suppress(ValueError):  # says that a model has no sdpa
             self.model.set_attn_implementation(wanted)
         if self.model.config._attn_implementation != wanted:
@@ -80,11 +87,6 @@ class Scorer(nn.Module):
                 f"{type(self.model).__name__} has its own attention, which does not take the masks of packed rows: "
                 "choose a teacher of another architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
             )
-        if self._unread:
-            sharded.shard(self.layers, compute)
-            sharded.fill(self.model, self._unread[0], compute.device, self._unread[1])
-            self._unread = None
-        return self.to(compute.device)
 
     @property
     def body(self) -> Any:
@@ -124,6 +126,12 @@ class Scorer(nn.Module):
         """The windows packed within the model's context, where the model is."""
         return pack(lists, windows, prompts, self.context()).to(self.model.device)
 
+    def _mask(self, batch: PackedBatch) -> Any:
+        if self.model.config._attn_implementation == FLEX:
+            rows, length = batch.segment.shape
+            return block_mask(partial(sees, batch.segment, batch.visible), rows, length, batch.segment.device)
+        return batch.mask
+
     def forward(self, batch: PackedBatch, with_states: bool = False, with_attention: bool = False) -> Scored:
         row, column = batch.decision.unbind(1)
         states: list[torch.Tensor] = []
@@ -135,6 +143,7 @@ class Scorer(nn.Module):
             if torch.is_grad_enabled():
                 hidden.append(whole)
 
+        mask = self._mask(batch)
         keep_attention = keeping(self.model) if with_attention else nullcontext(())
         with only_at_decisions(self.layers[-1], batch.decision), keep_attention as attended:
             hooks = [layer.register_forward_hook(keep) for layer in self.layers] if with_states else []
@@ -143,7 +152,7 @@ class Scorer(nn.Module):
                     last = self.body(
                         input_ids=batch.input_ids,
                         position_ids=batch.position_ids,
-                        attention_mask=batch.mask,
+                        attention_mask=mask,
                         use_cache=False,
                     ).last_hidden_state  # (B, T, d), the last layer's only at the decision tokens
             finally:
@@ -154,22 +163,22 @@ class Scorer(nn.Module):
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """For many forward passes without gradients. Where nn.Linear computes in bf16 its weights are cast once
-        here, and not at every pass by autocast."""
+        """For many forward passes without gradients. Where matrices multiply in bf16 they are cast once here, and not
+        at every pass by autocast."""
         if sharded.is_sharded(self):  # casts what it collects, and keeps it for a pass with gradients
             with torch.no_grad():
                 yield
             return
-        linear = [module for module in self.body.modules() if isinstance(module, nn.Linear)] if self.bf16 else []
-        exact = [module.weight.data for module in linear]
+        parameters = [m.get_parameter("weight") for m in weights.matrices(self.body)] if self.bf16 else []
+        exact = [parameter.data for parameter in parameters]
         try:
-            for module in linear:
-                module.weight.data = module.weight.data.bfloat16()
+            for parameter in parameters:
+                parameter.data = parameter.data.bfloat16()
             with torch.inference_mode():
                 yield
         finally:
-            for module, weight in zip(linear, exact, strict=True):
-                module.weight.data = weight
+            for parameter, weight in zip(parameters, exact, strict=True):
+                parameter.data = weight
 
     @contextmanager
     def only_rows(self, prompts: Prompts) -> Iterator[None]:
@@ -198,27 +207,49 @@ class Scorer(nn.Module):
         return cls(_with_answers(causal, yes, no, folder))
 
     @classmethod
-    def load(cls, folder: Path, shard: bool = False) -> Scorer:
-        """One that was saved. `shard`: for ranks that divide it among themselves."""
-        if shard:
-            return cls.sharded(folder)
+    def load(cls, folder: Path) -> Scorer:
+        """One that was saved (float32)."""
         return cls(AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval())
 
     @classmethod
-    def sharded(cls, folder: Path, *answers: int) -> Scorer:
-        """A scorer that was saved, or with the tokens of yes and no one of a causal LM, whose weights are not read yet:
-        in `on` each rank reads its own. Raises UserError as `from_causal_lm` does."""
-        config, given = AutoConfig.from_pretrained(folder), {}
-        if answers:
-            yes, no = answers
-            given["score.weight"] = sharded.head_rows(folder, config, [no, yes])
-            small = with_layers(config, 1)
-            small.vocab_size, small.pad_token_id = 4, None
-            _with_answers(AutoModelForCausalLM.from_config(small, dtype=torch.float32), 1, 2, folder)  # as it raises
-            answering(config)
-        scorer = cls(sharded.empty(config).eval())
-        scorer._unread = folder, given
+    def on_disk(cls, folder: Path) -> Scorer:
+        """One that was saved, as it is stored: to take weights from, which take no memory before."""
+        model = weights.empty(AutoConfig.from_pretrained(folder)).eval()
+        if not weights.are_named(model, folder):
+            return cls.load(folder)
+        weights.fill(model, folder, torch.device("cpu"), as_stored=True)
+        return cls(model)
+
+    @classmethod
+    def placed(cls, folder: Path, compute: Compute, *answers: int, frozen: bool = False) -> Scorer:
+        """One that was saved, or with the tokens of yes and no one of a causal LM, where it computes. The matrices of a
+        `frozen` one rest in bf16 where they multiply so, which changes no score. Then, or where ranks divide it, there
+        is never a whole in float32: weights are read one by one, and each rank reads its own rows. Raises UserError as
+        `from_causal_lm` and `on` do."""
+        if compute.shard or (frozen and compute.bf16):
+            config = AutoConfig.from_pretrained(folder)
+            scorer = cls(weights.empty(answering(copy.deepcopy(config)) if answers else config).eval())
+            if compute.shard or weights.are_named(scorer.model, folder, ["score.weight"] if answers else []):
+                if answers:
+                    _check_head(config, folder)
+                return scorer._filled(folder, compute, frozen, config, answers)
+        scorer = (cls.from_causal_lm(folder, *answers) if answers else cls.load(folder)).on(compute)
+        if frozen and compute.bf16:
+            weights.narrow(scorer.model)
         return scorer
+
+    def _filled(self, folder: Path, compute: Compute, frozen: bool, config: Any, answers: Sequence[int]) -> Scorer:
+        """Itself, empty before, of a model of this config."""
+        self._attend(compute)
+        if frozen:
+            self.requires_grad_(False)
+            if compute.bf16:
+                weights.narrow(self.model)
+        if compute.shard:
+            sharded.shard(self.layers, compute)
+        head = {"score.weight": weights.head_rows(folder, config, [*reversed(answers)])} if answers else {}
+        weights.fill(self.model, folder, compute.device, head)
+        return self.to(compute.device)
 
     def context(self) -> int:
         """The longest prompt the model takes, in tokens: beyond a sliding window, packed rows would see too much."""
@@ -265,6 +296,17 @@ def answering(config: Any) -> Any:
     config.num_labels, config.tie_word_embeddings = 2, False
     config.id2label, config.label2id = {0: "no", 1: "yes"}, {"no": 0, "yes": 1}
     return config
+
+
+def _check_head(config: Any, folder: Path) -> None:
+    """Raises UserError where `_with_answers` would for a causal LM of this config, by a small one."""
+    small = with_layers(config, 1)
+    small.vocab_size, small.pad_token_id = 4, None
+    causal: Any = AutoModelForCausalLM.from_config(small, dtype=torch.float32)
+    bias = getattr(causal.get_output_embeddings(), "bias", None)
+    if bias is not None:
+        nn.init.normal_(bias)  # as training leaves it
+    _with_answers(causal, 1, 2, folder)
 
 
 def _with_answers(causal: Any, yes: int, no: int, folder: Path) -> Any:

@@ -19,11 +19,8 @@ class TorchBackend:
     its `batch_users` is how many queries are scored at once."""
 
     def __init__(self, folder: Path, compute: Compute | None = None):
-        self.scorer = Scorer.load(folder).on(compute or Compute(torch.device("cpu"), bf16=False))
-        if self.scorer.bf16:  # once here, and not at every call by autocast
-            for module in self.scorer.body.modules():
-                if isinstance(module, torch.nn.Linear):
-                    module.weight.data = module.weight.data.bfloat16()
+        cpu = Compute(torch.device("cpu"), bf16=False)
+        self.scorer = Scorer.placed(folder, compute or cpu, frozen=True)
 
     def logits(self, lists: Lists, prompts: Prompts) -> np.ndarray:
         """z of every example: (examples,), float64 where the weights are, else float32. Raises UserError for a prompt

@@ -23,8 +23,9 @@ from fisher_ld.config.params import Adapt
 from fisher_ld.core import ranks
 from fisher_ld.core.compute import Compute
 from fisher_ld.core.errors import UserError
-from fisher_ld.models import sharded
+from fisher_ld.models import weights
 from fisher_ld.models.scorer import Scorer, with_layers
+from fisher_ld.models.together import division
 
 PROGRAM = 0.75  # GiB, of Python and its libraries with their buffers
 GIB = 2**30
@@ -36,7 +37,7 @@ class Need:
 
     weights: float
     training: float  # gradients, AdamW's two moments, the best weights so far and those of a checkpoint, 4 bytes each
-    activations: float  # what all layers keep for the backward pass of the largest batch
+    activations: float  # what all layers keep for the backward pass of the largest batch, or of a piece of it
 
     def gib(self) -> float:
         return (self.weights + self.training + self.activations) / GIB + PROGRAM
@@ -48,26 +49,35 @@ class Need:
 
 def needed(config: Any, lists: Lists, prompts: Prompts, settings: Adapt, compute: Compute) -> Need:
     """Of the adaptation of a model of this config on the windows of `lists`, in one of `ranks.world()` processes."""
-    model, windows = sharded.empty(config), lists.windows()
+    model, windows = weights.empty(config), lists.windows()
+    frozen = settings.method == "lora"
+    if in_bf16 := frozen and compute.bf16:
+        weights.narrow(model)
     windows.sort(key=lambda window: row_tokens(window, lists, prompts), reverse=True)
     largest = windows[: settings.batch_users]
-    share = parts(lists, largest, min(ranks.world(), sum(map(len, largest))))[0]
-    batch = pack(lists, share, prompts, sys.maxsize)
-    layers = sum(p.numel() for name, p in model.named_parameters() if _in_layer(name))
-    others = sum(p.numel() for p in model.parameters()) - layers
+    sharing, pieces = division(sum(map(len, largest)), compute.pieces)
+    batch = pack(lists, parts(lists, largest, sharing * pieces)[0], prompts, sys.maxsize)
+    in_layers = [p for name, p in model.named_parameters() if _in_layer(name)]
+    layers, layer_bytes = sum(p.numel() for p in in_layers), sum(map(_bytes, in_layers))
+    others = sum(map(_bytes, model.parameters())) - layer_bytes
     each = layers / config.num_hidden_layers
     divided = ranks.world() if compute.shard else 1
     trained = layers / divided + len(prompts.tokens()) * config.hidden_size
-    if settings.method == "lora":
+    if frozen:
         linear = [p for name, p in model.named_parameters() if _in_layer(name) and p.ndim == 2]
         trained = settings.lora_rank * sum(sum(p.shape) for p in linear)
-    weights = layers / divided + others + (2 * each if divided > 1 else 0)  # a layer that is computed, and the next
-    kept = kept_by_a_layer(config, batch, compute, frozen=settings.method == "lora")
-    if divided > 1 and compute.bf16:  # a layer's weights in bf16 are given up after its pass
+    collected = 4 * 2 * each if divided > 1 else 0  # a layer that is computed, and the next
+    kept = kept_by_a_layer(config, batch, compute, frozen)
+    if divided > 1 and compute.bf16 and not in_bf16:  # a layer's weights in bf16 are given up after its pass
         kept -= 2 * each
     states = 4 * batch.input_ids.numel() * config.hidden_size  # what goes into a layer
     count = config.num_hidden_layers
-    return Need(4 * weights, 5 * 4 * trained, count * states + kept if compute.checkpointing else count * kept)
+    activations = count * states + kept if compute.checkpointing else count * kept
+    return Need(layer_bytes / divided + others + collected, 5 * 4 * trained, activations)
+
+
+def _bytes(parameter: torch.Tensor) -> int:
+    return parameter.numel() * parameter.element_size()
 
 
 def _in_layer(name: str) -> bool:
@@ -75,7 +85,7 @@ def _in_layer(name: str) -> bool:
 
 
 def kept_by_a_layer(config: Any, batch: PackedBatch, compute: Compute, frozen: bool) -> int:
-    """Bytes that one layer keeps for the backward pass of `batch`, beside its float32 weights."""
+    """Bytes that one layer keeps for the backward pass of `batch`, beside its weights."""
     small = with_layers(config, 1)
     small.vocab_size, small.pad_token_id = 4, None
     scorer = Scorer(AutoModelForSequenceClassification.from_config(small, dtype=torch.float32)).on(compute)
@@ -85,14 +95,16 @@ def kept_by_a_layer(config: Any, batch: PackedBatch, compute: Compute, frozen: b
     if getattr(small, "layer_types", None):
         scorer.model.config.layer_types = small.layer_types * 2
     scorer.layers.requires_grad_(not frozen)
+    if frozen and compute.bf16:
+        weights.narrow(scorer.model)
     ids = torch.zeros_like(batch.input_ids)
     with _keeping(scorer.layers[0]) as found:
         scorer(PackedBatch(**{**vars(batch), "input_ids": ids}).to(compute.device))
-    weights = {p.untyped_storage().data_ptr() for p in scorer.parameters()}
+    own = {p.untyped_storage().data_ptr() for p in scorer.parameters()}
     del scorer
     gc.collect()  # hooks hold what they hook
     torch.cuda.empty_cache()
-    return sum(size for place, size in found.items() if place not in weights)
+    return sum(size for place, size in found.items() if place not in own)
 
 
 @contextmanager
@@ -135,7 +147,7 @@ def check_memory(need: Need, compute: Compute) -> None:
     if need.gib() > free:
         raise UserError(
             f"adaptation needs about {need.gib():.1f} GiB in each process ({need}), {free:.1f} are free: divide the "
-            "teacher's layers among more processes (cluster.shard: true, processes, nodes), keep no activations "
-            "(cluster.checkpointing: true), train adapters alone (teacher.adapt.method: lora), lower "
-            "teacher.adapt.batch_users, or take a smaller teacher"
+            "teacher's layers among more processes (cluster.shard: true, processes, nodes), compute a step in more "
+            "pieces (cluster.pieces), keep no activations (cluster.checkpointing: true), train adapters alone "
+            "(teacher.adapt.method: lora), lower teacher.adapt.batch_users, or take a smaller teacher"
         )

@@ -2,7 +2,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fisher_ld.batches.lists import Lists, concat, read_labelled, read_lists, read_taught, read_tests, take
+from fisher_ld.batches.lists import (
+    Lists,
+    concat,
+    read_labelled,
+    read_lists,
+    read_sequences,
+    read_taught,
+    read_tests,
+    take,
+)
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.errors import UserError
 
@@ -101,3 +110,12 @@ def test_tests_are_the_families_that_were_written_wherever_they_stand(data):
 def test_lists_that_are_not_written_yet_name_the_stage(tmp_path):
     with pytest.raises(UserError, match=r"val\.parquet: no such file; run the stage preprocess"):
         read_lists(tmp_path, "val")
+
+
+def test_arrays_of_a_table_are_parts_of_one(tmp_path):
+    """An empty list among them."""
+    rows = pl.DataFrame({"user": [1, 0, 2], "items": [[], [4, 5], [6]]}, {"user": pl.Int64, "items": pl.List(pl.Int32)})
+    rows.write_parquet(tmp_path / "sequences.parquet", row_group_size=1)
+    found = read_sequences(tmp_path)
+    assert [part.tolist() for part in found] == [[4, 5], [], [6]] and found[0].dtype == np.int32
+    assert found[0].base is found[2].base

@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from fisher_ld.core import ranks
 from tests.core.work import work
@@ -28,8 +29,9 @@ def shared(tmp_path_factory, request):
 
 
 WAYS = ["full", "lora", "full in parts", "lora in parts", "full again", "lora again in parts"]
+WAYS += ["full in parts in pieces", "lora again in parts in pieces"]
 ADAPTED = [*WAYS, *(f"{way} curve" for way in WAYS)]
-DISTILLED = ["fisher-ld", "fisher-ld weights", "list-kl", "ranking", "minilm", "fitnets", "fitnets weights"]
+DISTILLED = ["fisher-ld", "list-kl", "ranking", "minilm", "tinybert", "fitnets", "fisher-ld weights", "fitnets weights"]
 READ = [f"{what} {how}" for what in ("logits", "states", "scores", "fisher") for how in ("whole", "in parts")]
 
 
@@ -39,6 +41,16 @@ def test_several_ranks_do_what_one_does(alone, shared, name):
     first, *others = (found[name] for found in shared)
     assert first.shape == alone[name].shape and all(np.array_equal(first, other) for other in others)
     np.testing.assert_allclose(first, alone[name], rtol=1e-5, atol=1e-5)
+
+
+def test_in_bf16_a_divided_teacher_is_near(alone, shared):
+    """Its norms are rounded too. Its matrices rest in bf16, as those of one process do."""
+    first, *others = (found["lora in parts in bf16"] for found in shared)
+    assert all(np.array_equal(first, other) for other in others)
+    assert (torch.tensor(first).bfloat16().float().numpy() == first).mean() > 0.9
+    assert np.abs(first - alone["lora in parts in bf16"]).max() < 2e-3
+    curves = [found["lora in parts in bf16 curve"] for found in (shared[0], alone)]
+    np.testing.assert_allclose(*curves, atol=2e-3)
 
 
 @pytest.mark.parametrize("way", ["full", "lora"])

@@ -29,6 +29,7 @@ from tests.given import given
 
 TINY = tiny_world()
 STEPS = 20
+PIECES = 2 if ranks.world() > 1 else 1  # three ranks have too few lists
 
 
 def training(folder: Path, name: str, scorer: Scorer) -> Training:
@@ -39,16 +40,18 @@ def training(folder: Path, name: str, scorer: Scorer) -> Training:
 
 
 def weights(scorer: Scorer) -> np.ndarray:
-    return np.concatenate([ranks.whole(value).detach().numpy().ravel() for value in scorer.state_dict().values()])
+    return np.concatenate(
+        [ranks.whole(value).detach().float().numpy().ravel() for value in scorer.state_dict().values()]
+    )
 
 
-def divided(folder: Path, scorer: Scorer) -> Scorer:
-    """A copy of it whose layers are divided among the ranks."""
+def divided(folder: Path, scorer: Scorer, bf16: bool = False) -> Scorer:
+    """A copy of it whose layers are divided among the ranks; in bf16 its matrices rest so too."""
     if ranks.leader():
         scorer.model.save_pretrained(folder / "model")
     ranks.gather(None)
     shard = ranks.world() > 1
-    return Scorer.load(folder / "model", shard).on(Compute(torch.device("cpu"), bf16=False, shard=shard))
+    return Scorer.placed(folder / "model", Compute(torch.device("cpu"), bf16, shard=shard), frozen=bf16)
 
 
 def resumed(folder: Path, settings: Adapt) -> np.ndarray:
@@ -69,13 +72,15 @@ def resumed(folder: Path, settings: Adapt) -> np.ndarray:
 
 
 def adapted(folder: Path, found: dict[str, np.ndarray]) -> None:
-    for method in ("full", "lora", "full in parts", "lora in parts", "full again", "lora again in parts"):
-        small = {"eval_every": 10, "batch_users": 3, "learning_rate": 1e-3, "method": method[:4], "lora_rank": 2}
+    ways = ["full", "lora", "full in parts", "lora in parts", "full again", "lora again in parts"]
+    for method in (*ways, "full in parts in pieces", "lora again in parts in pieces", "lora in parts in bf16"):
+        users, pieces = (4, PIECES) if "in pieces" in method else (3, 1)
+        small = {"eval_every": 10, "batch_users": users, "learning_rate": 1e-3, "method": method[:4], "lora_rank": 2}
         settings, scorer = given({"teacher": {"adapt": small}}).teacher.adapt, TINY.scorer(layers=4)
         if "parts" in method:
-            scorer = divided(folder, scorer)
+            scorer = divided(folder, scorer, "bf16" in method)
         told = training(folder, method, scorer)
-        fit = adapt(scorer, TINY.lists, TINY.prompts, settings, STEPS, told, 0.2, recompute="again" in method)
+        fit = adapt(scorer, TINY.lists, TINY.prompts, settings, STEPS, told, 0.2, "again" in method, pieces)
         found[method] = weights(scorer)
         if method == "full in parts":
             found["resumed in parts"] = resumed(folder, settings)
@@ -84,12 +89,14 @@ def adapted(folder: Path, found: dict[str, np.ndarray]) -> None:
 
 def distilled(folder: Path, found: dict[str, np.ndarray]) -> None:
     some_known = replace(TINY.lists, positive=np.array([1, -1, -1, 1]))
-    for method in ("fisher-ld", "list-kl", "ranking", "minilm", "fitnets"):
-        settings = given({"distill": {"steps": STEPS, "batch_users": 1, "eval_every": 10}}).distill
+    for method in ("fisher-ld", "list-kl", "ranking", "minilm", "tinybert", "fitnets"):
+        settings = given({"distill": {"steps": STEPS, "batch_users": 2, "transfer_users": 2, "eval_every": 10}}).distill
         student, teacher = TINY.scorer(), MemoryTeacher(TINY)
         weighting = Weighting(PAIRS, WEIGHTS, (1.0, 1.5, 2.0, 2.5), 0.5, 5)
         told = training(folder, method, student)
-        _, moved = distill(student, teacher, METHODS[method], weighting, some_known, TINY.prompts, settings, told)
+        _, moved = distill(
+            student, teacher, METHODS[method], weighting, some_known, TINY.prompts, settings, told, PIECES
+        )
         found[method], found[f"{method} weights"] = weights(student), moved["weight"].to_numpy()
 
 
@@ -117,11 +124,8 @@ def pretrained(folder: Path, found: dict[str, np.ndarray]) -> None:
     if ranks.leader():
         causal.save_pretrained(folder / "causal")
     ranks.gather(None)
-    if ranks.world() > 1:
-        scorer = Scorer.sharded(folder / "causal", 3, 7)
-    else:
-        scorer = Scorer.from_causal_lm(folder / "causal", 3, 7)
-    scorer.on(Compute(torch.device("cpu"), bf16=False))
+    compute = Compute(torch.device("cpu"), bf16=False, shard=ranks.world() > 1)
+    scorer = Scorer.placed(folder / "causal", compute, 3, 7)
     found["scores pretrained"] = np.concatenate(score_lists(scorer, TINY.lists, TINY.prompts))
 
 

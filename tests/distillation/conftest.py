@@ -11,7 +11,7 @@ from fisher_ld.batches.packing import pack
 from fisher_ld.core.checkpoint import Checkpoint
 from fisher_ld.distillation.matching import Weighting
 from fisher_ld.distillation.methods import METHODS
-from fisher_ld.distillation.signals import SIGNALS, StateStatistics
+from fisher_ld.distillation.signals import SIGNALS, StateStatistics, asked
 from fisher_ld.distillation.trainer import distill
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.training.loop import Fit, Training
@@ -28,8 +28,8 @@ class MemoryTeacher:
         scorer = tiny.scorer(layers=4, seed=1)
         batch = pack(tiny.lists, tiny.lists.windows(), tiny.prompts, scorer.context())
         with torch.no_grad():
-            scored = scorer(batch, with_states=True, with_attention=True)
-            known = {name: signal.of(scored, batch) for name, signal in SIGNALS.items()}
+            scored = asked(scorer, batch, SIGNALS)
+            known = {name: signal.of(scored) for name, signal in SIGNALS.items()}
         known["logits"] = 6 * batch.labels.nan_to_num(0.5) - 3
         self.known = {name: values[batch.examples.argsort()] for name, values in known.items()}
         self.layers, self.width = 4, 32

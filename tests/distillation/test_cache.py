@@ -35,7 +35,7 @@ def rows(examples):
 
 
 def written(writer, examples, scored):
-    writer.write(examples, as_cached(writer.arrays, scored, BATCH, examples))
+    writer.write(examples, as_cached(writer.arrays, scored, examples))
 
 
 def writer_in(work, signals=BOTH, **changes):

@@ -22,7 +22,7 @@ from fisher_ld.distillation.losses import (
     ridge_maps,
     top_ranked_loss,
 )
-from fisher_ld.distillation.signals import SIGNALS, StateStatistics
+from fisher_ld.distillation.signals import SIGNALS, StateStatistics, asked
 from fisher_ld.training.losses import list_cross_entropy, ranking_loss
 
 
@@ -167,8 +167,8 @@ def test_cosine_losses_look_at_directions_alone():
 
 
 ATTENTION = {
-    "attention": lambda known, scored, batch: attention_map_loss(known, scored, batch, [(1, 1), (2, 2)]),
-    "scores": lambda known, scored, batch: attention_score_loss(known, scored, batch, [(1, 1), (2, 2)]),
+    "attention": lambda known, scored: attention_map_loss(known, scored, [(1, 1), (2, 2)]),
+    "scores": lambda known, scored: attention_score_loss(known, scored, [(1, 1), (2, 2)]),
     "relations": relation_loss,
 }
 
@@ -180,13 +180,13 @@ def test_what_attention_says_is_lost_nowhere_and_learned_by_what_makes_it(tiny, 
     scorer, loss = tiny.scorer().double().requires_grad_(), ATTENTION[signal]
     windows = tiny.lists.windows()
     whole = pack(tiny.lists, windows, tiny.prompts, scorer.context())
-    known = SIGNALS[signal].of(scorer(whole, with_attention=True), whole).detach()[whole.examples.argsort()]
+    known = SIGNALS[signal].of(asked(scorer, whole, [signal])).detach()[whole.examples.argsort()]
     known = F.pad(known, (0, 4))  # of a longer prompt elsewhere
     batch = pack(tiny.lists, windows[2:], tiny.prompts, scorer.context())
-    scored = scorer(batch, with_attention=True)
-    assert loss(known[batch.examples], scored, batch).item() == pytest.approx(0, abs=1e-10)
+    scored = asked(scorer, batch, [signal])
+    assert loss(known[batch.examples], scored).item() == pytest.approx(0, abs=1e-10)
     other = tiny.scorer(seed=3).double().requires_grad_()
-    wrong = loss(known[batch.examples], other(batch, with_attention=True), batch)
+    wrong = loss(known[batch.examples], asked(other, batch, [signal]))
     assert wrong.item() > 1e-6
     wrong.backward()
     last = other.layers[-1].self_attn
@@ -198,9 +198,9 @@ def test_what_attention_says_is_lost_nowhere_and_learned_by_what_makes_it(tiny, 
 def test_the_squared_distance_of_scores_is_a_mean_over_places_of_the_prompts(tiny):
     scorer = tiny.scorer().double()
     batch = pack(tiny.lists, tiny.lists.windows()[:1], tiny.prompts, scorer.context())
-    scored = scorer(batch, with_attention=True)
-    known = SIGNALS["scores"].of(scored, batch)
-    assert attention_score_loss(known + 2, scored, batch, [(1, 1), (2, 2)]).item() == pytest.approx(4, rel=1e-5)
+    scored = asked(scorer, batch, ["scores"])
+    known = SIGNALS["scores"].of(scored)
+    assert attention_score_loss(known + 2, scored, [(1, 1), (2, 2)]).item() == pytest.approx(4, rel=1e-5)
 
 
 def test_methods_have_maps_of_their_own():

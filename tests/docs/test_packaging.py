@@ -57,7 +57,7 @@ def _imported(*folders: str) -> set[str]:
 
 def _module(requirement: str) -> str:
     name = re.split(r"[=<>.\[]", requirement)[0].lower()  # ruamel.yaml is imported as ruamel
-    return {"scikit-learn": "sklearn"}.get(name, name)
+    return {"scikit-learn": "sklearn", "nvidia-ml-py": "pynvml"}.get(name, name)
 
 
 def test_what_the_code_imports_is_asked_for():

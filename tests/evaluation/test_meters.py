@@ -1,11 +1,13 @@
+import sys
 import time
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 from torch import nn
 
 from fisher_ld.evaluation import meters
-from fisher_ld.evaluation.meters import NOT_AVAILABLE, EnergyCounter
+from fisher_ld.evaluation.meters import NOT_AVAILABLE, EnergyCounter, GpuCounter
 
 
 def make_package(root, number, energy, name="package-0", limit=1_000_000):
@@ -34,6 +36,77 @@ def test_no_counter_is_said(tmp_path):
     assert EnergyCounter(tmp_path / "none").source == NOT_AVAILABLE
     (make_package(tmp_path, "0", 1) / "energy_uj").unlink()
     assert EnergyCounter(tmp_path).source == NOT_AVAILABLE
+
+
+class Nvml(ModuleType):
+    """Stands where pynvml is: a GPU that takes `millijoules` each time that it is asked."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, *refused):
+        super().__init__("pynvml")
+        self.refused, self.energy, self.used = refused, 1000, 7 * 2**20
+
+    def nvmlInit(self):
+        self._refuse("nvmlInit")
+
+    def nvmlDeviceGetHandleByUUID(self, uuid):
+        assert uuid == "GPU-1"
+        return "handle"
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, gpu):
+        self._refuse("nvmlDeviceGetTotalEnergyConsumption")
+        return self.energy
+
+    def nvmlDeviceGetMemoryInfo(self, gpu):
+        return SimpleNamespace(total=80 * 2**30, used=self.used)
+
+    def _refuse(self, name):
+        if name in self.refused:
+            raise self.NVMLError(name)
+
+
+@pytest.fixture
+def nvml(monkeypatch):
+    def put(*refused):
+        monkeypatch.setitem(sys.modules, "pynvml", Nvml(*refused))
+        return sys.modules["pynvml"]
+
+    return put
+
+
+def test_energy_of_a_gpu_is_that_of_all_queries_in_a_row(nvml, monkeypatch):
+    clock, gpu = [0.0], nvml()
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def model(queries):
+        clock[0] += 0.5
+        gpu.energy += 20 * len(queries)
+
+    counter = GpuCounter("GPU-1")
+    assert counter.joules_per_query(model, range(4), seconds=5.0) == pytest.approx(0.02)
+    assert clock[0] == 0.5 * (1 + 3 * 4)  # a first query is not counted; three rounds take six seconds
+    assert "NVML" in counter.source
+
+
+@pytest.mark.parametrize("refused", ["nvmlInit", "nvmlDeviceGetTotalEnergyConsumption"])
+def test_a_gpu_that_counts_no_energy_is_said(nvml, refused):
+    nvml(refused)
+    counter = GpuCounter("GPU-1")
+    assert counter.source == counter.joules_per_query(print, range(4)) == NOT_AVAILABLE
+
+
+def test_memory_of_a_gpu_is_what_a_process_added(nvml):
+    gpu, sent = nvml(), []
+
+    def take(mib):
+        gpu.used += mib * 2**20
+
+    meters._child(SimpleNamespace(send=sent.append), "GPU-1", take, (300,))
+    assert sent == [(0, 300 * 2**20)]
+    nvml("nvmlInit")
+    assert meters.peak_memory(take, 1, gpu="GPU-1") == NOT_AVAILABLE
 
 
 def recorder(name, calls):

@@ -6,7 +6,7 @@ import torch
 
 from fisher_ld.batches.packing import pack
 from fisher_ld.models import relations
-from fisher_ld.models.relations import HEADS, Places, keeping
+from fisher_ld.models.relations import HEADS, Places, keeping, log_softmax
 
 
 @pytest.fixture
@@ -73,7 +73,8 @@ def test_scores_are_those_before_the_softmax(scorer, packed):
     """With as many relation heads as heads, their softmax is the attention."""
     batch, scored = packed
     places = Places.of(batch)
-    own = places.log_softmax(relations.attention_scores(scored.attended, places)[:, 0]).exp() * places.present[:, None]
+    log_p = log_softmax(relations.attention_scores(scored.attended, places)[:, 0], places.present)
+    own = log_p.exp() * places.present[:, None]
     maps = relations.attention_maps(scored.attended[:1], places)[:, 0]
     torch.testing.assert_close(own.square().mean(1), maps, rtol=1e-4, atol=1e-7)
 

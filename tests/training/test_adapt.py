@@ -3,6 +3,7 @@ import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from fisher_ld.core.checkpoint import Checkpoint
+from fisher_ld.core.compute import Compute
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.training.adapt import adapt
 from fisher_ld.training.loop import Training
@@ -46,6 +47,27 @@ def test_lora_leaves_a_plain_model_with_changed_matrices(trained):
     changed = names(trained(method="lora", lora_rank=2)[1])
     matrices = {f"self_attn.{n}_proj" for n in "qkvo"} | {f"mlp.{n}_proj" for n in ("gate", "up", "down")}
     assert changed == {f"layers.{i}.{m}.weight" for i in range(2) for m in matrices} | {"score.weight"}
+
+
+def test_adapters_are_exact_beside_matrices_in_bf16(tiny, tmp_path):
+    """They learn as beside exact ones, and what is left is a plain model whose matrices still rest in bf16."""
+    tiny.scorer().model.save_pretrained(tmp_path / "base")
+    curves, left = [], []
+    for frozen in (False, True):
+        scorer = Scorer.placed(tmp_path / "base", Compute(torch.device("cpu"), bf16=True), frozen=frozen)
+
+        def validate(scorer=scorer):
+            assert {p.dtype for p in scorer.parameters() if p.requires_grad} == {torch.float32}
+            return 0.5
+
+        checkpoint = Checkpoint("adapt", {"frozen": frozen}, tmp_path)
+        training = Training("teacher", 0, validate, checkpoint, lambda values, step: None)
+        params = settings(method="lora", lora_rank=2)
+        result = adapt(scorer, tiny.lists, tiny.prompts, params, 20, training)
+        curves.append([row["loss"] for row in result.curve if "loss" in row])
+        left.append({p.dtype for p in scorer.layers[0].mlp.parameters()})
+    assert left == [{torch.float32}, {torch.bfloat16}]
+    assert curves[1] == pytest.approx(curves[0], abs=0.02) and curves[1][-1] < 0.8 * curves[1][0]
 
 
 def gpt2():

@@ -6,6 +6,7 @@ import torch
 from fisher_ld.batches.packing import pack
 from fisher_ld.core.compute import Compute
 from fisher_ld.core.errors import UserError
+from fisher_ld.models.weights import matrices as matrices_of
 from fisher_ld.training import memory
 from fisher_ld.training.memory import GIB, Need, check_memory, kept_by_a_layer, needed
 from tests.given import given
@@ -55,18 +56,34 @@ def test_weights_are_counted(tiny):
     assert lora.weights == full.weights and lora.training < full.training / 5
 
 
+def test_matrices_that_are_not_trained_rest_in_bf16(tiny):
+    config, bf16 = tiny.scorer(layers=4).model.config, replace(CPU, bf16=True)
+    lora, full = (needed(config, tiny.lists, tiny.prompts, settings(method=m), bf16) for m in ("lora", "full"))
+    matrices = sum(m.weight.numel() for m in matrices_of(tiny.scorer(layers=4).body))
+    assert full.weights - lora.weights == 2 * matrices
+
+
 def test_ranks_that_divide_a_teacher_need_less_each(tiny, monkeypatch):
     config = tiny.scorer(layers=8).model.config
-    whole = needed(config, tiny.lists, tiny.prompts, settings(), CPU)
+    whole = needed(config, tiny.lists, tiny.prompts, settings(batch_users=4), CPU)
     monkeypatch.setenv("WORLD_SIZE", "4")
-    shared = needed(config, tiny.lists, tiny.prompts, settings(), replace(CPU, shard=True))
+    shared = needed(config, tiny.lists, tiny.prompts, settings(batch_users=4), replace(CPU, shard=True))
     assert shared.weights < 0.6 * whole.weights and shared.training < 0.4 * whole.training
     assert shared.activations < whole.activations
+
+
+def test_a_step_in_pieces_keeps_what_one_of_them_does(tiny):
+    config = tiny.scorer(layers=8).model.config
+    whole, half = (needed(config, tiny.lists, tiny.prompts, settings(), replace(CPU, pieces=n)) for n in (1, 2))
+    assert half.activations == pytest.approx(whole.activations / 2, rel=0.05)
+    assert (half.weights, half.training) == (whole.weights, whole.training)
 
 
 def test_a_plan_that_cannot_fit_is_refused_with_what_to_change(monkeypatch, capsys):
     monkeypatch.setattr(memory, "at_hand", lambda compute: 8.0)
     check_memory(Need(2 * GIB, 4 * GIB, 1 * GIB), CPU)
     assert "about 7.8 GiB of 8.0 (weights 2.00, training 4.00, activations 1.00" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"about 9\.8 GiB in each process .*cluster\.shard: true.*method: lora"):
+    with pytest.raises(
+        UserError, match=r"about 9\.8 GiB in each process .*cluster\.shard: true.*cluster\.pieces.*method: lora"
+    ):
         check_memory(Need(2 * GIB, 4 * GIB, 3 * GIB), CPU)
