@@ -195,7 +195,24 @@ class Scorer(nn.Module):
         """A pretrained causal LM with its two answer rows as head (float32). Raises UserError where its logits are not
         these rows times the last state alone (a bias, a scale, soft capping)."""
         causal = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        return cls(_with_answers(causal, yes, no, folder))
+        return cls(_with_answers(causal, yes, no))
+
+    @classmethod
+    def of_first_layer(cls, config: Any) -> Scorer:
+        """One with random weights, of four words and the first layer alone of what a causal LM's config describes.
+        Raises UserError as `from_causal_lm` does."""
+        small = with_layers(config, 1)
+        small.vocab_size, small.pad_token_id = 4, None
+        try:
+            causal = AutoModelForCausalLM.from_config(small, dtype=torch.float32)
+        except ValueError as error:
+            raise UserError(
+                f"transformers has no causal language model for {config.model_type}: take a teacher of another "
+                "architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
+            ) from error
+        for parameter in causal.get_output_embeddings().parameters():  # so that a bias or soft capping tells
+            parameter.data.normal_(0, 3)
+        return cls(_with_answers(causal, 1, 2))
 
     @classmethod
     def load(cls, folder: Path, shard: bool = False) -> Scorer:
@@ -212,9 +229,7 @@ class Scorer(nn.Module):
         if answers:
             yes, no = answers
             given["score.weight"] = sharded.head_rows(folder, config, [no, yes])
-            small = with_layers(config, 1)
-            small.vocab_size, small.pad_token_id = 4, None
-            _with_answers(AutoModelForCausalLM.from_config(small, dtype=torch.float32), 1, 2, folder)  # as it raises
+            cls.of_first_layer(config)  # as it raises
             answering(config)
         scorer = cls(sharded.empty(config).eval())
         scorer._unread = folder, given
@@ -267,8 +282,8 @@ def answering(config: Any) -> Any:
     return config
 
 
-def _with_answers(causal: Any, yes: int, no: int, folder: Path) -> Any:
-    """A causal LM from `folder` as a classifier by two rows of its head."""
+def _with_answers(causal: Any, yes: int, no: int) -> Any:
+    """A causal LM as a classifier by two rows of its head."""
     rows = causal.get_output_embeddings().weight.detach()[[no, yes]]  # (2, d)
     config = answering(causal.config)
     try:
@@ -276,7 +291,7 @@ def _with_answers(causal: Any, yes: int, no: int, folder: Path) -> Any:
             model: Any = AutoModelForSequenceClassification.from_config(config)
     except ValueError as error:
         raise UserError(
-            f"{folder}: transformers has no sequence classification model for {config.model_type}, which teacher "
+            f"transformers has no sequence classification model for {config.model_type}, which teacher "
             "and students are: take a teacher of another architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
         ) from error
     setattr(model, model.base_model_prefix, causal.base_model)
@@ -288,7 +303,8 @@ def _with_answers(causal: Any, yes: int, no: int, folder: Path) -> Any:
         answer = model.score(model.eval().base_model(probe).last_hidden_state[0, -1])
     if not torch.allclose(answer, expected, 1e-3, 1e-3):
         raise UserError(
-            f"{folder}: the yes and no rows of the head of {type(causal).__name__} give {answer.tolist()}, the "
-            f"model itself {expected.tolist()}: a head with a bias, a scale or soft capping is not supported"
+            f"the yes and no rows of the head of {type(causal).__name__} give {answer.tolist()}, the model itself "
+            f"{expected.tolist()}: a head with a bias, a scale or soft capping is not supported; take a teacher of "
+            "another architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
         )
     return model

@@ -143,6 +143,35 @@ def test_wrong_length_of_a_small_file(hub, get, tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("config.json"))
 
 
+def test_weights_that_are_there_twice_are_fetched_once(hub, get, capsys):
+    shards = {f"model-0000{number}-of-00002.safetensors": b"half" for number in (1, 2)}
+    index = {"weight_map": dict(zip("ab", shards, strict=True))}
+    hub.files["consolidated.safetensors"] = hub.files.pop("model.safetensors")
+    hub.files |= {
+        "model.fp16.safetensors": b"again",
+        "model.safetensors.index.json": json.dumps(index).encode(),
+    } | shards
+    folder = get("org/toy")
+    small = {"config.json", "tokenizer.json", "model.safetensors.index.json"}
+    assert set(names(folder)) == small | shards.keys() == set(hub.served)
+    assert "consolidated.safetensors, model.fp16.safetensors left out" in capsys.readouterr().err
+    del hub.files["model-00002-of-00002.safetensors"]
+    with pytest.raises(UserError, match=r"expected the weights model-00002-of-00002.safetensors, got"):
+        get("org/toy")
+
+
+def test_what_is_refused_by_its_small_files_costs_no_weights(hub, tmp_path):
+    def refuse(folder):
+        assert names(folder) == ["config.json", "tokenizer.json"]
+        raise UserError("no")
+
+    network = Network(hub_endpoint=f"http://127.0.0.1:{hub.server_port}")
+    with pytest.raises(UserError, match=r"^no$"):
+        fetch(Source("hub:org/toy"), tmp_path / "store", tmp_path / "lock.json", network, refuse)
+    assert "model.safetensors" not in hub.served
+    assert not (tmp_path / "lock.json").exists()
+
+
 def test_model_without_safetensors(hub, get):
     del hub.files["model.safetensors"]
     with pytest.raises(UserError, match="expected safetensors weights on the hub, got none"):
