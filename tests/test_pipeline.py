@@ -54,7 +54,7 @@ def body(stage):
 
 def test_the_modules_of_every_stage_are_its_dependencies():
     assert rewritten(TEXT, ROOT) == TEXT, "python -m fisher_ld.run.dependencies writes them"
-    assert len(TEXT.splitlines()) < 360
+    assert len(TEXT.splitlines()) < 370
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from fisher_ld.batches.lists import read_tests
@@ -83,7 +84,8 @@ def check_saved(folder):
     "architecture", [pytest.param(name, marks=[] if name == "gemma3" else pytest.mark.slow) for name in CONFIGS]
 )
 def test_a_teacher_of_every_architecture_comes_to_its_students(project, run, architecture):
-    write_teacher(project / "mine", architecture, changes={"eos_token_id": [1, 0]})
+    shards = {"dtype": torch.bfloat16, "max_shard_size": "10KB"}
+    write_teacher(project / "mine", architecture, changes={"eos_token_id": [1, 0]}, **shards)
     end_to_end(asked(architecture), run)
     models = [(name, SEED) for name in (student("small", METHOD), student("first", METHOD))]
     for model in [("teacher", TEACHER), *models]:
