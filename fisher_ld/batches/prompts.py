@@ -87,10 +87,9 @@ def answer_tokens(tokenizer: PreTrainedTokenizerBase, answers: Answers) -> tuple
 
 def _tokens_of(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> tuple[int, int] | None:
     """None unless each word is a token of its own that the tokenizer knows."""
-    unknown = tokenizer.unk_token_id  # None where it has no such token
-    found = [tokenizer(word, add_special_tokens=False).input_ids for word in words]
-    yes, no = (ids[0] if len(ids) == 1 else unknown for ids in found)
-    return None if yes == no or unknown in (yes, no) else (yes, no)
+    found: list[list[int]] = [tokenizer(word, add_special_tokens=False).input_ids for word in words]
+    tokens = {ids[0] for ids in found if len(ids) == 1 and ids[0] != tokenizer.unk_token_id}
+    return (found[0][0], found[1][0]) if len(tokens) == len(words) else None
 
 
 def read_template(folder: Path) -> Prompt:

@@ -91,7 +91,7 @@ def fetch_teacher(
             for file in sorted(path.iterdir()):
                 if file.is_file() and (is_small_file(file.name) or file.name in weights):
                     place(file, folder / file.name, store)
-            if "quantization_config" in read(folder / "config.json", name):
+            if read(folder / "config.json", name).get("quantization_config"):
                 dequantise(folder, name)
         mend_tokens(folder, name, check_weights(folder, name))
 
@@ -117,7 +117,7 @@ def dequantise(folder: Path, name: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=as_whole, dtype=torch.bfloat16)
     for file in folder.glob("*.safetensors*"):  # the index among them
         file.unlink()
-    _save_dequantised(model.bfloat16(), folder)
+    _save_dequantised(model, folder)
 
 
 def _save_dequantised(model: Any, folder: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import write_json
@@ -51,17 +51,17 @@ def check_config(folder: Path, name: str) -> Any:
             "(merge_and_unload), save both with save_pretrained, and name that folder."
         )
     found = read(folder / "config.json", name)
-    kind, method = found.get("model_type"), (found.get("quantization_config") or {}).get("quant_method")
+    kind, quantised = found.get("model_type"), found.get("quantization_config")
     if kind not in CONFIG_MAPPING:
         raise UserError(
             f"teacher {name}: expected a model_type that transformers knows, got {kind!r} in config.json; code that "
             "comes with a model is never run: take a teacher of another architecture (Llama, Qwen, Mistral, Gemma, "
             "GPT-2)."
         )
-    if method not in (None, FP8):
+    if quantised and (method := quantised.get("quant_method")) != FP8:
         raise UserError(
-            f"teacher {name}: expected weights that are not quantised, got those of {method} (quantization_config in "
-            "config.json), which cannot be adapted: take the model that they were made from."
+            f"teacher {name}: expected weights that are not quantised, got quantization_config by {method} in "
+            "config.json, which cannot be adapted: take the model that they were made from."
         )
     try:
         config = AutoConfig.from_pretrained(folder)
@@ -99,7 +99,7 @@ def check_weights(folder: Path, name: str) -> int:
     config.pad_token_id = None  # which `mend_tokens` sets
     how: dict[str, Any] = {"config": config, "device_map": "meta", "output_loading_info": True}
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(folder, **how)
+        model, info = cast("tuple[Any, Any]", AutoModelForCausalLM.from_pretrained(folder, **how))
     except Exception as error:  # whatever the class of this model_type says
         raise UserError(
             f"teacher {name}: transformers does not load it as a causal language model ({_said(error)}); its "

@@ -299,8 +299,8 @@ def _with_answers(causal: Any, yes: int, no: int) -> Any:
     model.score.weight.data.copy_(rows)
     probe = torch.tensor([[no, yes, no]])
     with torch.inference_mode():
-        expected = causal.eval()(probe).logits[0, -1, [no, yes]]
-        answer = model.score(model.eval().base_model(probe).last_hidden_state[0, -1])
+        expected = causal.eval()(probe, use_cache=False).logits[0, -1, [no, yes]]
+        answer = model.score(model.eval().base_model(probe, use_cache=False).last_hidden_state[0, -1])
     if not torch.allclose(answer, expected, 1e-3, 1e-3):
         raise UserError(
             f"the yes and no rows of the head of {type(causal).__name__} give {answer.tolist()}, the model itself "

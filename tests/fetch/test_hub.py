@@ -57,9 +57,9 @@ class Handler(BaseHTTPRequestHandler):
         elif path.startswith("org/toy/resolve/"):
             commit, _, name = path.removeprefix("org/toy/resolve/").partition("/")
             body = self.server.files[name]
-            self.answer(200, body, {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha1(body).hexdigest()}"'})
             if self.command == "GET":
-                self.server.served.append(name)
+                self.server.served.append(name)  # before the client has it
+            self.answer(200, body, {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha1(body).hexdigest()}"'})
         else:
             self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 

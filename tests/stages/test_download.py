@@ -7,10 +7,12 @@ from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
     Gemma2Config,
+    GPTNeoConfig,
     GraniteConfig,
     OPTConfig,
     PhiConfig,
     Qwen3MoeConfig,
+    Qwen3NextConfig,
     T5Config,
 )
 
@@ -85,7 +87,10 @@ MIXED = {"num_key_value_heads": 1, "num_experts": 4, "num_experts_per_tok": 2, "
         (T5Config(d_model=16, num_layers=2, num_heads=2), "no causal language model for t5"),
         (OPTConfig(hidden_size=16, word_embed_proj_dim=16, ffn_dim=32, num_hidden_layers=2, num_attention_heads=2),
          "one list of 1 transformer layers in OPTModel, found 0"),
+        (GPTNeoConfig(hidden_size=16, num_layers=2, num_heads=2, attention_types=[[["global"], 2]]),
+         "GPTNeoForSequenceClassification has its own attention"),
         (BloomConfig(hidden_size=16, n_layer=2, n_head=2), "no max_position_embeddings"),
+        (Qwen3NextConfig(**SHAPE, num_key_value_heads=1, head_dim=8), r"linear_attn \(.*no gradient norm is known"),
         (Qwen3MoeConfig(**SHAPE, **MIXED, head_dim=8, mlp_only_layers=[0]),  # the first layer is a plain one
          r"model.layers.1.mlp.experts \(.*no gradient norm is known"),
     ],
