@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import sys
 
+from fisher_ld.batches.prompts import answer_tokens
+from fisher_ld.config.params import Params
 from fisher_ld.config.paths import BASE
 from fisher_ld.config.teacher_fit import check_teacher_fit
 from fisher_ld.core.errors import UserError
 from fisher_ld.run.stage import read_params
 
+
+def check(params: Params) -> None:
+    """Raises UserError where they do not fit the teacher, if there is one yet."""
+    check_teacher_fit(params, BASE)
+    if BASE.is_dir():
+        from transformers import AutoTokenizer  # here, for it takes seconds to import
+
+        answer_tokens(AutoTokenizer.from_pretrained(BASE), params.teacher.answers)
+
+
 if __name__ == "__main__":
     try:
-        check_teacher_fit(read_params(), BASE)
+        check(read_params())
     except UserError as error:
         sys.exit(f"check_params: {error}")

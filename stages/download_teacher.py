@@ -1,18 +1,31 @@
-"""Fetches the teacher: teacher.source -> data/teacher/base."""
+"""Fetches the teacher: teacher.source -> data/teacher/base. One that a later stage could not use is refused here."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+
 from fisher_ld.config.params import Params
 from fisher_ld.config.paths import BASE
+from fisher_ld.core.compute import Compute
 from fisher_ld.core.locks import work_root
 from fisher_ld.fetch.teacher import fetch_teacher
+from fisher_ld.fisher.coverage import check_covered
+from fisher_ld.models.scorer import Scorer
 from fisher_ld.run.stage import stage
 from fisher_ld.run.tracking import StageRun
 
 
+def accept(config: Any) -> None:
+    """Raises UserError where a model of this config can be no teacher."""
+    Scorer.of_first_layer(config).on(Compute(torch.device("cpu"), bf16=False))
+    check_covered(config)
+
+
 def main(params: Params, run: StageRun) -> None:
     store, lock_file = work_root() / "work" / "downloads", work_root() / "sources.lock.json"
-    fetch_teacher(params.teacher.source, BASE, store, lock_file)
+    fetch_teacher(params.teacher.source, BASE, store, lock_file, accept)
 
 
 if __name__ == "__main__":

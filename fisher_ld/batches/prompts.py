@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -15,6 +16,8 @@ from fisher_ld.batches.lists import Lists, read_texts
 from fisher_ld.config.params import Answers, Prompt
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json
+
+PAIRS = ((" yes", " no"), (" Yes", " No"), ("yes", "no"), ("Yes", "No"), (" 1", " 0"), ("1", "0"))  # of answers
 
 
 @dataclass(frozen=True)
@@ -70,19 +73,23 @@ def check_context(tokens: int, context: int) -> None:
 
 
 def answer_tokens(tokenizer: PreTrainedTokenizerBase, answers: Answers) -> tuple[int, int]:
-    """The token ids of yes and no. Raises UserError where one of them is several."""
-    return _single_token(tokenizer, answers.yes, "yes"), _single_token(tokenizer, answers.no, "no")
+    """The token ids of yes and no. Raises UserError, with a pair that would do, unless they are two tokens."""
+    words = (answers.yes, answers.no)
+    if found := _tokens_of(tokenizer, words):
+        return found
+    read = [f"{word!r}, which this tokenizer reads as {tokenizer.tokenize(word)}" for word in words]
+    pair = next((pair for pair in PAIRS if _tokens_of(tokenizer, pair)), None)
+    remedy = "choose two words that it has"
+    if pair:
+        remedy = "set teacher.answers to {{yes: {}, no: {}}}".format(*map(json.dumps, pair))
+    raise UserError(f"teacher.answers: expected two words of one token each, got {' and '.join(read)}; {remedy}")
 
 
-def _single_token(tokenizer: PreTrainedTokenizerBase, word: str, key: str) -> int:
-    ids = tokenizer(word, add_special_tokens=False).input_ids
-    if len(ids) != 1:
-        pieces = tokenizer.convert_ids_to_tokens(ids)
-        raise UserError(
-            f"teacher.answers.{key}: expected a word of one token, got {word!r}, which this tokenizer splits into "
-            f"{pieces}. Choose another word (a leading space often makes the difference)."
-        )
-    return ids[0]
+def _tokens_of(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> tuple[int, int] | None:
+    """None unless each word is a token of its own that the tokenizer knows."""
+    found: list[list[int]] = [tokenizer(word, add_special_tokens=False).input_ids for word in words]
+    tokens = {ids[0] for ids in found if len(ids) == 1 and ids[0] != tokenizer.unk_token_id}
+    return (found[0][0], found[1][0]) if len(tokens) == len(words) else None
 
 
 def read_template(folder: Path) -> Prompt:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,23 +13,61 @@ from typing import TYPE_CHECKING
 from fisher_ld.core.errors import UserError, is_disk_full
 from fisher_ld.core.progress import progress
 from fisher_ld.fetch.https import need_space, show_bytes, sizes
+from fisher_ld.fetch.teacher_checks import weight_files
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
-MODEL_FILES = ("*.safetensors", "*.json", "*.model", "*.jinja", "merges.txt", "vocab.txt")
+SMALL_FILES = ("*.json", "*.model", "*.jinja", "merges.txt", "vocab.txt")
 
 
-def is_model_file(name: str) -> bool:
-    """Whether a file, by its path in a model's folder, is one that is taken over. Subfolders hold other formats."""
-    return "/" not in name and any(fnmatch(name, pattern) for pattern in MODEL_FILES)
+def is_small_file(name: str) -> bool:
+    """Whether a file, by its path in a model's folder, is one beside the weights that is taken over. Subfolders hold
+    other formats."""
+    return "/" not in name and any(fnmatch(name, pattern) for pattern in SMALL_FILES)
 
 
-def fetch_model(name: str, commit: str | None, store: Path, endpoint: str | None) -> Path:
+def fetch_model(
+    name: str,
+    commit: str | None,
+    store: Path,
+    endpoint: str | None,
+    check: Callable[[Path], None],
+) -> Path:
     """store/COMMIT with the files of the model `name` (OWNER/NAME, or OWNER/NAME@REVISION) at `commit`, if given, else
     at its revision's present commit. Lengths, and SHA-256 of the large files, are checked against the hub's list.
-    Raises UserError."""
+    `check` is called before the weights are fetched. Raises UserError."""
     from huggingface_hub import HfApi, snapshot_download
+
+    repository, _, revision = name.partition("@")
+    revision = commit or revision or None
+    with _hub_errors(name, revision or "main"):
+        info = HfApi(endpoint=endpoint).model_info(repository, revision=revision, files_metadata=True)
+    listed = {file.rfilename: file for file in info.siblings or [] if "/" not in file.rfilename}
+    if info.sha is None or not any(file.endswith(".safetensors") for file in listed):
+        raise UserError(f"{name}: expected safetensors weights on the hub, got none; no other format is loaded.")
+    folder = store / info.sha
+
+    def fetch(names: list[str]) -> None:
+        missing = [file for file in names if not (folder / file).exists()]
+        need_space(store, sum(listed[file].size or 0 for file in missing), f"download of {name}")
+        with (
+            _hub_errors(name, revision or "main"),
+            _watched(folder, sum(listed[file].size or 0 for file in names), f"Downloading {name}"),
+        ):
+            snapshot_download(repository, revision=info.sha, local_dir=folder, allow_patterns=names, endpoint=endpoint)
+        for file in names:
+            _check(name, folder / file, listed[file])
+
+    small = [file for file in listed if is_small_file(file)]
+    fetch(small)
+    check(folder)
+    fetch([*small, *weight_files(folder, listed, name)])
+    return folder
+
+
+@contextmanager
+def _hub_errors(name: str, revision: str) -> Iterator[None]:
     from huggingface_hub.errors import (
         GatedRepoError,
         HTTPError,  # pyright: ignore[reportPrivateImportUsage] - of httpx or httpx2, whichever the hub's client uses
@@ -37,33 +75,20 @@ def fetch_model(name: str, commit: str | None, store: Path, endpoint: str | None
         RevisionNotFoundError,
     )
 
-    repository, _, revision = name.partition("@")
     try:
-        info = HfApi(endpoint=endpoint).model_info(repository, revision=commit or revision or None, files_metadata=True)
-        files = [file for file in info.siblings or [] if is_model_file(file.rfilename)]
-        if info.sha is None or not any(file.rfilename.endswith(".safetensors") for file in files):
-            raise UserError(f"{name}: expected safetensors weights on the hub, got none; no other format is loaded.")
-        folder = store / info.sha
-        missing = [file for file in files if not (folder / file.rfilename).exists()]
-        need_space(store, sum(file.size or 0 for file in missing), f"download of {name}")
-        names = [file.rfilename for file in files]
-        total = sum(file.size or 0 for file in files)
-        with _watched(folder, total, f"Downloading {name}"):
-            snapshot_download(repository, revision=info.sha, local_dir=folder, allow_patterns=names, endpoint=endpoint)
+        yield
     except GatedRepoError as error:
         raise UserError(
             f"{name}: its owner asks you to accept terms on the hub; do, then run `hf auth login`."
         ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        at = commit or revision or "main"
-        raise UserError(f"{name}: the hub has no such model at {at} (a private one needs `hf auth login`).") from error
+        raise UserError(
+            f"{name}: the hub has no such model at {revision} (a private one needs `hf auth login`)."
+        ) from error
     except (HTTPError, OSError, ValueError) as error:
         if is_disk_full(error):
             raise
         raise UserError(f"{name}: the hub did not give it ({error}). Check name and network, run it again.") from error
-    for file in files:
-        _check(name, folder / file.rfilename, file)
-    return folder
 
 
 @contextmanager

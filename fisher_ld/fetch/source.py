@@ -26,7 +26,7 @@ import tempfile
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -64,18 +64,27 @@ class Network:
 _DEFAULT = Network()
 
 
-def fetch(source: Source, store: Path, lock_file: Path, network: Network = _DEFAULT) -> Path:
+def fetch(
+    source: Source,
+    store: Path,
+    lock_file: Path,
+    network: Network = _DEFAULT,
+    check: Callable[[Path], None] = lambda folder: None,
+) -> Path:
     """Verified local file or folder of `source`: downloaded to `store` unless it is there, or the user's own path.
-    Raises UserError saying what was expected, what came and what to do."""
+    `check` may refuse a hub's or a user's folder; a hub's before its weights are there. Raises UserError saying what
+    was expected, what came and what to do."""
     scheme = source.address.split(":", 1)[0]
     if scheme not in ("https", "http", "package", "hub"):
-        return _local(source.address)
+        path = _local(source.address)
+        check(path)
+        return path
     folder = store / hashlib.sha256(source.address.encode()).hexdigest()[:12]
     with _alone(store), _disk_errors(store):
         folder.mkdir(exist_ok=True)
         if scheme == "hub":
             commit = _recorded(lock_file, source.address).get("commit")
-            got = fetch_model(source.address.removeprefix("hub:"), commit, folder, network.hub_endpoint)
+            got = fetch_model(source.address.removeprefix("hub:"), commit, folder, network.hub_endpoint, check)
             _record(lock_file, source.address, {"commit": got.name})
             return got
         return _fetch_file(source, folder, lock_file, network)

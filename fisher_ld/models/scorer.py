@@ -204,7 +204,24 @@ class Scorer(nn.Module):
         """A pretrained causal LM with its two answer rows as head (float32). Raises UserError where its logits are not
         these rows times the last state alone (a bias, a scale, soft capping)."""
         causal = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        return cls(_with_answers(causal, yes, no, folder))
+        return cls(_with_answers(causal, yes, no))
+
+    @classmethod
+    def of_first_layer(cls, config: Any) -> Scorer:
+        """One with random weights, of four words and the first layer alone of what a causal LM's config describes.
+        Raises UserError as `from_causal_lm` does."""
+        small = with_layers(config, 1)
+        small.vocab_size, small.pad_token_id = 4, None
+        try:
+            causal = AutoModelForCausalLM.from_config(small, dtype=torch.float32)
+        except ValueError as error:
+            raise UserError(
+                f"transformers has no causal language model for {config.model_type}: take a teacher of another "
+                "architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
+            ) from error
+        for parameter in causal.get_output_embeddings().parameters():  # so that a bias or soft capping tells
+            parameter.data.normal_(0, 3)
+        return cls(_with_answers(causal, 1, 2))
 
     @classmethod
     def load(cls, folder: Path) -> Scorer:
@@ -231,7 +248,7 @@ class Scorer(nn.Module):
             scorer = cls(weights.empty(answering(copy.deepcopy(config)) if answers else config).eval())
             if compute.shard or weights.are_named(scorer.model, folder, ["score.weight"] if answers else []):
                 if answers:
-                    _check_head(config, folder)
+                    cls.of_first_layer(config)  # as it raises
                 return scorer._filled(folder, compute, frozen, config, answers)
         scorer = (cls.from_causal_lm(folder, *answers) if answers else cls.load(folder)).on(compute)
         if frozen and compute.bf16:
@@ -298,19 +315,8 @@ def answering(config: Any) -> Any:
     return config
 
 
-def _check_head(config: Any, folder: Path) -> None:
-    """Raises UserError where `_with_answers` would for a causal LM of this config, by a small one."""
-    small = with_layers(config, 1)
-    small.vocab_size, small.pad_token_id = 4, None
-    causal: Any = AutoModelForCausalLM.from_config(small, dtype=torch.float32)
-    bias = getattr(causal.get_output_embeddings(), "bias", None)
-    if bias is not None:
-        nn.init.normal_(bias)  # as training leaves it
-    _with_answers(causal, 1, 2, folder)
-
-
-def _with_answers(causal: Any, yes: int, no: int, folder: Path) -> Any:
-    """A causal LM from `folder` as a classifier by two rows of its head."""
+def _with_answers(causal: Any, yes: int, no: int) -> Any:
+    """A causal LM as a classifier by two rows of its head."""
     rows = causal.get_output_embeddings().weight.detach()[[no, yes]]  # (2, d)
     config = answering(causal.config)
     try:
@@ -318,7 +324,7 @@ def _with_answers(causal: Any, yes: int, no: int, folder: Path) -> Any:
             model: Any = AutoModelForSequenceClassification.from_config(config)
     except ValueError as error:
         raise UserError(
-            f"{folder}: transformers has no sequence classification model for {config.model_type}, which teacher "
+            f"transformers has no sequence classification model for {config.model_type}, which teacher "
             "and students are: take a teacher of another architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
         ) from error
     setattr(model, model.base_model_prefix, causal.base_model)
@@ -326,11 +332,12 @@ def _with_answers(causal: Any, yes: int, no: int, folder: Path) -> Any:
     model.score.weight.data.copy_(rows)
     probe = torch.tensor([[no, yes, no]])
     with torch.inference_mode():
-        expected = causal.eval()(probe).logits[0, -1, [no, yes]]
-        answer = model.score(model.eval().base_model(probe).last_hidden_state[0, -1])
+        expected = causal.eval()(probe, use_cache=False).logits[0, -1, [no, yes]]
+        answer = model.score(model.eval().base_model(probe, use_cache=False).last_hidden_state[0, -1])
     if not torch.allclose(answer, expected, 1e-3, 1e-3):
         raise UserError(
-            f"{folder}: the yes and no rows of the head of {type(causal).__name__} give {answer.tolist()}, the "
-            f"model itself {expected.tolist()}: a head with a bias, a scale or soft capping is not supported"
+            f"the yes and no rows of the head of {type(causal).__name__} give {answer.tolist()}, the model itself "
+            f"{expected.tolist()}: a head with a bias, a scale or soft capping is not supported; take a teacher of "
+            "another architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
         )
     return model

@@ -48,8 +48,6 @@ def _config(teacher: Any, student: Student, rows: np.ndarray | None, tokenizer: 
     answering(config)
     if rows is not None:
         _set_vocabulary(config, len(rows), tokenizer)
-    if config.pad_token_id is None:  # a padded batch cannot be pooled without one
-        config.pad_token_id = config.eos_token_id
     return config
 
 
@@ -111,7 +109,6 @@ def prune_vocabulary(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, texts: 
     embedding.weight = torch.nn.Parameter(embedding.weight.detach()[torch.from_numpy(rows)])
     embedding.num_embeddings, embedding.padding_idx = len(rows), None
     _set_vocabulary(config, len(rows), pruned)
-    config.pad_token_id = config.pad_token_id or config.eos_token_id
     return pruned
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import (
     AutoModelForSequenceClassification,
+    Gemma3TextConfig,
     GemmaConfig,
     GPT2Config,
     LlamaConfig,
@@ -31,6 +32,7 @@ CONFIGS = {
     "qwen3-norms": Qwen3Config(**SHAPE, **HEADS, num_key_value_heads=2, head_dim=4),
     "mistral": MistralConfig(**SHAPE, **HEADS, num_key_value_heads=2, sliding_window=None),
     "gemma": GemmaConfig(**SHAPE, **HEADS, num_key_value_heads=1, head_dim=4),
+    "gemma3": Gemma3TextConfig(**SHAPE, **HEADS, num_key_value_heads=1, head_dim=4, sliding_window=64),
     "gpt2": GPT2Config(vocab_size=50, n_embd=16, n_layer=3, n_head=4, n_positions=64, num_labels=2, pad_token_id=0),
 }
 CANDIDATES = {"one": [[4]], "many": [[1, 2, 3], [5, 0, 4, 2]], "ragged": [[2], [0, 1, 2, 3, 4, 5], [3, 3]]}

@@ -5,10 +5,13 @@ from transformers import PreTrainedTokenizerFast
 from fisher_ld.batches.prompts import answer_tokens, build_prompts
 from fisher_ld.config.params import Answers, Prompt
 from fisher_ld.core.errors import UserError
+from tests.teachers import fast
 
 
 class Letters:
     """A tokenizer that splits every word into its letters, and begins a text with a token of its own."""
+
+    unk_token_id = None
 
     def __call__(self, text, add_special_tokens=True):
         special = [1] if add_special_tokens else []
@@ -16,21 +19,29 @@ class Letters:
         ids = [special + [ord(letter) for letter in one] for one in many]
         return type("Encoding", (), {"input_ids": ids[0] if isinstance(text, str) else ids})
 
-    def convert_ids_to_tokens(self, ids):
-        return [chr(i) for i in ids]
-
 
 def test_answers_are_one_token_each():
     assert answer_tokens(Letters(), Answers(yes="y", no="n")) == (ord("y"), ord("n"))
 
 
-@pytest.mark.parametrize("answers", [{"yes": "yes", "no": "n"}, {"yes": "y", "no": "no"}])
-def test_an_answer_of_several_tokens_is_named_with_its_key(answers):
-    (key, word), *_ = ((key, word) for key, word in answers.items() if len(word) > 1)
-    pieces = ", ".join(repr(letter) for letter in word)
-    message = rf"teacher\.answers\.{key}: expected a word of one token, got '{word}'.*\[{pieces}\]"
+@pytest.mark.parametrize(
+    ("kind", "words", "message"),
+    [
+        ("byte-level", (" yes", " nay"), r"' yes', .*\['Ġyes'\] and ' nay', .*; set .* {yes: \" yes\", no: \" no\"}"),
+        # a space stands before every text, so that one more is a token of its own
+        ("sentence-pieces", (" yes", " no"), r"' yes', .* as \['▁', '▁yes'\] .*{yes: \"yes\", no: \"no\"}"),
+    ],
+)
+def test_a_pair_of_answers_is_suggested(kind, words, message):
     with pytest.raises(UserError, match=message):
-        answer_tokens(Letters(), Answers(**answers))
+        answer_tokens(fast(kind), Answers(yes=words[0], no=words[1]))
+
+
+def test_no_pair_is_suggested_where_none_is_known():
+    """Every word is one token, but all that are not known the same."""
+    inner = Tokenizer(models.WordLevel({"?": 0, "a": 1}, unk_token="?"))
+    with pytest.raises(UserError, match=r"got 'a', .* as \['a'\] and 'no', .* as \['\?'\]; choose two words"):
+        answer_tokens(PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="?"), Answers(yes="a", no="no"))
 
 
 def test_the_first_token_of_a_text_stands_before_the_prefix_alone():

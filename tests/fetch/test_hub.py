@@ -57,9 +57,9 @@ class Handler(BaseHTTPRequestHandler):
         elif path.startswith("org/toy/resolve/"):
             commit, _, name = path.removeprefix("org/toy/resolve/").partition("/")
             body = self.server.files[name]
-            self.answer(200, body, {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha1(body).hexdigest()}"'})
             if self.command == "GET":
-                self.server.served.append(name)
+                self.server.served.append(name)  # before the client has it
+            self.answer(200, body, {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha1(body).hexdigest()}"'})
         else:
             self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 
@@ -141,6 +141,35 @@ def test_wrong_length_of_a_small_file(hub, get, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"config.json: expected 3 bytes, got 2|Consistency check failed"):
         get("org/toy")
     assert not list(tmp_path.rglob("config.json"))
+
+
+def test_weights_that_are_there_twice_are_fetched_once(hub, get, capsys):
+    shards = {f"model-0000{number}-of-00002.safetensors": b"half" for number in (1, 2)}
+    index = {"weight_map": dict(zip("ab", shards, strict=True))}
+    hub.files["consolidated.safetensors"] = hub.files.pop("model.safetensors")
+    hub.files |= {
+        "model.fp16.safetensors": b"again",
+        "model.safetensors.index.json": json.dumps(index).encode(),
+    } | shards
+    folder = get("org/toy")
+    small = {"config.json", "tokenizer.json", "model.safetensors.index.json"}
+    assert set(names(folder)) == small | shards.keys() == set(hub.served)
+    assert "consolidated.safetensors, model.fp16.safetensors left out" in capsys.readouterr().err
+    del hub.files["model-00002-of-00002.safetensors"]
+    with pytest.raises(UserError, match=r"expected the weights model-00002-of-00002.safetensors, got"):
+        get("org/toy")
+
+
+def test_what_is_refused_by_its_small_files_costs_no_weights(hub, tmp_path):
+    def refuse(folder):
+        assert names(folder) == ["config.json", "tokenizer.json"]
+        raise UserError("no")
+
+    network = Network(hub_endpoint=f"http://127.0.0.1:{hub.server_port}")
+    with pytest.raises(UserError, match=r"^no$"):
+        fetch(Source("hub:org/toy"), tmp_path / "store", tmp_path / "lock.json", network, refuse)
+    assert "model.safetensors" not in hub.served
+    assert not (tmp_path / "lock.json").exists()
 
 
 def test_model_without_safetensors(hub, get):

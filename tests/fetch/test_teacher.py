@@ -1,5 +1,4 @@
 import hashlib
-import json
 import zipfile
 from pathlib import Path
 
@@ -7,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFWriter
-from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from fisher_ld.config.params import TeacherSource
 from fisher_ld.core.errors import UserError
 from fisher_ld.fetch.source import Network, Source
 from fisher_ld.fetch.teacher import TEACHERS, fetch_teacher
+from fisher_ld.models.scorer import Scorer
+from tests.teachers import write_teacher
 
 LLAMA = {
     "hidden_size": 32,
@@ -42,11 +42,7 @@ def teacher(tmp_path):
 @pytest.fixture
 def local(tmp_path):
     """A folder with a small teacher in it, besides files that a teacher does not need."""
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    save_file({"weight": torch.arange(4.0)}, folder / "model.safetensors")
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        (folder / name).write_text("{}")
+    folder = write_teacher(tmp_path / "mine")
     (folder / "modeling.py").write_text("code")
     (folder / "pytorch_model.bin").write_text("pickle")
     return folder
@@ -56,6 +52,7 @@ def test_local_teacher(teacher, local):
     base = teacher(TeacherSource(kind="local", name=str(local), revision=None))
     assert sorted(p.name for p in base.iterdir()) == [
         "config.json",
+        "generation_config.json",
         "model.safetensors",
         "tokenizer.json",
         "tokenizer_config.json",
@@ -64,21 +61,26 @@ def test_local_teacher(teacher, local):
     assert not (base / "model.safetensors").samefile(local / "model.safetensors")
 
 
-def test_teacher_in_shards(teacher, local):
-    (local / "model.safetensors").rename(local / "model-1.safetensors")
-    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
-    (local / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(UserError, match=r"expected the weights model-2.safetensors, got"):
-        teacher(TeacherSource(kind="local", name=str(local), revision=None))
-    save_file({"b": torch.zeros(1)}, local / "model-2.safetensors")
-    base = teacher(TeacherSource(kind="local", name=str(local), revision=None))
-    assert len(list(base.glob("model-*.safetensors"))) == 2
+def test_a_teacher_in_shards_of_bfloat16(teacher, tmp_path):
+    folder = write_teacher(tmp_path / "mine", dtype=torch.bfloat16, max_shard_size="10KB")
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    base = teacher(TeacherSource(kind="local", name=str(folder), revision=None))
+    whole = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    scorer, ids = Scorer.from_causal_lm(base, 5, 6), torch.tensor([[7, 8, 9]])
+    with torch.no_grad():
+        no, yes = scorer.model.score(scorer.body(ids).last_hidden_state[0, -1])
+        expected = whole.float()(ids).logits[0, -1]
+    torch.testing.assert_close(torch.stack([yes, no]), expected[[5, 6]])
+    shards[1].unlink()
+    with pytest.raises(UserError, match=rf"expected the weights {shards[1].name}, got"):
+        teacher(TeacherSource(kind="local", name=str(folder), revision=None))
 
 
 @pytest.mark.parametrize(
     "lost, text",
     [
-        ("tokenizer.json", "expected a tokenizer"),
+        ("tokenizer.json", "expected a fast tokenizer"),
         ("config.json", "expected a folder with config.json"),
         ("model.safetensors", "expected the weights model.safetensors, got .*pytorch_model.bin.*save_pretrained"),
     ],

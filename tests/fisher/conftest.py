@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import (
     AutoModelForSequenceClassification,
+    Gemma3TextConfig,
     GemmaConfig,
     GPT2Config,
     LlamaConfig,
@@ -41,6 +42,7 @@ CONFIGS = {
     "qwen3": lambda: Qwen3Config(**SHAPE, head_dim=8),
     "mistral": lambda: MistralConfig(**SHAPE),
     "gemma": lambda: GemmaConfig(**SHAPE, head_dim=4),
+    "gemma3": lambda: Gemma3TextConfig(**SHAPE, head_dim=8, sliding_window=160),
     "gpt2": lambda: GPT2Config(**{k: v for k, v in SHAPE.items() if "_" in k and "h" not in k}, **GPT2_SHAPE),
 }
 # repeated tokens, the padding token inside a prompt, a single token, and enough tokens for several Gram strips

@@ -142,7 +142,9 @@ def test_queries_keys_and_values_share_one_input_gram(build_model, prompts, monk
     assert len(inputs) == 3 * 4 + 1 + 2  # q/k/v, o, gate/up, down of a layer; the last one's q; head and embedding
 
 
-@pytest.mark.parametrize("architecture", ["llama", "llama-biases", "qwen2", "qwen3", "mistral", "gemma", "gpt2"])
+@pytest.mark.parametrize(
+    "architecture", ["llama", "llama-biases", "qwen2", "qwen3", "mistral", "gemma", "gemma3", "gpt2"]
+)
 def test_float32_is_close(build_model, naive, prompts, architecture):
     model = build_model(architecture, dtype=torch.float32)
     found, expected = gradient_norms(Scorer(model), pad_prompts(prompts)), naive(model, prompts)

@@ -3,10 +3,24 @@ import subprocess
 import sys
 
 import pytest
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    Gemma2Config,
+    GPTNeoConfig,
+    GraniteConfig,
+    OPTConfig,
+    PhiConfig,
+    Qwen3MoeConfig,
+    Qwen3NextConfig,
+    T5Config,
+)
 
+from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json, write_json
-from stages import download, download_teacher
+from stages import check_params, download, download_teacher
 from tests.given import ROOT, given
+from tests.teachers import fast, write_teacher
 
 
 @pytest.fixture
@@ -54,10 +68,57 @@ def test_data_that_are_not_to_be_had_end_the_stage_with_2_and_a_sentence(project
 
 
 def test_the_teacher_is_laid_down(project, run):
-    (project / "mine").mkdir()
-    for name in ("config.json", "tokenizer.json"):
-        (project / "mine" / name).write_text("{}")
-    (project / "mine" / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    write_teacher(project / "mine")
     download_teacher.main(given({"teacher": {"source": {"kind": "local", "name": "mine"}}}), run)
-    assert read_json("data/teacher/base/config.json") == {}
+    assert read_json("data/teacher/base/config.json")["model_type"] == "llama"
     assert not run.metrics
+
+
+SHAPE = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+MIXED = {"num_key_value_heads": 1, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (PhiConfig(**SHAPE), "head of PhiForCausalLM .* a head with a bias"),
+        (Gemma2Config(**SHAPE, num_key_value_heads=1, head_dim=8), "head of Gemma2ForCausalLM .* soft capping"),
+        (GraniteConfig(**SHAPE), "no sequence classification model for granite"),
+        (T5Config(d_model=16, num_layers=2, num_heads=2), "no causal language model for t5"),
+        (OPTConfig(hidden_size=16, word_embed_proj_dim=16, ffn_dim=32, num_hidden_layers=2, num_attention_heads=2),
+         "one list of 1 transformer layers in OPTModel, found 0"),
+        (GPTNeoConfig(hidden_size=16, num_layers=2, num_heads=2, attention_types=[[["global"], 2]]),
+         "GPTNeoForSequenceClassification has its own attention"),
+        (BloomConfig(hidden_size=16, n_layer=2, n_head=2), "no max_position_embeddings"),
+        (Qwen3NextConfig(**SHAPE, num_key_value_heads=1, head_dim=8), r"linear_attn \(.*no gradient norm is known"),
+        (Qwen3MoeConfig(**SHAPE, **MIXED, head_dim=8, mlp_only_layers=[0]),  # the first layer is a plain one
+         r"model.layers.1.mlp.experts \(.*no gradient norm is known"),
+    ],
+)  # fmt: skip
+def test_a_model_that_can_be_no_teacher_is_refused_by_its_config(config, message):
+    with pytest.raises(UserError, match=message):
+        download_teacher.accept(config)
+
+
+def test_what_is_refused_is_not_laid_down(project, run):
+    AutoModelForCausalLM.from_config(
+        Gemma2Config(**SHAPE, vocab_size=300, num_key_value_heads=1, head_dim=8)
+    ).save_pretrained("mine")
+    fast().save_pretrained("mine")
+    with pytest.raises(UserError, match=r"^teacher mine: .*soft capping"):
+        download_teacher.main(given({"teacher": {"source": {"kind": "local", "name": "mine"}}}), run)
+    assert not [path for path in (project / "data").rglob("*") if path.is_file()]
+
+
+def test_answers_are_checked_as_soon_as_there_is_a_teacher(project):
+    def asked(yes, no):
+        shape = {"init": "random", "layers": 1, "hidden_size": 8, "vocabulary": "full", "intermediate_size": 8}
+        return given(
+            {"teacher": {"answers": {"yes": yes, "no": no}}, "students": {"small": shape | {"heads": 2, "kv_heads": 1}}}
+        )
+
+    check_params.check(asked(" aye", " nay"))
+    write_teacher(project / "data/teacher/base")
+    check_params.check(asked(" yes", " no"))
+    with pytest.raises(UserError, match=r'set teacher.answers to {yes: " yes", no: " no"}'):
+        check_params.check(asked(" aye", " nay"))
