@@ -8,13 +8,15 @@ therefore has exactly the context of its own one-by-one prompt.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from fisher_ld.batches.lists import COLUMNS, Lists, make_lists
 from fisher_ld.batches.prompts import Prompts, check_context
+
+if TYPE_CHECKING:
+    import torch
 
 LARGEST = 4096  # tokens of candidates in one row: longer windows are cut, for memory grows with the square
 MULTIPLE = 32  # of tokens in a row: matrix kernels are made anew for each length, and fast at even ones
@@ -34,8 +36,23 @@ class PackedBatch:
     tokens: int  # without padding
 
     def to(self, device: torch.device) -> PackedBatch:
-        moved: Any = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in vars(self).items()}
+        moved: Any = {k: v if k == "tokens" else v.to(device) for k, v in vars(self).items()}
         return PackedBatch(**moved)
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """The same in NumPy, with what the mask is made of in its place."""
+
+    input_ids: np.ndarray  # (B, T) int64
+    position_ids: np.ndarray  # (B, T) int64
+    segment: np.ndarray  # (B, T) int64, 0: trunk; 1, 2 .. the candidates; -1: padding
+    visible: np.ndarray  # (B, T) int64, how many trunk tokens a token may see
+    decision: np.ndarray  # (N, 2) int64
+    examples: np.ndarray  # (N,) int64
+    labels: np.ndarray  # (N,) float32
+    list_of: np.ndarray  # (N,) int64
+    tokens: int
 
 
 @dataclass
@@ -77,29 +94,42 @@ def _pack_row(lists: Lists, window: np.ndarray, prompts: Prompts) -> _Row:
 def pack(lists: Lists, windows: list[np.ndarray], prompts: Prompts, context: int) -> PackedBatch:
     """One row for each window (list numbers of one user with one history start; a window of one list is the usual
     one-sequence-per-list packing). Raises UserError where a prompt is longer than the teacher's `context`."""
-    rows = [_pack_row(lists, window, prompts) for window in windows]
-    check_context(max(max(row.positions) + 1 for row in rows), context)
-    length = -(-max(len(row.ids) for row in rows) // MULTIPLE) * MULTIPLE
+    import torch
 
-    def padded(values: list[list[int]], fill: int) -> torch.Tensor:
-        return torch.tensor([v + [fill] * (length - len(v)) for v in values])  # (B, T)
+    rows = pack_rows(lists, windows, prompts, context, MULTIPLE)
+    made = {k: torch.from_numpy(v) for k, v in vars(rows).items() if k != "tokens"}
+    return PackedBatch(mask=sight(made.pop("segment"), made.pop("visible")), tokens=rows.tokens, **made)
 
-    segment = padded([row.segment for row in rows], -1)
-    visible = padded([row.visible for row in rows], 1)  # padding sees the first token: no empty softmax
-    place = torch.arange(length)
+
+def sight(segment: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+    """The mask (B, 1, T, T) of `segment` and `visible` (B, T)."""
+    import torch
+
+    place = torch.arange(segment.shape[1])
     in_trunk = (segment == 0)[:, None, :] & (place < visible[:, :, None])  # (B, T, T)
     in_own = (segment[:, :, None] == segment[:, None, :]) & (segment > 0)[:, None, :] & (place <= place[:, None])
+    return (in_trunk | in_own)[:, None]
+
+
+def pack_rows(lists: Lists, windows: list[np.ndarray], prompts: Prompts, context: int, multiple: int = 1) -> PackedRows:
+    """As `pack`; rows are padded to the longest, whose length is rounded up to a multiple."""
+    rows = [_pack_row(lists, window, prompts) for window in windows]
+    check_context(max(max(row.positions) + 1 for row in rows), context)
+    length = -(-max(len(row.ids) for row in rows) // multiple) * multiple
+
+    def padded(values: list[list[int]], fill: int) -> np.ndarray:
+        return np.array([v + [fill] * (length - len(v)) for v in values])  # (B, T)
+
     numbers = np.concatenate(windows)
-    examples = lists.examples(numbers)
-    sizes = np.diff(lists.offsets)[numbers]
-    return PackedBatch(
+    return PackedRows(
         input_ids=padded([row.ids for row in rows], 0),
         position_ids=padded([row.positions for row in rows], 0),
-        mask=(in_trunk | in_own)[:, None],
-        decision=torch.tensor([(b, t) for b, row in enumerate(rows) for t in row.decision]),
-        examples=torch.from_numpy(examples),
-        labels=torch.from_numpy(lists.labels(numbers)),
-        list_of=torch.arange(len(numbers)).repeat_interleave(torch.from_numpy(sizes)),
+        segment=padded([row.segment for row in rows], -1),
+        visible=padded([row.visible for row in rows], 1),  # padding sees the first token: no empty softmax
+        decision=np.array([(b, t) for b, row in enumerate(rows) for t in row.decision]),
+        examples=lists.examples(numbers),
+        labels=lists.labels(numbers),
+        list_of=np.repeat(np.arange(len(numbers)), np.diff(lists.offsets)[numbers]),
         tokens=sum(len(row.ids) for row in rows),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import nn
@@ -30,7 +30,8 @@ class _KeysValues:
     def update(self, key: torch.Tensor, value: torch.Tensor, *details) -> tuple[torch.Tensor, torch.Tensor]:
         if self.of_all_tokens is None:
             self.of_all_tokens = key, value
-            raise _Complete
+            if not torch.compiler.is_exporting():  # a graph leaves out by itself what nothing reads
+                raise _Complete
         return self.of_all_tokens
 
 
@@ -45,33 +46,50 @@ def only_at_decisions(layer: nn.Module, decision: torch.Tensor) -> Iterator[None
     """Within it `layer`, (B, T, d) -> (B, T, d), attends, projects and runs its MLP only at `decision` (N, 2), rows
     and columns ordered by row, exactly as it would in full; its output is zero elsewhere. Raises UserError for a layer
     that does not take transformers' cache."""
+    row, column = decision.unbind(1)
+    count, slot = torch.bincount(row), slots(row)  # (B,), (N,)
+    columns = column.new_zeros(len(count), int(count.max()))  # (B, n), the first token where a row has fewer
+    columns[row, slot] = column
+
+    def widen(module, inputs, output):
+        hidden = output[0] if isinstance(output, tuple) else output  # (B, n, d)
+        whole = hidden.new_zeros(len(hidden), lengths.pop(), hidden.shape[2])
+        whole[row, column] = hidden[row, slot]
+        return (whole, *output[1:]) if isinstance(output, tuple) else whole
+
+    with only_at(layer, columns) as lengths:
+        hook = layer.register_forward_hook(widen)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+@contextmanager
+def only_at(layer: nn.Module, columns: torch.Tensor) -> Iterator[list[int]]:
+    """Within it `layer`, (B, T, d) -> (B, n, d), gives what it would in full at `columns` (B, n) of each row; yields
+    where it puts the T of each pass. Raises as `only_at_decisions` does."""
     name = type(layer).__name__
     signature = inspect.signature(layer.forward)
     takes_cache = [key for key in ("past_key_values", "layer_past") if key in signature.parameters]
     if not takes_cache:
         raise UserError(_NO_CACHE.format(name))
-    row, column = decision.unbind(1)
-    count, slot = torch.bincount(row), slots(row)  # (B,), (N,)
-    columns = column.new_zeros(len(count), int(count.max()))  # (B, n), the first token where a row has fewer
-    columns[row, slot] = column
-    rows = torch.arange(len(count), device=row.device)[:, None]  # (B, 1)
-    shape: list[torch.Size] = []
+    rows = torch.arange(columns.shape[0], device=columns.device)[:, None]  # (B, 1)
+    lengths: list[int] = []
 
     def narrow(module, args, kwargs):
         given = dict(signature.bind(*args, **kwargs).arguments)
         given |= given.pop("kwargs", {})
-        given[takes_cache[0]] = _KeysValues()
-        try:
+        given[takes_cache[0]] = cache = _KeysValues()
+        with suppress(_Complete):
             module.forward(**given)
-        except _Complete:
-            pass
-        else:
+        if cache.of_all_tokens is None:
             raise UserError(_NO_CACHE.format(name))
         hidden = given["hidden_states"]
-        shape.append(hidden.shape)
+        lengths.append(hidden.shape[1])
         given["hidden_states"] = hidden[rows, columns]  # (B, n, d)
         mask = given["attention_mask"]  # (B, 1, T, T), or None where attention is plainly causal
-        causal = torch.arange(hidden.shape[1], device=row.device) <= columns[..., None]  # (B, n, T)
+        causal = torch.arange(hidden.shape[1], device=columns.device) <= columns[..., None]  # (B, n, T)
         given["attention_mask"] = (causal if mask is None else mask[rows, 0, columns])[:, None]  # (B, 1, n, T)
         if given.get("position_ids") is not None:
             given["position_ids"] = given["position_ids"][rows, columns]  # (B, n)
@@ -79,15 +97,8 @@ def only_at_decisions(layer: nn.Module, decision: torch.Tensor) -> Iterator[None
             given["position_embeddings"] = tuple(part[rows, columns] for part in given["position_embeddings"])
         return (), given
 
-    def widen(module, inputs, output):
-        hidden = output[0] if isinstance(output, tuple) else output  # (B, n, d)
-        whole = hidden.new_zeros(shape.pop())
-        whole[row, column] = hidden[row, slot]
-        return (whole, *output[1:]) if isinstance(output, tuple) else whole
-
-    hooks = [layer.register_forward_pre_hook(narrow, with_kwargs=True), layer.register_forward_hook(widen)]
+    hook = layer.register_forward_pre_hook(narrow, with_kwargs=True)
     try:
-        yield
+        yield lengths
     finally:
-        for hook in hooks:
-            hook.remove()
+        hook.remove()
