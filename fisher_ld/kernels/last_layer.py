@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 import torch
 from torch import nn
@@ -41,8 +41,7 @@ def slots(row: torch.Tensor) -> torch.Tensor:
     return torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
 
 
-@contextmanager
-def only_at_decisions(layer: nn.Module, decision: torch.Tensor) -> Iterator[None]:
+def only_at_decisions(layer: nn.Module, decision: torch.Tensor) -> AbstractContextManager[None]:
     """Within it `layer`, (B, T, d) -> (B, T, d), attends, projects and runs its MLP only at `decision` (N, 2), rows
     and columns ordered by row, exactly as it would in full; its output is zero elsewhere. Raises UserError for a layer
     that does not take transformers' cache."""
@@ -50,32 +49,27 @@ def only_at_decisions(layer: nn.Module, decision: torch.Tensor) -> Iterator[None
     count, slot = torch.bincount(row), slots(row)  # (B,), (N,)
     columns = column.new_zeros(len(count), int(count.max()))  # (B, n), the first token where a row has fewer
     columns[row, slot] = column
+    return _only_at(layer, columns, row, column, slot)
 
-    def widen(module, inputs, output):
-        hidden = output[0] if isinstance(output, tuple) else output  # (B, n, d)
-        whole = hidden.new_zeros(len(hidden), lengths.pop(), hidden.shape[2])
-        whole[row, column] = hidden[row, slot]
-        return (whole, *output[1:]) if isinstance(output, tuple) else whole
 
-    with only_at(layer, columns) as lengths:
-        hook = layer.register_forward_hook(widen)
-        try:
-            yield
-        finally:
-            hook.remove()
+def only_at_columns(layer: nn.Module, columns: torch.Tensor) -> AbstractContextManager[None]:
+    """The same at `columns` (B, n) of each row, which may repeat: for shapes that are not known yet."""
+    row = torch.arange(columns.shape[0], device=columns.device)[:, None]  # (B, 1)
+    return _only_at(layer, columns, row, columns, torch.arange(columns.shape[1], device=columns.device))
 
 
 @contextmanager
-def only_at(layer: nn.Module, columns: torch.Tensor) -> Iterator[list[int]]:
-    """Within it `layer`, (B, T, d) -> (B, n, d), gives what it would in full at `columns` (B, n) of each row; yields
-    where it puts the T of each pass. Raises as `only_at_decisions` does."""
+def _only_at(
+    layer: nn.Module, columns: torch.Tensor, row: torch.Tensor, column: torch.Tensor, slot: torch.Tensor
+) -> Iterator[None]:
+    """Only at `columns` (B, n); `slot` of each row becomes the output at `row` and `column`."""
     name = type(layer).__name__
     signature = inspect.signature(layer.forward)
     takes_cache = [key for key in ("past_key_values", "layer_past") if key in signature.parameters]
     if not takes_cache:
         raise UserError(_NO_CACHE.format(name))
     rows = torch.arange(columns.shape[0], device=columns.device)[:, None]  # (B, 1)
-    lengths: list[int] = []
+    shape: list[torch.Size] = []
 
     def narrow(module, args, kwargs):
         given = dict(signature.bind(*args, **kwargs).arguments)
@@ -86,7 +80,7 @@ def only_at(layer: nn.Module, columns: torch.Tensor) -> Iterator[list[int]]:
         if cache.of_all_tokens is None:
             raise UserError(_NO_CACHE.format(name))
         hidden = given["hidden_states"]
-        lengths.append(hidden.shape[1])
+        shape.append(hidden.shape)
         given["hidden_states"] = hidden[rows, columns]  # (B, n, d)
         mask = given["attention_mask"]  # (B, 1, T, T), or None where attention is plainly causal
         causal = torch.arange(hidden.shape[1], device=columns.device) <= columns[..., None]  # (B, n, T)
@@ -97,8 +91,15 @@ def only_at(layer: nn.Module, columns: torch.Tensor) -> Iterator[list[int]]:
             given["position_embeddings"] = tuple(part[rows, columns] for part in given["position_embeddings"])
         return (), given
 
-    hook = layer.register_forward_pre_hook(narrow, with_kwargs=True)
+    def widen(module, inputs, output):
+        hidden = output[0] if isinstance(output, tuple) else output  # (B, n, d)
+        whole = hidden.new_zeros(shape.pop())
+        whole[row, column] = hidden[row, slot]
+        return (whole, *output[1:]) if isinstance(output, tuple) else whole
+
+    hooks = [layer.register_forward_pre_hook(narrow, with_kwargs=True), layer.register_forward_hook(widen)]
     try:
-        yield lengths
+        yield
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()

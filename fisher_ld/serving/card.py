@@ -60,7 +60,7 @@ z = yes - no
 | --- | --- |
 | `model.safetensors`, `config.json`, `tokenizer.json` | for transformers; labels 0 = no, 1 = yes |
 | `model.onnx` | the same in float32; z differs from torch's by at most {fp32:.1e} on {examples} candidates |
-| `model.int8.onnx` | matrix products in 8 bits; z differs by at most {int8:.1e} there |
+| `model.int8.onnx` | linear layers and embeddings in 8 bits; z differs by at most {int8:.1e} there |
 | `prompt.json` | what a prompt is made of |
 
 ## Licence
@@ -72,10 +72,12 @@ of the data hold too. Look both up at their sources before you publish or sell t
 def model_card(folder: Path, config: Mapping[str, Any], prompt: Prompt, fp32: float, int8: float, examples: int) -> str:
     """Of the saved model in `folder`. `fp32`, `int8`: the largest differences to torch over so many `examples`."""
     source = str(config.get("_name_or_path") or "")
-    is_name = re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not Path(source).exists()  # of a hub
+    if Path(source).is_absolute() or Path(source).exists():  # where it lay on a machine
+        source = ""
+    is_name = re.fullmatch(r"[\w.-]+/[\w.-]+", source)  # of a hub
     facts = {
         **origin(folder),
-        "pretrained model": source or "not told",
+        "pretrained model": source or "not named in config.json",
         "architecture": f"{config['architectures'][0]}, {config['num_hidden_layers']} layers",
     }
     return CARD.format(

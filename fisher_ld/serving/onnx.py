@@ -18,7 +18,7 @@ CONTEXT = "context"  # of a model's metadata
 
 
 class OnnxBackend:
-    """The graph of an exported folder (fisher_ld.serving.export): with products in 8 bits, or all in float32.
+    """The graph of an exported folder (fisher_ld.serving.export): in 8 bits, or all in float32.
     `threads` None: $OMP_NUM_THREADS, else every core. Raises UserError for a folder without a graph."""
 
     def __init__(self, folder: Path, int8: bool = True, threads: int | None = None):
