@@ -8,14 +8,17 @@ therefore has exactly the context of its own one-by-one prompt.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from fisher_ld.batches.lists import COLUMNS, Lists, make_lists
 from fisher_ld.batches.prompts import Prompts, check_context
 
+if TYPE_CHECKING:
+    import torch
+
+Array = Any  # of NumPy as packed, of PyTorch after `to`: what is served by another runtime does without PyTorch
 LARGEST = 4096  # tokens of candidates in one row: longer windows are cut, for memory grows with the square
 MULTIPLE = 32  # of tokens in a row: matrix kernels are made anew for each length, and fast at even ones
 
@@ -24,26 +27,35 @@ MULTIPLE = 32  # of tokens in a row: matrix kernels are made anew for each lengt
 class PackedBatch:
     """B packed rows of T tokens that hold N candidates (examples) of some lists."""
 
-    input_ids: torch.Tensor  # (B, T)
-    position_ids: torch.Tensor  # (B, T)
-    segment: torch.Tensor  # (B, T) 0: trunk; 1..: which candidate; -1: padding
-    visible: torch.Tensor  # (B, T) how many trunk tokens a token may see
-    decision: torch.Tensor  # (N, 2) row and column of each decision token
-    examples: torch.Tensor  # (N,) example ids
-    labels: torch.Tensor  # (N,) float, nan where a label is not to be known
-    list_of: torch.Tensor  # (N,) which of the lists, 0.. in the order of the examples
+    input_ids: Array  # (B, T)
+    position_ids: Array  # (B, T)
+    segment: Array  # (B, T) 0: trunk; 1..: which candidate; -1: padding
+    visible: Array  # (B, T) how many trunk tokens a token may see
+    decision: Array  # (N, 2) row and column of each decision token
+    examples: Array  # (N,) example ids
+    labels: Array  # (N,) float, nan where a label is not to be known
+    list_of: Array  # (N,) which of the lists, 0.. in the order of the examples
     tokens: int  # without padding
 
     @property
     def mask(self) -> torch.Tensor:
         """(B, 1, T, T) bool, True: may attend."""
-        rows, length = self.segment.shape
-        row, place = (torch.arange(size, device=self.segment.device) for size in (rows, length))
-        return sees(self.segment, self.visible, row[:, None, None], place[:, None], place)[:, None]
+        return mask_of(self.segment, self.visible)
 
-    def to(self, device: torch.device) -> PackedBatch:
-        moved: Any = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in vars(self).items()}
+    def to(self, device: torch.device | str) -> PackedBatch:
+        """In tensors there."""
+        import torch
+
+        moved: Any = {k: v if k == "tokens" else torch.as_tensor(v, device=device) for k, v in vars(self).items()}
         return PackedBatch(**moved)
+
+
+def mask_of(segment: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+    """The mask of a PackedBatch."""
+    import torch
+
+    row, place = (torch.arange(size, device=segment.device) for size in segment.shape)
+    return sees(segment, visible, row[:, None, None], place[:, None], place)[:, None]
 
 
 def sees(segment: Any, visible: Any, row: Any, query: Any, key: Any) -> Any:
@@ -92,27 +104,33 @@ def _pack_row(lists: Lists, window: np.ndarray, prompts: Prompts) -> _Row:
 
 
 def pack(lists: Lists, windows: list[np.ndarray], prompts: Prompts, context: int) -> PackedBatch:
+    """`pack_rows` in tensors, of a length that kernels like."""
+    return pack_rows(lists, windows, prompts, context, MULTIPLE).to("cpu")
+
+
+def pack_rows(
+    lists: Lists, windows: list[np.ndarray], prompts: Prompts, context: int, multiple: int = 1
+) -> PackedBatch:
     """One row for each window (list numbers of one user with one history start; a window of one list is the usual
-    one-sequence-per-list packing). Raises UserError where a prompt is longer than the teacher's `context`."""
+    one-sequence-per-list packing), padded to a `multiple` of tokens. Raises UserError where a prompt is longer than
+    the teacher's `context`."""
     rows = [_pack_row(lists, window, prompts) for window in windows]
     check_context(max(max(row.positions) + 1 for row in rows), context)
-    length = -(-max(len(row.ids) for row in rows) // MULTIPLE) * MULTIPLE
+    length = -(-max(len(row.ids) for row in rows) // multiple) * multiple
 
-    def padded(values: list[list[int]], fill: int) -> torch.Tensor:
-        return torch.tensor([v + [fill] * (length - len(v)) for v in values])  # (B, T)
+    def padded(values: list[list[int]], fill: int) -> np.ndarray:
+        return np.array([v + [fill] * (length - len(v)) for v in values])  # (B, T)
 
     numbers = np.concatenate(windows)
-    examples = lists.examples(numbers)
-    sizes = np.diff(lists.offsets)[numbers]
     return PackedBatch(
         input_ids=padded([row.ids for row in rows], 0),
         position_ids=padded([row.positions for row in rows], 0),
         segment=padded([row.segment for row in rows], -1),
         visible=padded([row.visible for row in rows], 1),  # padding sees the first token: no empty softmax
-        decision=torch.tensor([(b, t) for b, row in enumerate(rows) for t in row.decision]),
-        examples=torch.from_numpy(examples),
-        labels=torch.from_numpy(lists.labels(numbers)),
-        list_of=torch.arange(len(numbers)).repeat_interleave(torch.from_numpy(sizes)),
+        decision=np.array([(b, t) for b, row in enumerate(rows) for t in row.decision]),
+        examples=lists.examples(numbers),
+        labels=lists.labels(numbers),
+        list_of=np.repeat(np.arange(len(numbers)), np.diff(lists.offsets)[numbers]),
         tokens=sum(len(row.ids) for row in rows),
     )
 

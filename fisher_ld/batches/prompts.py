@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from fisher_ld.batches.lists import Lists, read_texts
 from fisher_ld.config.params import Answers, Prompt
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PAIRS = ((" yes", " no"), (" Yes", " No"), ("yes", "no"), ("Yes", "No"), (" 1", " 0"), ("1", "0"))  # of answers
 
@@ -127,4 +129,6 @@ def build_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], temp
 
 def saved_prompts(model: Path, processed: Path) -> Prompts:
     """The prompts of a saved model over the items of a data set: its own tokenizer and template."""
+    from transformers import AutoTokenizer
+
     return build_prompts(AutoTokenizer.from_pretrained(model), read_texts(processed), read_template(model))

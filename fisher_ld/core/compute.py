@@ -56,10 +56,10 @@ def keep_freed_memory() -> None:
         mallopt(mmap_max, 0)
 
 
-def usable_threads(cluster: Place) -> int:
-    """`threads: null` takes $OMP_NUM_THREADS if set, else every core that this process may use."""
+def usable_threads(threads: int | None) -> int:
+    """None is $OMP_NUM_THREADS if set, else every core that this process may use."""
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # a number for each level of nesting
-    return cluster.threads or int(asked or len(os.sched_getaffinity(0)))
+    return threads or int(asked or len(os.sched_getaffinity(0)))
 
 
 def setup(cluster: Place, precision: str, seed: int) -> Compute:
@@ -73,7 +73,7 @@ def setup(cluster: Place, precision: str, seed: int) -> Compute:
     bf16 = precision != "fp32" and _has_bf16(cluster.device)
     if precision == "bf16" and not bf16:
         raise UserError("precision: this hardware does not compute in bf16; set it to fp32, or to auto")
-    torch.set_num_threads(usable_threads(cluster))
+    torch.set_num_threads(usable_threads(cluster.threads))
     keep_freed_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     torch.use_deterministic_algorithms(True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 import torch
 from torch import nn
@@ -32,7 +32,8 @@ class _KeysValues:
     def update(self, key: torch.Tensor, value: torch.Tensor, *details) -> tuple[torch.Tensor, torch.Tensor]:
         if self.of_all_tokens is None:
             self.of_all_tokens = key, value
-            raise _Complete
+            if not torch.compiler.is_exporting():  # a graph leaves out by itself what nothing reads
+                raise _Complete
         return self.of_all_tokens
 
 
@@ -42,39 +43,50 @@ def slots(row: torch.Tensor) -> torch.Tensor:
     return torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
 
 
-@contextmanager
-def only_at_decisions(layer: nn.Module, decision: torch.Tensor) -> Iterator[None]:
+def only_at_decisions(layer: nn.Module, decision: torch.Tensor) -> AbstractContextManager[None]:
     """Within it `layer`, (B, T, d) -> (B, T, d), attends, projects and runs its MLP only at `decision` (N, 2), rows
     and columns ordered by row, exactly as it would in full; its output is zero elsewhere. Raises UserError for a layer
     that does not take transformers' cache."""
+    row, column = decision.unbind(1)
+    count, slot = torch.bincount(row), slots(row)  # (B,), (N,)
+    columns = column.new_zeros(len(count), int(count.max()))  # (B, n), the first token where a row has fewer
+    columns[row, slot] = column
+    return _only_at(layer, columns, row, column, slot)
+
+
+def only_at_columns(layer: nn.Module, columns: torch.Tensor) -> AbstractContextManager[None]:
+    """The same at `columns` (B, n) of each row, which may repeat: for shapes that are not known yet."""
+    row = torch.arange(columns.shape[0], device=columns.device)[:, None]  # (B, 1)
+    return _only_at(layer, columns, row, columns, torch.arange(columns.shape[1], device=columns.device))
+
+
+@contextmanager
+def _only_at(
+    layer: nn.Module, columns: torch.Tensor, row: torch.Tensor, column: torch.Tensor, slot: torch.Tensor
+) -> Iterator[None]:
+    """Only at `columns` (B, n); `slot` of each row becomes the output at `row` and `column`."""
     name = type(layer).__name__
     signature = inspect.signature(layer.forward)
     takes_cache = [key for key in ("past_key_values", "layer_past") if key in signature.parameters]
     if not takes_cache:
         raise UserError(_NO_CACHE.format(name))
-    row, column = decision.unbind(1)
-    count, slot = torch.bincount(row), slots(row)  # (B,), (N,)
-    columns = column.new_zeros(len(count), int(count.max()))  # (B, n), the first token where a row has fewer
-    columns[row, slot] = column
-    rows = torch.arange(len(count), device=row.device)[:, None]  # (B, 1)
+    rows = torch.arange(columns.shape[0], device=columns.device)[:, None]  # (B, 1)
     shape: list[torch.Size] = []
 
     def narrow(module, args, kwargs):
         given = dict(signature.bind(*args, **kwargs).arguments)
         given |= given.pop("kwargs", {})
-        given[takes_cache[0]] = _KeysValues()
-        try:
+        given[takes_cache[0]] = cache = _KeysValues()
+        with suppress(_Complete):
             module.forward(**given)
-        except _Complete:
-            pass
-        else:
+        if cache.of_all_tokens is None:
             raise UserError(_NO_CACHE.format(name))
         hidden = given["hidden_states"]
         shape.append(hidden.shape)
         given["hidden_states"] = hidden[rows, columns]  # (B, n, d)
         mask = given["attention_mask"]  # (B, 1, T, T), or None where attention is plainly causal
         if mask is None:
-            seen = torch.arange(hidden.shape[1], device=row.device) <= columns[..., None]  # (B, n, T)
+            seen = torch.arange(hidden.shape[1], device=columns.device) <= columns[..., None]  # (B, n, T)
         else:
             seen = seen_by(mask, rows, columns) if isinstance(mask, BlockMask) else mask[rows, 0, columns]
         given["attention_mask"] = seen[:, None]  # (B, 1, n, T)

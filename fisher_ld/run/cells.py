@@ -146,7 +146,7 @@ def main() -> None:
         sys.exit(str(error))
     started, needs = time.monotonic(), outdated()
     alone = alone_here(cluster)
-    cells = Cells(usable_threads(cluster), cluster.cells, alone)
+    cells = Cells(usable_threads(cluster.threads), cluster.cells, alone)
     try:
         outcome = work_through(needs, cluster.cells, alone, cells.run, cells.interrupt)
     except KeyboardInterrupt:

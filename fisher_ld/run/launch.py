@@ -65,7 +65,7 @@ def _torchrun(stage: str, names: Sequence[str], place: Place) -> int:
             )
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what failed says it itself
     os.environ[STARTED] = "torchrun"
-    os.environ["OMP_NUM_THREADS"] = str(max(1, usable_threads(place) // place.processes))
+    os.environ["OMP_NUM_THREADS"] = str(max(1, usable_threads(place.threads) // place.processes))
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=place.processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
         max_restarts=0, monitor_interval=0.5, run_id=str(os.getpid()),

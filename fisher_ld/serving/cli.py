@@ -51,6 +51,21 @@ def score(options: argparse.Namespace) -> None:
     print(f"{options.out}: {rows} rows")
 
 
+def export(options: argparse.Namespace) -> None:
+    from fisher_ld.serving.export import export as run
+    from fisher_ld.serving.recommender import read_catalogue
+
+    try:
+        catalogue = read_catalogue(Path(options.model))
+    except UserError as error:
+        print(f"without a catalogue, so that it ranks and does not recommend: {error}", file=sys.stderr)
+        catalogue = None
+    found = run(Path(options.model), options.out)
+    if catalogue:
+        catalogue.write(options.out / "catalogue")
+    print(f"{options.out}: z is within {found.fp32:.1e} of PyTorch's in float32, within {found.int8:.1e} in 8 bits")
+
+
 def serve(options: argparse.Namespace) -> None:
     from fisher_ld.serving.predictor import load
     from fisher_ld.serving.recommender import Recommender, read_catalogue
@@ -115,6 +130,8 @@ def parser() -> argparse.ArgumentParser:
     scores = command(score, "a Parquet file of queries, with scores; a killed run goes on when called again")
     scores.add_argument("file", type=Path, metavar="FILE.parquet", help="columns history, candidates: lists of texts")
     scores.add_argument("--out", type=Path, required=True, metavar="OUT.parquet")
+    exports = command(export, "a folder for ONNX Runtime, transformers and vLLM, with its catalogue")
+    exports.add_argument("out", type=Path, metavar="OUT")
     serves = command(serve, "answers over HTTP, with a page to try it")
     serves.add_argument("--teacher", metavar="FOLDER", help="a second model, which the page sets beside")
     serves.add_argument("--host", default="127.0.0.1", help="(default: %(default)s)")

@@ -12,6 +12,9 @@ from fisher_ld.batches.lists import Lists, make_lists
 from fisher_ld.batches.prompts import Prompts, build_prompts, read_template
 from fisher_ld.config.params import Prompt
 from fisher_ld.core.errors import UserError
+from fisher_ld.serving.tokenizer import SavedTokenizer
+
+INT8 = "model.int8.onnx"  # of an exported folder
 
 
 class Backend(Protocol):
@@ -39,9 +42,7 @@ class Predictor:
     @classmethod
     def of(cls, folder: Path, backend: Backend) -> Predictor:
         """With the tokenizer and the template that lie beside the model in `folder`."""
-        from transformers import AutoTokenizer
-
-        return cls(backend, AutoTokenizer.from_pretrained(folder), read_template(folder))
+        return cls(backend, SavedTokenizer(folder), read_template(folder))
 
     def rank(self, history: Sequence[str], candidates: Sequence[str]) -> Ranking:
         """The candidates of one user. `history`: texts of what the user liked, oldest first. Raises as `score` does."""
@@ -59,15 +60,19 @@ class Predictor:
 
 
 def load(folder: str | Path, compute: Any = None) -> Predictor:
-    """A saved model: of a folder of `fisher-ld export` under ONNX Runtime, which needs no PyTorch, else of what a stage
-    saved. `compute`, of the latter: where it runs, a Compute; None is the CPU in float32. Raises UserError for a folder
-    that holds no model."""
+    """A saved model: of a folder of `fisher-ld export` in 8 bits under ONNX Runtime, which needs no PyTorch; else, or
+    where `compute` says where it runs (a Compute), under PyTorch, by default on the CPU in float32. Raises
+    UserError for a folder that holds no model."""
     folder = Path(folder)
     if not (folder / "prompt.json").is_file():
         raise UserError(
             f"{folder}: expected the folder of a model, such as data/movielens-100k/students/small/fisher-ld/0, "
             "which has a prompt.json; found none. Run the stage that writes it (dvc repro)"
         )
+    if compute is None and (folder / INT8).is_file():
+        from fisher_ld.serving.onnx import OnnxBackend
+
+        return Predictor.of(folder, OnnxBackend(folder))
     from fisher_ld.serving.torch_backend import TorchBackend
 
     return Predictor.of(folder, TorchBackend(folder, compute))
