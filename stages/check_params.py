@@ -6,11 +6,13 @@ import sys
 
 from fisher_ld.config.paths import BASE
 from fisher_ld.config.teacher_fit import check_teacher_fit
-from fisher_ld.core.errors import UserError
+from fisher_ld.core.errors import told
 from fisher_ld.run.stage import read_params
 
 if __name__ == "__main__":
     try:
         check_teacher_fit(read_params(), BASE)
-    except UserError as error:
-        sys.exit(f"check_params: {error}")
+    except Exception as error:
+        if message := told(error):
+            sys.exit(f"check_params: {message}")
+        raise

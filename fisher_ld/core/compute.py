@@ -56,9 +56,15 @@ def keep_freed_memory() -> None:
 
 
 def usable_threads(cluster: Place) -> int:
-    """`threads: null` takes $OMP_NUM_THREADS if set, else every core that this process may use."""
-    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # a number for each level of nesting
-    return cluster.threads or int(asked or len(os.sched_getaffinity(0)))
+    """`threads: null` takes $OMP_NUM_THREADS if set, else every core that this process may use. Raises UserError."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a number for each level of nesting
+    if cluster.threads or not asked:
+        return cluster.threads or len(os.sched_getaffinity(0))
+    if not asked.isdecimal() or int(asked) < 1:
+        raise UserError(
+            f"OMP_NUM_THREADS: expected a number from 1 on, got {asked!r}; unset it, or set cluster.threads"
+        )
+    return int(asked)
 
 
 def setup(cluster: Place, precision: str, seed: int) -> Compute:
