@@ -45,7 +45,7 @@ QUIET = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the default waits 248 s for a dead server
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # errors are told here, without its tracebacks
 }
 REMEDY = "Set tracking.uri or MLFLOW_TRACKING_URI to sqlite:///FILE, or to http://HOST:PORT of a server that runs."
 T = TypeVar("T")
@@ -169,6 +169,7 @@ class StageRun:
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # where it is imported already
 
         place = flatten(self.params.model_dump(mode="json", include={"cluster"}))
         tags = {name: _text(value) for name, value in place.items()}
@@ -313,10 +314,8 @@ class StageRun:
 
 
 def _root(error: BaseException) -> BaseException:
-    """What an error came from."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__  # pyright: ignore[reportAssignmentType]
-    return error
+    """What an error was raised from."""
+    return _root(error.__cause__) if error.__cause__ else error
 
 
 def _points(values: Mapping[str, Any], step: int) -> list[Metric]:

@@ -32,42 +32,46 @@ def _before(owner: Any, name: str, act: Callable[..., None]) -> None:
     setattr(owner, name, call)
 
 
-def _at_write(act: Callable[[Any], object]) -> None:
-    """`act` with the path, before a file is opened to write and before one gets its name."""
+def _at_write(opened: Callable[[Any], object], named: Callable[[Any], object]) -> None:
+    """These with the path, before a file is opened to write, and before a file or folder gets its name."""
 
-    def opened(file: Any, mode: str = "r", *given: Any, **options: Any) -> None:
+    def before_open(file: Any, mode: str = "r", *given: Any, **options: Any) -> None:
         if _ours(file) and set(mode) & set("wax+"):
-            act(file)
+            opened(file)
 
-    _before(builtins, "open", opened)
-    _before(io, "open", opened)
-    _before(os, "replace", lambda source, target: act(target))
-    _before(Path, "rename", lambda source, target: act(target))
-
-
-def _nth(number: int, act: Callable[[Any], None]) -> Callable[[Any], None]:
-    """`act` at the `number`-th call, from 0, and at all after it."""
-    seen = iter(range(1 << 62))
-
-    def count(path: Any) -> None:
-        if next(seen) >= number:
-            act(path)
-
-    return count
+    _before(builtins, "open", before_open)
+    _before(io, "open", before_open)
+    _before(os, "replace", lambda source, target: named(target))
+    _before(Path, "rename", lambda source, target: named(target))
 
 
 def full(number: int) -> None:
-    """From the `number`-th write on the disk is full."""
+    """At the `number`-th write, from 0, the disk is full; later ones get names, but nothing can be written."""
+    seen = iter(range(1 << 62))
 
     def fail(path: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", os.fspath(path))
 
-    _at_write(_nth(number, fail))
+    _at_write(
+        lambda path: fail(path) if next(seen) >= number else None,
+        lambda path: fail(path) if next(seen) == number else None,
+    )
 
 
 def kill(number: int) -> None:
-    """kill -9 before the `number`-th write."""
-    _at_write(_nth(number, lambda path: os.kill(os.getpid(), signal.SIGKILL)))
+    """kill -9 before the `number`-th write, from 0."""
+    seen = iter(range(1 << 62))
+    end = lambda path: os.kill(os.getpid(), signal.SIGKILL) if next(seen) == number else None  # noqa: E731
+    _at_write(end, end)
+
+
+def count(file: str) -> None:
+    """No fault: leaves in `file` how often the process wrote."""
+    seen: list[Any] = []
+    stream = os.open(file, os.O_CREAT | os.O_TRUNC | os.O_RDWR)
+    os.pwrite(stream, b"0", 0)
+    note = lambda path: (seen.append(path), os.pwrite(stream, str(len(seen)).encode(), 0))  # noqa: E731
+    _at_write(note, note)
 
 
 def no_flock(number: int) -> None:
@@ -83,13 +87,6 @@ def clock(*steps: float) -> None:
     """The clock is moved by so many seconds, by the next of `steps` at each look at it, by the last from then on."""
     real, left = time.time, list(steps)
     time.time = lambda: real() + (left.pop(0) if len(left) > 1 else left[0])
-
-
-def count(file: str) -> None:
-    """No fault: leaves in `file` how often the process wrote."""
-    seen: list[Any] = []
-    stream = os.open(file, os.O_CREAT | os.O_RDWR)
-    _at_write(lambda path: (seen.append(path), os.pwrite(stream, str(len(seen)).encode(), 0)))
 
 
 def ordinary() -> None:

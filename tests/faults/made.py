@@ -35,7 +35,7 @@ CELLS = (  # in an order in which they can run
     "check_params", "download_teacher", "download tiny", "preprocess tiny", "embed_items tiny", "rivals tiny",
     "adapt_teacher tiny 0", "adapt_shallow tiny truncated-1", "gate tiny small 0", "cache_teacher tiny 0",
     "estimate_fisher tiny 0", "layer_weights tiny none", "layer_weights tiny fisher-ld", "cache_signals tiny none 0",
-    "cache_signals tiny fisher-ld 0", "start_student tiny small", "choose_strength tiny small none 0",
+    "cache_signals tiny fisher-ld 0", "start_student tiny small 0", "choose_strength tiny small none 0",
     "choose_strength tiny small fisher-ld 0", "distill tiny small none 0 0", "distill tiny small fisher-ld 0 0",
     "score_rivals tiny", "score_zero_shot tiny", "score_teacher tiny 0", "score_shallow tiny truncated-1",
     "score_start tiny small", "score_student tiny small none 0", "score_student tiny small fisher-ld 0",

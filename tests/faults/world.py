@@ -55,7 +55,8 @@ class World:
         light = ("fisher_ld.run.stage", "fisher_ld.preprocessing.preprocess", "fisher_ld.fetch.data")
         heavy = (
             "fisher_ld.training.adapt", "fisher_ld.distillation.trainer", "fisher_ld.models.pretrained",
-            "fisher_ld.evaluation.efficiency", "fisher_ld.evaluation.comparisons", "fisher_ld.report.page", "mlflow",
+            "fisher_ld.evaluation.efficiency", "fisher_ld.evaluation.comparisons", "fisher_ld.report.page",
+            "mlflow.store.tracking.sqlalchemy_store",
         )  # fmt: skip
         return subprocess.Popen(
             [sys.executable, "-m", "tests.faults.server", *light, *(heavy if self.heavy else ())],
