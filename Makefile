@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup sasrec repro test test-slow lint ui server demo realdata
+.PHONY: setup sasrec clone repro test test-slow faults realdata lint ui server demo
 
 setup: .venv/ready
 
@@ -27,7 +27,12 @@ sasrec: .venv-recbole/ready
 	  pyarrow==25.0.1 scipy==1.17.1 scikit-learn==1.9.1
 	touch $@
 
-repro: setup
+# Before all set-up, for DVC works in a clone only.
+clone:
+	@git rev-parse --verify --quiet HEAD >/dev/null || { echo "this folder has no commit of git, which DVC needs: \
+	clone the project with git, or run here: git init && git add -A && git commit -m start"; exit 1; }
+
+repro: clone setup
 	@test -f profiles/$(PROFILE) || { echo "PROFILE=$(PROFILE): expected one of: $$(ls profiles)"; exit 1; }
 	@git diff --quiet params.yaml || { echo "params.yaml differs from the commit:"; git --no-pager diff -U0 params.yaml; }
 	python -m fisher_ld.run.cells $$(sed 's/^/-S /' profiles/$(PROFILE))
@@ -35,7 +40,7 @@ repro: setup
 	@echo "report: metrics/report.html; runs: make ui"
 
 test: setup
-	pytest -m 'not slow and not realdata'
+	pytest -m 'not slow and not faults and not realdata'
 
 # The pipeline under DVC and MLflow on the real data, with the first layers of the real teacher.
 test-slow: setup
@@ -44,6 +49,10 @@ test-slow: setup
 # Tables of shops below FISHER_LD_DATA, each to its report with a tiny random teacher.
 realdata: setup
 	pytest -m realdata -rs
+
+# What a machine, a file or a person may do wrong, one by one: tests/faults/table.py.
+faults: setup
+	pytest tests/faults
 
 lint: setup
 	ruff check .

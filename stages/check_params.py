@@ -8,7 +8,7 @@ from fisher_ld.batches.prompts import answer_tokens
 from fisher_ld.config.params import Params
 from fisher_ld.config.paths import BASE
 from fisher_ld.config.teacher_fit import check_teacher_fit
-from fisher_ld.core.errors import UserError
+from fisher_ld.core.errors import told
 from fisher_ld.run.stage import read_params
 
 
@@ -24,5 +24,7 @@ def check(params: Params) -> None:
 if __name__ == "__main__":
     try:
         check(read_params())
-    except UserError as error:
-        sys.exit(f"check_params: {error}")
+    except Exception as error:
+        if message := told(error):
+            sys.exit(f"check_params: {message}")
+        raise

@@ -108,6 +108,9 @@ def describe(error: ValidationError, root: type[BaseModel]) -> list[str]:
             lines.append(f"{key}: {_unknown(location, root)}")
         elif kind == "missing":
             lines.append(f"{key}: missing; params.yaml is the only place of defaults")
+        elif kind == "string_type" and isinstance(given, int | float):
+            quoted = f'"{given}"'.lower() if isinstance(given, bool) else f'"{given}"'
+            lines.append(f"{key}: expected a text, got {given!r}; quote it: {quoted}, and in -S '{key}={quoted}'")
         elif kind == "string_pattern_mismatch":
             lines.append(f"{key}: expected a name of letters, digits, _ and -, got {given!r}")
         elif kind in ("model_type", "dict_type"):

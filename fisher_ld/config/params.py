@@ -51,7 +51,7 @@ Fraction = Annotated[Number, Field(ge=0, le=1)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Rate = Annotated[Number, Field(gt=0)]
 Date = Annotated[str, BeforeValidator(_date)]
-Seed = Annotated[Whole, Field(ge=0)]
+Seed = Annotated[Whole, Field(ge=0, le=2**64 - 1)]  # as torch takes them
 Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$")]  # part of file and stage names
 Shallow = Annotated[str, Field(pattern=rf"^({'|'.join(SHALLOW)})-[1-9][0-9]*$")]  # truncated-2
 Family = Literal["matched", "uniform", "popularity", "full", "two-stage"]  # of test lists, by their negatives
@@ -164,6 +164,11 @@ class Answers(Section):
     def contradictions(self) -> Iterator[str]:
         if self.yes == self.no:
             yield f"`yes` and `no` must differ, both are {self.yes!r}"
+        if self.yes[0].isspace() != self.no[0].isspace():
+            yield (
+                f"expected a blank before both words or before neither, got {self.yes!r} and {self.no!r}; in -S a "
+                """blank needs quotes: -S 'teacher.answers.yes=" yes"'"""
+            )
 
 
 class DataSettings(Section):
@@ -472,4 +477,9 @@ def parse(raw: Mapping[str, Any], catalogues: Mapping[str, Collection[str]]) -> 
 
 def load_params(path: str | Path, catalogues: Mapping[str, Collection[str]]) -> Params:
     """params.yaml, checked whole. Raises UserError."""
-    return parse(read_yaml(path), catalogues)
+    raw = read_yaml(path)
+    try:
+        return parse(raw, catalogues)
+    except UserError as error:
+        remedy = f"put it right in {path}, or `git restore {path}` takes back all that changed since the last commit"
+        raise UserError(f"{error}\n{remedy}, with -S too") from None

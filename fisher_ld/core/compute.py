@@ -57,9 +57,15 @@ def keep_freed_memory() -> None:
 
 
 def usable_threads(threads: int | None) -> int:
-    """None is $OMP_NUM_THREADS if set, else every core that this process may use."""
-    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # a number for each level of nesting
-    return threads or int(asked or len(os.sched_getaffinity(0)))
+    """None is $OMP_NUM_THREADS if set, else every core that this process may use. Raises UserError."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a number for each level of nesting
+    if threads or not asked:
+        return threads or len(os.sched_getaffinity(0))
+    if not asked.isdecimal() or int(asked) < 1:
+        raise UserError(
+            f"OMP_NUM_THREADS: expected a number from 1 on, got {asked!r}; unset it, or set cluster.threads"
+        )
+    return int(asked)
 
 
 def setup(cluster: Place, precision: str, seed: int) -> Compute:

@@ -1,10 +1,13 @@
-"""The error a user can put right, and the full disk."""
+"""The errors a user can put right, the full disk and lacking permissions among them."""
 
 from __future__ import annotations
 
 import errno
 import shutil
 from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT), ("No space left on device", "disk is full", "Disk quota exceeded")
+DENIED = (errno.EACCES, errno.EPERM, errno.EROFS), ("Permission denied", "Read-only file system", "readonly database")
 
 
 class UserError(Exception):
@@ -15,20 +18,36 @@ class Unavailable(UserError):
     """What was asked for is not to be had here: a stage exits with 2."""
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or one it came from, means that no space was left. Libraries in Rust and C++ raise their
-    own classes, so that the errno is only in the text."""
+def _first(error: BaseException, numbers: tuple[int, ...], texts: tuple[str, ...]) -> BaseException | None:
+    """Of an error and those it came from, the first with one of these. Libraries in Rust and C++ raise their own
+    classes, so that the errno is only in the text."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if any(text in str(seen) for text in ("No space left on device", "disk is full", "Disk quota exceeded")):
-            return True
+        if (isinstance(seen, OSError) and seen.errno in numbers) or any(text in str(seen) for text in texts):
+            return seen
         seen = seen.__cause__ or seen.__context__
-    return False
+    return None
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or one it came from, means that no space was left."""
+    return _first(error, *FULL) is not None
 
 
 def disk_full_message(path: str | Path) -> str:
     folder = next(folder for folder in (Path(path).absolute(), *Path(path).absolute().parents) if folder.exists())
     free = shutil.disk_usage(folder).free / 2**20
     return f"disk full: {path} could not be written ({free:.0f} MiB free there). Free some space and run it again."
+
+
+def told(error: BaseException) -> str | None:
+    """What a person reads of an error that they can put right; None for a bug."""
+    if isinstance(error, UserError):
+        return str(error)
+    if full := _first(error, *FULL):
+        return disk_full_message(getattr(full, "filename", None) or Path.cwd())
+    if denied := _first(error, *DENIED):
+        place = getattr(denied, "filename", None)
+        what = f"{place}: {getattr(denied, 'strerror', '')}" if place else str(denied).splitlines()[0]
+        return f"{what}. Give this user the right to read and write there (chmod, chown, mount), then run it again."
+    return None

@@ -42,17 +42,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = path.parent / f".new-{path.name}", path.parent / f".old-{path.name}"
-    _remove(temporary)
+    for left in (temporary, old):  # by a kill
+        _remove(left)
     try:
         yield temporary
         if temporary.is_dir() and path.exists():  # a folder cannot be renamed onto a full one
-            _remove(old)
             path.rename(old)
             temporary.rename(path)
             _remove(old)
         else:
             os.replace(temporary, path)
     except BaseException as error:
+        if old.exists() and not path.exists():
+            old.rename(path)
         _remove(temporary)
         if is_disk_full(error):
             raise UserError(disk_full_message(path)) from error

@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,7 +42,7 @@ class Lock:
                 stream.seek(0)
                 text = stream.read()
                 stream.close()
-                if text:
+                with suppress(ValueError):
                     return cast("dict[str, Any]", json.loads(text))
                 time.sleep(0.01)  # the holder has not yet written who it is
                 continue

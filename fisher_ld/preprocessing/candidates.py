@@ -151,8 +151,9 @@ class ListWriter:
             short, worst = len(np.unique(lists.user[left < count])), users[lists.user[np.argmin(left)]]
             raise UserError(
                 f"{lists.key}: {lists.name} lists need {count} items that the user has not touched, but {short} users "
-                f"have fewer (user {worst} has {left.min()}, of {np.count_nonzero(pool)} items to draw from). Lower "
-                f"{lists.key} or item_core, or use more data."
+                f"have fewer (user {worst} has {left.min()}, of {np.count_nonzero(pool)} items to draw from). If "
+                f"these are no persons, leave them out of the interactions; else lower {lists.key} or item_core, or "
+                "use more data."
             )
         return count
 

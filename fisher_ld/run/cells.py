@@ -17,11 +17,12 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
+from pathlib import Path
 
 from fisher_ld.config.params import Cluster
 from fisher_ld.config.paths import PARAMS
 from fisher_ld.core.compute import usable_threads
-from fisher_ld.core.errors import UserError
+from fisher_ld.core.errors import UserError, told
 from fisher_ld.run.stage import read_params, terminate
 
 # They run the teacher, which uses every core, or measure time.
@@ -40,13 +41,24 @@ def alone_here(cluster: Cluster) -> Callable[[str], bool]:
 
 def outdated() -> dict[str, set[str]]:
     """The cells that DVC would look at: those that changed and all that depend on them, in an order in which they can
-    run, each with those of them that it needs done."""
+    run, each with those of them that it needs done. Raises UserError where DVC cannot work."""
+    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    with Repo() as repo:
-        graph = repo.index.graph
-        needs = {stage.addressing: {needed.addressing for needed in graph.successors(stage)} for stage in graph}
-        changed = set(repo.status())
+    try:
+        with Repo() as repo:
+            graph = repo.index.graph
+            needs = {stage.addressing: {needed.addressing for needed in graph.successors(stage)} for stage in graph}
+            changed = set(repo.status())
+            cache = Path(repo.cache.local.path)
+    except DvcException as error:
+        raise UserError(
+            f"DVC: {error}. It needs a clone by git, or: git init && git add -A && git commit -m start"
+        ) from error
+    if cache.exists() and not os.access(cache, os.W_OK):
+        raise UserError(
+            f"DVC's cache {cache} cannot be written: chmod it, or choose another: dvc cache dir --local FOLDER"
+        )
     found: dict[str, set[str]] = {}
     for cell in TopologicalSorter(needs).static_order():
         if cell in changed or needs[cell] & found.keys():
@@ -124,13 +136,20 @@ class Cells:
 
 
 def _set(overrides: list[str]) -> None:
+    """Raises UserError for what the grammar of `-S` does not take, or takes for something else."""
     from dvc.exceptions import DvcException
     from dvc.utils.hydra import apply_overrides
 
+    for key, _, value in (override.partition("=") for override in overrides):
+        if value != value.strip():
+            raise UserError(f"""-S: a blank at the end of a value is kept in quotes alone: -S '{key}="{value}"'""")
     try:
         apply_overrides(PARAMS, overrides)
     except DvcException as error:
-        sys.exit(f"{PARAMS}: {error} ({error.__cause__})")
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise UserError(
+            f"""{PARAMS}: {reason}. A text with blanks, commas or braces stands in quotes: -S 'KEY="TEXT"'"""
+        ) from error
 
 
 def main() -> None:
@@ -138,13 +157,15 @@ def main() -> None:
     parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE")
     overrides = parser.parse_args().set_param
     signal.signal(signal.SIGTERM, terminate)
-    if overrides:
-        _set(overrides)
     try:
+        if overrides:
+            _set(overrides)
         cluster = read_params().cluster
-    except UserError as error:
-        sys.exit(str(error))
-    started, needs = time.monotonic(), outdated()
+        started, needs = time.monotonic(), outdated()
+    except Exception as error:
+        if message := told(error):
+            sys.exit(message)
+        raise
     alone = alone_here(cluster)
     cells = Cells(usable_threads(cluster.threads), cluster.cells, alone)
     try:

@@ -22,13 +22,14 @@ from fisher_ld.config.params import Params, load_params
 from fisher_ld.config.paths import BASE, PARAMS
 from fisher_ld.config.teacher_fit import check_teacher_fit
 from fisher_ld.core import ranks
-from fisher_ld.core.errors import Unavailable, UserError, disk_full_message, is_disk_full
+from fisher_ld.core.compute import usable_threads
+from fisher_ld.core.errors import Unavailable, UserError, told
 from fisher_ld.core.files import read_yaml
 from fisher_ld.core.locks import Lock, still_running, work_root
 from fisher_ld.datasets.catalogue import SOURCES
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.run.launch import JOBS, STARTED, elsewhere, launch
-from fisher_ld.run.tracking import StageRun, check_shared
+from fisher_ld.run.tracking import StageRun, check_shared, store_uri
 
 BEFORE_TEACHER = ("download", "download_teacher")  # which may bring another one
 TRACKED = ("adapt_teacher", "adapt_shallow", "distill", "efficiency", "report")  # a failing store says so first
@@ -37,8 +38,22 @@ ALWAYS = ("cluster", "tracking")  # where a thing ran must not change what it is
 
 
 def read_params() -> Params:
-    """params.yaml, checked whole, the names of methods, sources of data and stages among it. Raises UserError."""
-    return load_params(PARAMS, {"methods": METHODS, "sources": SOURCES, "stages that run a model": JOBS})
+    """params.yaml, checked whole, the names of methods, sources of data and stages among it; with it what of this place
+    would stop a later stage. Raises UserError."""
+    params = load_params(PARAMS, {"methods": METHODS, "sources": SOURCES, "stages that run a model": JOBS})
+    _check_place(params)
+    return params
+
+
+def _check_place(params: Params) -> None:
+    for folder in (paths.DATA, paths.METRICS, *paths.DATA.glob("*"), *paths.METRICS.glob("*")):
+        if folder.is_symlink() and not folder.is_file():
+            raise UserError(
+                f"{folder}: expected a folder, got a link to {os.readlink(folder)}, whose contents DVC cannot track. "
+                "Replace the link by a folder; `dvc cache dir --local OTHER_DISK/cache` has the large files elsewhere"
+            )
+    store_uri(params.tracking.uri)
+    usable_threads(params.cluster)
 
 
 def declared_keys(stage: str, names: Mapping[str, str]) -> tuple[str, ...]:
@@ -211,7 +226,7 @@ def stage(main: Callable[..., None], idle: Callable[..., bool] = lambda params, 
     and `teacher`, the seed of the teacher that students learn from, which is no part of the cell's name.
     `idle(params, *names)`: whether a cell runs no model, so that it needs no launcher.
 
-    A UserError or a full disk ends it with one message and exit code 1 (2: Unavailable), a bug with its traceback."""
+    What a user can put right ends it with one message and exit code 1 (2: Unavailable), a bug with its traceback."""
     signal.signal(signal.SIGTERM, terminate)
     if not sys.stderr.isatty():
         _silence_bars()
@@ -228,16 +243,12 @@ def stage(main: Callable[..., None], idle: Callable[..., bool] = lambda params, 
     except KeyboardInterrupt:
         _let_another_tell()
         sys.exit(f"{cell}: interrupted; the same command goes on from the last checkpoint")
-    except Unavailable as error:
-        _let_another_tell()
-        print(f"{cell}: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
-    except UserError as error:
-        _let_another_tell()
-        sys.exit(f"{cell}: {error}")
     except Exception as error:
-        _let_another_tell(bug=True)
-        if is_disk_full(error):
-            where = getattr(error, "filename", None) or Path.cwd()
-            sys.exit(f"{cell}: {disk_full_message(where)}")
-        raise
+        message = told(error)
+        _let_another_tell(bug=message is None)
+        if message is None:
+            raise
+        if not isinstance(error, Unavailable):
+            sys.exit(f"{cell}: {message}")
+        print(f"{cell}: {message}", file=sys.stderr, flush=True)
+        sys.exit(2)

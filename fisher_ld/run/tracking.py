@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote
 
 from fisher_ld.config.messages import flatten
 from fisher_ld.config.params import Params, load_params
@@ -44,18 +45,38 @@ QUIET = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the default waits 248 s for a dead server
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # errors are told here, without its tracebacks
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+REMEDY = "Set tracking.uri or MLFLOW_TRACKING_URI to sqlite:///FILE, or to http://HOST:PORT of a server that runs."
 T = TypeVar("T")
 
 
 def store_uri(uri: str | None) -> str:
     """`uri`, else $MLFLOW_TRACKING_URI, else sqlite in the original repository, which `dvc exp run --temp` and
-    `--queue` share. A relative sqlite path is taken from there as well."""
+    `--queue` share. A relative sqlite path is taken from there as well. Raises UserError for a folder of files, which
+    MLflow gave up, and for what is no address."""
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if "://" not in uri or uri.startswith("file:"):
+        raise UserError(f"MLflow store {uri}: expected sqlite or a server. {REMEDY}")
     relative = re.fullmatch("sqlite:///([^/].*)", uri)
-    return f"sqlite:///{work_root().absolute() / relative[1]}" if relative else uri
+    if not relative:
+        return uri
+    root = str(work_root().absolute()).replace("%", "%25").replace("?", "%3F")
+    return f"sqlite:///{root}/{relative[1]}"
+
+
+def shown(text: object) -> str:
+    """Without the passwords of addresses in it."""
+    return re.sub(r"://[^/@\s]+@", "://***@", str(text))
+
+
+def _lock(store: str) -> Lock:
+    """Of several processes that create a fresh sqlite store at once, most crash, and two must not create one parent.
+    It lies beside the file, which several repositories may share."""
+    if found := re.fullmatch(r"sqlite:///([^?]+)(\?.*)?", store):
+        return Lock(f"{unquote(found[1])}.lock")
+    return Lock(work_root() / "work" / "mlflow.lock")
 
 
 def check_shared(uri: str | None) -> None:
@@ -131,7 +152,7 @@ class StageRun:
         self.cell, self.folder, self.params, self.declared = cell, folder, params, declared
         self.stage, _, name = cell.partition("@")
         self.name = name or "run"
-        self.uri, self.started = store_uri(params.tracking.uri), time.time()
+        self.uri, self.started = store_uri(params.tracking.uri), time.monotonic()
         self.run_id = ""  # none yet
         self.buffer: list[Metric] = []
         self.last_flush, self.monitor = time.monotonic(), None
@@ -149,25 +170,23 @@ class StageRun:
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        from mlflow.exceptions import MlflowException
+        logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # where it is imported already
 
         place = flatten(self.params.model_dump(mode="json", include={"cluster"}))
         tags = {name: _text(value) for name, value in place.items()}
         tags |= {"mlflow.user": os.environ.get("USER") or str(os.getuid()), "mlflow.source.git.commit": _commit()}
-        # of several processes that create a fresh sqlite store at once, most crash; two must not create one parent
-        lock = Lock(work_root() / "work" / "mlflow.lock")
+        lock = _lock(self.uri)
         lock.take(wait=True)
         try:
             self.experiment_id = self._experiment(self.params.tracking.experiment)
             self.parent_id = self._parent(tags)
             self.run_id = self._nested(tags)
             self._send_params(self.run_id, self.declared)
-        except (MlflowException, OSError) as error:
-            text = str(error).splitlines()[0][:300]
-            raise UserError(
-                f"MLflow store {self.uri} cannot be opened ({text}). Start that server, or set tracking.uri or "
-                "MLFLOW_TRACKING_URI to sqlite:///FILE or http://HOST:PORT."
-            ) from error
+        except UserError:
+            raise
+        except Exception as error:  # MLflow's, SQLAlchemy's, alembic's, of a driver that is not installed
+            reason = next((line for line in str(_root(error)).splitlines() if line), type(error).__name__)
+            raise UserError(shown(f"MLflow store {self.uri} cannot be opened ({reason[:300]}). {REMEDY}")) from error
         finally:
             lock.release()
         if self.params.tracking.system_metrics:
@@ -257,7 +276,7 @@ class StageRun:
         try:
             yield
         except (MlflowException, OSError) as error:
-            print(f"MLflow store {self.uri}: {loss} ({error})", file=sys.stderr, flush=True)
+            print(shown(f"MLflow store {self.uri}: {loss} ({error})"), file=sys.stderr, flush=True)
 
     def complete_parent(self, summary: Mapping[str, Any], artifacts: Sequence[Path]) -> None:
         """Makes the parent tell the whole experiment: the numbers of `summary`, nested ones as ndcg_10/fisher-ld, the
@@ -280,7 +299,7 @@ class StageRun:
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MiB
-        cost = {"seconds": time.time() - self.started, "peak_memory_mib": peak}
+        cost = {"seconds": time.monotonic() - self.started, "peak_memory_mib": peak}
         if self.run_id:
             self.log_metrics(cost)
             self.flush(last=True)
@@ -293,6 +312,11 @@ class StageRun:
         if kind is None and ranks.leader():
             record = {"stage": self.stage, "cell": self.name, "run_id": self.run_id or None, **cost}
             write_json(self.folder / "run.json", record)
+
+
+def _root(error: BaseException) -> BaseException:
+    """What an error was raised from."""
+    return _root(error.__cause__) if error.__cause__ else error
 
 
 def _points(values: Mapping[str, Any], step: int) -> list[Metric]:
