@@ -44,7 +44,8 @@ def client(
 
 def server_memory(port: int) -> float:
     """MiB of the process that listens."""
-    pid = next(c.pid for c in psutil.net_connections("tcp") if c.laddr.port == port and c.status == "LISTEN")
+    listening = (c for c in psutil.net_connections("tcp") if c.status == "LISTEN")
+    pid = next(c.pid for c in listening if getattr(c.laddr, "port", None) == port)
     return psutil.Process(pid).memory_info().rss / 2**20
 
 

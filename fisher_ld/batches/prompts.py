@@ -99,8 +99,8 @@ def read_template(folder: Path) -> Prompt:
     return Prompt(**read_json(folder / "prompt.json"))
 
 
-def build_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], template: Prompt) -> Prompts:
-    """The pieces of all prompts over items with these texts."""
+def build_prompts(tokenizer: Any, texts: Sequence[str], template: Prompt) -> Prompts:
+    """The pieces of all prompts over items with these texts. `tokenizer`: of transformers, or a SavedTokenizer."""
 
     named = [name for name in getattr(tokenizer, "added_tokens_encoder", {}) if name.strip()]
 

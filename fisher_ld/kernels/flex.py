@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
@@ -41,7 +42,7 @@ def flex(
     attention_mask: BlockMask | torch.Tensor | None,  # a tensor as of torch's own attention
     scaling: float | None = None,
     dropout: float = 0.0,
-    **options: object,
+    **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """softmax(q k' + mask) v, (B, Q, H, d). Torch's own attention is taken for a mask that is a tensor, and with
     dropout. Raises UserError for a model whose attention is another."""

@@ -143,7 +143,8 @@ class _Again(torch.autograd.Function):
                 torch.cuda.set_rng_state(state, gpu)
             found = ctx.compute()
         given = [(output, gradient) for output, gradient in zip(found, gradients, strict=True) if gradient is not None]
-        torch.autograd.backward(*zip(*given, strict=True))
+        outputs, of_outputs = zip(*given, strict=True)
+        torch.autograd.backward(outputs, of_outputs)
         return None, None, None
 
 

@@ -53,7 +53,7 @@ def _check_place(params: Params) -> None:
                 "Replace the link by a folder; `dvc cache dir --local OTHER_DISK/cache` has the large files elsewhere"
             )
     store_uri(params.tracking.uri)
-    usable_threads(params.cluster)
+    usable_threads(params.cluster.threads)
 
 
 def declared_keys(stage: str, names: Mapping[str, str]) -> tuple[str, ...]:

@@ -38,6 +38,6 @@ class OnnxBackend:
         for group in longest_first(pieces, prompts, 1):
             rows = pack_rows(pieces, group, prompts, self.context)
             given = {name: getattr(rows, name) for name in ("input_ids", "position_ids", "segment", "visible")}
-            (found,) = self.session.run(["logits"], {**given, "decision": rows.decision[None, :, 1]})  # (1, n)
-            logits[rows.examples] = found[0]
+            (found,) = self.session.run(["logits"], {**given, "decision": rows.decision[None, :, 1]})
+            logits[rows.examples] = np.asarray(found)[0]  # of (1, n)
         return logits

@@ -34,10 +34,11 @@ class TfIdf:
 
     def score_all(self, history: Sequence[str]) -> np.ndarray:
         """The score of every item after a history of any texts, oldest first: (items,)."""
+        vectors: Any = self.vectors
         if not history:
-            return np.zeros(self.vectors.shape[0])
+            return np.zeros(vectors.shape[0])
         weights = self.decay ** np.arange(len(history) - 1, -1, -1.0)  # (texts,)
-        return self.vectors @ (self.vectorizer.transform(history).T @ weights)
+        return vectors @ (self.vectorizer.transform(history).T @ weights)
 
 
 @lru_cache(maxsize=1)
