@@ -22,9 +22,7 @@ import numpy as np
 import psutil
 
 
-def client(
-    address: str, path: str, until: float, seed: int, titles: list[str], waits: list[float], errors: list[str]
-) -> None:
+def client(address: str, until: float, seed: int, titles: list[str], waits: list[float], errors: list[str]) -> None:
     draw, place = random.Random(seed), urlsplit(address)
     connection = http.client.HTTPConnection(place.hostname or "", place.port)
     while time.perf_counter() < until:
