@@ -15,6 +15,7 @@ from fisher_ld.core.errors import UserError
 from fisher_ld.serving.predictor import INT8
 
 FP32 = "model.onnx"
+LARGEST = 512  # tokens of candidates in one row: attention costs their square here
 CONTEXT = "context"  # of a model's metadata
 
 
@@ -34,8 +35,8 @@ class OnnxBackend:
     def logits(self, lists: Lists, prompts: Prompts) -> np.ndarray:
         """z of every example: (examples,) float32. Raises UserError for a prompt longer than the model's context."""
         logits = np.empty(lists.offsets[-1], np.float32)
-        pieces = in_pieces(lists, prompts)
-        for group in longest_first(pieces, prompts, 1):
+        pieces = in_pieces(lists, prompts, LARGEST)
+        for group in longest_first(pieces, prompts, 1, LARGEST):
             rows = pack_rows(pieces, group, prompts, self.context)
             given = {name: getattr(rows, name) for name in ("input_ids", "position_ids", "segment", "visible")}
             (found,) = self.session.run(["logits"], {**given, "decision": rows.decision[None, :, 1]})
