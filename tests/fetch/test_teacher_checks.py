@@ -167,7 +167,8 @@ def test_code_that_is_not_needed_is_left_out(lay, mine):
     assert AutoModelForCausalLM.from_pretrained(base).config.model_type == "llama"
 
 
-def test_a_tokenizer_with_code_of_its_own_is_refused(lay, mine):
+def test_a_tokenizer_with_code_of_its_own_is_refused_without_a_question(lay, mine, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *given: pytest.fail("asked whether to run it"))
     write_teacher(mine)
     auto_map = {"AutoTokenizer": ["tokenization_xyz.XyzTokenizer", None]}
     change(mine / "tokenizer_config.json", {"auto_map": auto_map, "tokenizer_class": "XyzTokenizer"})
@@ -231,6 +232,13 @@ def test_weights_that_are_there_twice_are_taken_once(lay, mine, capsys, sharded)
     taken = "the files that model.safetensors.index.json names" if sharded else "model.safetensors"
     expected = f"consolidated.safetensors, model.fp16.safetensors left out; the weights are in {taken}"
     assert expected in capsys.readouterr().err
+
+
+def test_one_file_goes_before_an_index_that_another_save_has_left(lay, mine):
+    write_teacher(mine)
+    index = {"weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}
+    (mine / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert [path.name for path in lay().glob("*.safetensors")] == ["model.safetensors"]
 
 
 def test_fp8_is_dequantised(lay, mine, capsys):
