@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors import safe_open
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -24,6 +25,7 @@ from fisher_ld.evaluation.scores import read_scores
 from fisher_ld.fisher.estimate import online_trace
 from fisher_ld.fisher.gradient_norms import gradient_norms, pad_prompts
 from fisher_ld.fisher.sample import draw_examples, draw_lists
+from fisher_ld.models import together
 from fisher_ld.models.scorer import Scorer, score_lists
 from fisher_ld.models.student import initialised_anew
 from fisher_ld.run.stage import declared_keys, restrict
@@ -498,6 +500,37 @@ def test_a_teacher_is_adapted_saved_and_scored_on_the_validation_lists(project, 
     assert curve["step"].to_list() == [0, 1, 2] and {"bce", "list_softmax", "validation_ndcg_10"} < set(curve.columns)
     assert read_json(told / "fit.json")["steps"] == 2 and "loss" in run.metrics
     assert not left_over(project)
+
+
+def test_steps_in_pieces_learn_the_same(begun, run, monkeypatch):
+    start_student.main(params(), run, DATA.name, "small", TEACHER)
+    divided, divide = [], together.parts
+    monkeypatch.setattr(together, "parts", lambda *given: divided.append(given[-1]) or divide(*given))
+    found = []
+    for pieces in (1, 2):
+        asked = params(cluster={"pieces": pieces}, teacher={"adapt": SMALL["teacher"]["adapt"] | {"batch_users": 2}})
+        adapt_teacher.main(asked, run, DATA.name, 1)
+        assert set(divided) == set(range(2, pieces + 1))
+        divided.clear()
+        distill.main(asked, run, DATA.name, "small", "fisher-ld", 0, TEACHER)
+        assert set(divided) == set(range(2, pieces + 1))
+        folders = DATA.model("teacher", 1), DATA.model("small/fisher-ld", 0)
+        found.append([p.detach() for folder in folders for p in Scorer.load(folder).parameters()])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+def test_a_teacher_whose_matrices_rest_in_bf16_is_saved_so_and_starts_students(project, run, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    lora = {"precision": "bf16", "adapt": SMALL["teacher"]["adapt"] | {"method": "lora"}}
+    adapt_teacher.main(params(teacher=lora), run, DATA.name, TEACHER)
+    with safe_open(DATA.model("teacher", TEACHER) / "model.safetensors", "pt") as file:
+        saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    matrices = {name for name, value in saved.items() if value.dtype == torch.bfloat16}
+    assert matrices == {name for name in saved if ".layers." in name and "norm" not in name}
+    start_student.main(params(), run, DATA.name, "first", TEACHER)
+    started = dict(Scorer.load(DATA.model("first/start")).model.named_parameters())
+    assert {p.dtype for p in started.values()} == {torch.float32}
+    assert all(torch.equal(p, saved[name].float()) for name, p in started.items() if ".layers." in name)
 
 
 def test_prompts_beyond_the_context_stop_before_the_adaptation(project, run):
