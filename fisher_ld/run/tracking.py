@@ -28,7 +28,7 @@ from fisher_ld.config.messages import flatten
 from fisher_ld.config.params import Params, load_params
 from fisher_ld.config.paths import METRICS, PARAMS
 from fisher_ld.core import ranks
-from fisher_ld.core.errors import UserError
+from fisher_ld.core.errors import UserError, is_disk_full
 from fisher_ld.core.files import fingerprint, read_json, write_json
 from fisher_ld.core.locks import Lock, work_root
 from fisher_ld.run.dependencies import modules
@@ -65,9 +65,9 @@ def store_uri(uri: str | None) -> str:
     return f"sqlite:///{root}/{relative[1]}"
 
 
-def shown(text: object) -> str:
+def _shown(text: str) -> str:
     """Without the passwords of addresses in it."""
-    return re.sub(r"://[^/@\s]+@", "://***@", str(text))
+    return re.sub(r"://[^/@\s]+@", "://***@", text)
 
 
 def _lock(store: str) -> Lock:
@@ -81,7 +81,7 @@ def _lock(store: str) -> Lock:
 def check_shared(uri: str | None) -> None:
     """Raises UserError for a store that processes on several machines cannot write to."""
     store = store_uri(uri)
-    if "://" not in store or re.match("sqlite|file:", store):
+    if store.startswith("sqlite"):
         raise UserError(
             f"MLflow store {store} is a file, and with cluster.launcher slurm cells run on several machines. Start a "
             "server on a machine that all nodes reach (make server), and set tracking.uri to http://HOST:5000"
@@ -181,11 +181,10 @@ class StageRun:
             self.parent_id = self._parent(tags)
             self.run_id = self._nested(tags)
             self._send_params(self.run_id, self.declared)
-        except UserError:
-            raise
         except Exception as error:  # MLflow's, SQLAlchemy's, alembic's, of a driver that is not installed
-            reason = next((line for line in str(_root(error)).splitlines() if line), type(error).__name__)
-            raise UserError(shown(f"MLflow store {self.uri} cannot be opened ({reason[:300]}). {REMEDY}")) from error
+            if isinstance(error, UserError) or is_disk_full(error):
+                raise
+            raise UserError(_shown(f"MLflow store {self.uri} cannot be opened ({_reason(error)}). {REMEDY}")) from error
         finally:
             lock.release()
         if self.params.tracking.system_metrics:
@@ -275,7 +274,7 @@ class StageRun:
         try:
             yield
         except (MlflowException, OSError) as error:
-            print(shown(f"MLflow store {self.uri}: {loss} ({error})"), file=sys.stderr, flush=True)
+            print(_shown(f"MLflow store {self.uri}: {loss} ({_reason(error)})"), file=sys.stderr, flush=True)
 
     def complete_parent(self, summary: Mapping[str, Any], artifacts: Sequence[Path]) -> None:
         """Makes the parent tell the whole experiment: the numbers of `summary`, nested ones as ndcg_10/fisher-ld, the
@@ -313,9 +312,11 @@ class StageRun:
             write_json(self.folder / "run.json", record)
 
 
-def _root(error: BaseException) -> BaseException:
-    """What an error was raised from."""
-    return _root(error.__cause__) if error.__cause__ else error
+def _reason(error: BaseException) -> str:
+    """One line: of what an error was raised from, without SQL and the like."""
+    if error.__cause__:
+        return _reason(error.__cause__)
+    return next((line[:300] for line in str(error).splitlines() if line), type(error).__name__)
 
 
 def _points(values: Mapping[str, Any], step: int) -> list[Metric]:
