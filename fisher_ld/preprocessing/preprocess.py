@@ -22,7 +22,7 @@ from fisher_ld.preprocessing.candidates import Catalogue, ListWriter
 from fisher_ld.preprocessing.filters import Positives, keep_positives
 from fisher_ld.preprocessing.notes import note_lines, raw_notes
 from fisher_ld.preprocessing.readers import Raw, read_source
-from fisher_ld.preprocessing.report import alike_lines, data_report, popularity_lines
+from fisher_ld.preprocessing.report import alike_lines, data_report, popularity_lines, window_lines
 from fisher_ld.preprocessing.splits import (
     WARM,
     Split,
@@ -60,6 +60,7 @@ def preprocess(raw_dir: Path, out_dir: Path, data: DataSet, seed: int) -> dict[s
         tied = _write_tables(folder, items, positives, data, seed)
         report = data_report(folder, raw.rejected, raw.rows, steps, tied) | notes | {"texts_cut": cut}
     _say(alike_lines(report))
+    _say(window_lines(report, data))
     _say(popularity_lines(report))
     return report
 

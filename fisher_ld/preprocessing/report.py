@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fisher_ld.config.params import DataSet
+
 QUANTILES = {"min": 0, "p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "max": 1}
 RANKS = 200  # of the popularity curve, at most
 FAR = 0.02  # of NDCG@10 from chance, beyond which popularity is not matched
@@ -76,6 +78,14 @@ def data_report(
 def alike_lines(report: Mapping[str, Any]) -> Iterator[str]:
     if count := report["items_that_share_a_text"]:
         yield f"warning: {count} items share their text with another, which no model can tell apart: extend item_text"
+
+
+def window_lines(report: Mapping[str, Any], data: DataSet) -> Iterator[str]:
+    """A warning where there are fewer windows than were asked for."""
+    for part, asked in (("labelled", data.labelled_windows), ("transfer", data.transfer_windows)):
+        found = report["windows"][part]
+        if asked is not None and found < asked:
+            yield f"warning: {part}_windows: {asked} were asked for, of {report['windows']['all']} it has {found}"
 
 
 def popularity_lines(report: Mapping[str, Any]) -> Iterator[str]:

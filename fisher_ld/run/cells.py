@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,7 +143,7 @@ def _set(overrides: list[str]) -> None:
 
     for key, _, value in (override.partition("=") for override in overrides):
         if value != value.strip():
-            raise UserError(f"""-S: a blank at the end of a value is kept in quotes alone: -S '{key}="{value}"'""")
+            raise UserError(f"""-S: a blank at an end of a value is kept in quotes alone: -S '{key}="{value}"'""")
     try:
         apply_overrides(PARAMS, overrides)
     except DvcException as error:
@@ -152,6 +153,16 @@ def _set(overrides: list[str]) -> None:
         ) from error
 
 
+def _check_identity() -> None:
+    """Raises UserError where `dvc exp save` would find no name for its commit."""
+    command = ["git", "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT"]
+    if shutil.which("git") and subprocess.run(command, capture_output=True).returncode:
+        raise UserError(
+            "-S saves an experiment in the end, and git does not know whose: git config --global user.name NAME, and "
+            "git config --global user.email ADDRESS"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE")
@@ -159,6 +170,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, terminate)
     try:
         if overrides:
+            _check_identity()
             _set(overrides)
         cluster = read_params().cluster
         started, needs = time.monotonic(), outdated()
@@ -183,8 +195,8 @@ def main() -> None:
             f"failed: {', '.join(outcome.failed)}; why stands above in the lines that begin so. {left}What is done "
             "stays; put it right and run the same command again."
         )
-    if overrides:
-        subprocess.run([sys.executable, "-m", "dvc", "exp", "save"], check=True)
+    if overrides and subprocess.run([sys.executable, "-m", "dvc", "exp", "save"]).returncode:
+        sys.exit("the cells are done, but not saved as an experiment; why stands above")
 
 
 if __name__ == "__main__":

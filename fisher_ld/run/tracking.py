@@ -82,7 +82,7 @@ def _lock(store: str) -> Lock:
 def check_shared(uri: str | None) -> None:
     """Raises UserError for a store that processes on several machines cannot write to."""
     store = store_uri(uri)
-    if "://" not in store or re.match("sqlite|file:", store):
+    if store.startswith("sqlite"):
         raise UserError(
             f"MLflow store {store} is a file, and with cluster.launcher slurm cells run on several machines. Start a "
             "server on a machine that all nodes reach (make server), and set tracking.uri to http://HOST:5000"

@@ -168,6 +168,16 @@ def test_what_data_says_wrong_is_said_once():
         ({"data": {"transfer_windows": -1}}, "data.transfer_windows: expected at least 0, got -1"),
         ({"data": {"zero_shot_users": 1}}, "data.zero_shot_users: expected at least 2, got 1"),
         ({"teacher": {"answers": {"yes": "no", "no": "no"}}}, "teacher.answers: `yes` and `no` must differ"),
+        (
+            {"teacher": {"answers": {"yes": "Yes", "no": " No"}}},
+            "teacher.answers: expected a blank before both words or before neither, got 'Yes' and ' No'",
+        ),
+        ({"seed": 2**64}, "seed: expected at most 18446744073709551615, got 18446744073709551616"),
+        (
+            {"tracking": {"experiment": 12}},
+            """tracking.experiment: expected a text, got 12; quote it: "12", and in -S 'tracking.experiment="12"'""",
+        ),
+        ({"teacher": {"source": {"name": True}}}, 'teacher.source.name: expected a text, got True; quote it: "true"'),
         ({"distill": {"alpha": 0}}, "  run.methods: none learns from labels alone, and distill.alpha gives them no"),
         (
             {"data_sets": {"mine": {"source": MINE}}},

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fisher_ld.core.errors import UserError, is_disk_full
+from fisher_ld.core.errors import UserError, is_disk_full, told
 from fisher_ld.core.files import atomic_path, fingerprint, read_json, write_json
 from tests.given import given
 
@@ -34,11 +34,46 @@ def test_atomic_folder_replaces_a_full_one(tmp_path):
 
 
 def test_atomic_path_starts_clean_after_a_kill(tmp_path):
-    (tmp_path / ".new-out").mkdir()
-    (tmp_path / ".new-out" / "stale").touch()
+    for left in (".new-out", ".old-out"):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / "stale").touch()
     with atomic_path(tmp_path / "out") as temporary:
         temporary.mkdir()
-    assert os.listdir(tmp_path / "out") == []
+    assert os.listdir(tmp_path / "out") == [] and os.listdir(tmp_path) == ["out"]
+
+
+def test_a_folder_that_cannot_get_its_name_leaves_the_old_one(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "kept").touch()
+    rename = Path.rename
+
+    def refuse(source, target):
+        if source.name == ".new-out":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="Input/output"), atomic_path(tmp_path / "out") as temporary:
+        temporary.mkdir()
+    assert os.listdir(tmp_path) == ["out"] and os.listdir(tmp_path / "out") == ["kept"]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (UserError("lower it"), "lower it"),
+        (OSError(errno.ENOSPC, "No space left on device", "/a/b"), "disk full: /a/b could not be written"),
+        (PermissionError(errno.EACCES, "Permission denied", "a/b"), "a/b: Permission denied. Give this user the right"),
+        (OSError(errno.EROFS, "Read-only file system", "c"), "c: Read-only file system. Give"),
+        (RuntimeError("attempt to write a readonly database\n[SQL"), "attempt to write a readonly database. Give"),
+    ],
+)
+def test_what_a_person_can_put_right_is_told(error, message):
+    outer = ValueError("could not write")
+    outer.__cause__ = error
+    for raised in [error] if isinstance(error, UserError) else [error, outer]:
+        assert (told(raised) or "").startswith(message)
+    assert told(ValueError("a bug")) is None and told(OSError(errno.EIO, "Input/output error")) is None
 
 
 @pytest.mark.parametrize(

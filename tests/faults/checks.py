@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from fisher_ld.core.files import read_json, read_yaml
+from fisher_ld.core.files import read_json, read_yaml, write_json
 from fisher_ld.core.locks import Lock
 from tests.faults.made import CELLS, change, make_table
 from tests.faults.world import PREPARE, World, command, commit, environment, files, leftovers, small_disk
@@ -137,6 +137,14 @@ def no_git(world: World) -> None:
 
 def cells_without_git(world: World) -> None:
     world.refused(world.project(), CELLS_OF, "DVC: .* is not a git repository.* git init && git add -A && git commit")
+
+
+def no_identity(world: World) -> None:
+    project = world.project()
+    before = (project / "params.yaml").read_text()
+    says = "git does not know whose: git config --global user.name NAME"
+    world.refused(project, [CELLS_OF, "-S", "data.max_words=9"], says, GIT_COMMITTER_NAME="")
+    assert (project / "params.yaml").read_text() == before
 
 
 def no_git_program(world: World) -> None:
@@ -402,16 +410,41 @@ def two_users(world: World) -> None:
     assert {row["ndcg_10"]["n"] for row in quality.values()} == {2}
 
 
-def few_users(users: int, says: str | None) -> TEST:
+def one_user(world: World) -> None:
+    inputs = world.place()
+    make_table(inputs, users=1)
+    names = {"interactions": str(inputs / "interactions.csv"), "items": str(inputs / "items.csv")}
+    project = world.project({"data_sets": {"tiny": {"source": names}}})
+    world.right(project, "download tiny")
+    world.refused(project, "preprocess tiny", "one test user, of whom no interval can be told: use more users")
+
+
+def few_windows(world: World) -> None:
+    project = world.project({"data": {"labelled_windows": 1000}}, of=world.prepared)
+    says = (
+        "labelled_windows: 1000 were asked for, of 20 it has 20\n.*transfer_windows: 6 were asked for, of 20 it has 0"
+    )
+    world.right(project, "preprocess tiny", says)
+
+
+def config(**keys: object) -> Callable[[Path], object]:
+    """Puts keys into the config of a model."""
+    return lambda folder: write_json(folder / "config.json", read_json(folder / "config.json") | keys)
+
+
+def cut_weights(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+
+
+def teacher(says: str, spoil: Callable[[Path], object]) -> TEST:
+    """A local model that `spoil` has changed is refused by `download_teacher`."""
+
     def check(world: World) -> None:
-        inputs = world.place()
-        make_table(inputs, users)
-        names = {"interactions": str(inputs / "interactions.csv"), "items": str(inputs / "items.csv")}
-        project = world.project({"data_sets": {"tiny": {"source": names}}})
-        world.right(project, "download tiny")
-        if says:
-            world.refused(project, "preprocess tiny", says)
-        else:
-            world.right(project, "preprocess tiny")
+        folder = world.place()
+        shutil.copytree(world.inputs / "teacher", folder)
+        spoil(folder)
+        project = world.project({"teacher": {"source": {"name": str(folder)}}})
+        world.refused(project, "download_teacher", says)
 
     return check

@@ -364,9 +364,17 @@ def test_store_uri(monkeypatch, tmp_path):
     assert store_uri(None) == "http://host:5000"
     assert store_uri("sqlite:///sub/x.db") == f"sqlite:///{tmp_path}/sub/x.db"
     assert store_uri("sqlite:////abs/x.db") == "sqlite:////abs/x.db"
+    monkeypatch.setenv("DVC_ROOT", "/a%20b?c")
+    assert store_uri("sqlite:///x.db") == "sqlite:////a%2520b%3Fc/x.db"  # as SQLAlchemy reads it
 
 
-@pytest.mark.parametrize("uri", [None, "sqlite:///x.db", "file:///x/mlruns", "mlruns"])
+@pytest.mark.parametrize("uri", ["file:///x/mlruns", "./mlruns", "sqlite:mlflow.db"])
+def test_what_mlflow_does_not_take_is_refused(uri):
+    with pytest.raises(UserError, match=f"MLflow store {uri}: expected sqlite or a server. Set tracking.uri"):
+        store_uri(uri)
+
+
+@pytest.mark.parametrize("uri", [None, "sqlite:///x.db"])
 def test_a_file_is_no_store_for_several_machines(monkeypatch, uri):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(UserError, match=r"is a file, .* \(make server\), and set tracking\.uri to http://HOST:5000"):
