@@ -77,7 +77,6 @@ def test_float32_is_near_torch_in_several_shapes(exported):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2-biases", "qwen3-norms", "mistral", "gemma", "gpt2"])
 def test_architectures_that_are_taken_can_be_exported(name, tmp_path):
     torch.manual_seed(0)
