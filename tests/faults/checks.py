@@ -427,9 +427,14 @@ def few_windows(world: World) -> None:
     world.right(project, "preprocess tiny", says)
 
 
-def config(**keys: object) -> Callable[[Path], object]:
-    """Puts keys into the config of a model."""
-    return lambda folder: write_json(folder / "config.json", read_json(folder / "config.json") | keys)
+def keys(file: str, **changed: object) -> Callable[[Path], object]:
+    """Sets keys in a JSON file of a model's folder; None takes one out."""
+
+    def spoil(folder: Path) -> None:
+        content = read_json(folder / file) | changed
+        write_json(folder / file, {key: value for key, value in content.items() if value is not None})
+
+    return spoil
 
 
 def cut_weights(folder: Path) -> None:
@@ -437,14 +442,40 @@ def cut_weights(folder: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-1000])
 
 
-def teacher(says: str, spoil: Callable[[Path], object]) -> TEST:
-    """A local model that `spoil` has changed is refused by `download_teacher`."""
+def more_weights(folder: Path) -> None:
+    shutil.copyfile(folder / "model.safetensors", folder / "consolidated.safetensors")
+
+
+def one_token_more(folder: Path) -> None:
+    content = read_json(folder / "tokenizer.json")
+    token = {"id": read_json(folder / "config.json")["vocab_size"], "content": "[PAD]", "special": True}
+    rest = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    write_json(folder / "tokenizer.json", content | {"added_tokens": [*content["added_tokens"], token | rest]})
+
+
+def _spoilt(world: World, spoil: Callable[[Path], object]) -> Path:
+    """A project whose teacher is a local model that `spoil` has changed."""
+    folder = world.place()
+    shutil.copytree(world.inputs / "teacher", folder)
+    spoil(folder)
+    return world.project({"teacher": {"source": {"name": str(folder)}}})
+
+
+def refused_teacher(says: str, spoil: Callable[[Path], object]) -> TEST:
+    """By `download_teacher`."""
+    return lambda world: world.refused(_spoilt(world, spoil), "download_teacher", says)
+
+
+def mended_teacher(says: str, spoil: Callable[[Path], object]) -> TEST:
+    """Laid down with one token for padding, which config and tokenizer name, and no weights twice."""
 
     def check(world: World) -> None:
-        folder = world.place()
-        shutil.copytree(world.inputs / "teacher", folder)
-        spoil(folder)
-        project = world.project({"teacher": {"source": {"name": str(folder)}}})
-        world.refused(project, "download_teacher", says)
+        project = _spoilt(world, spoil)
+        world.right(project, "download_teacher", says)
+        base = project / "data" / "teacher" / "base"
+        assert isinstance(read_json(base / "config.json")["pad_token_id"], int)
+        assert read_json(base / "tokenizer_config.json")["pad_token"] == "<end>"
+        assert "[PAD]" not in (base / "tokenizer.json").read_text()
+        assert [file.name for file in base.glob("*.safetensors")] == ["model.safetensors"]
 
     return check

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from tests.faults import checks, tables
 from tests.faults.tables import MARKUP
@@ -220,9 +221,28 @@ ENDS = [
         checks.few_windows),
 ]  # fmt: skip
 
+CONFIG, TOKENIZER = partial(checks.keys, "config.json"), partial(checks.keys, "tokenizer_config.json")
+FOREIGN = CONFIG(model_type="xyz", auto_map={"AutoConfig": "configuration_xyz.Xyz"})
+QUANTISED = CONFIG(quantization_config={"quant_method": "bitsandbytes"})
+MULTIMODAL = CONFIG(model_type="gemma3", text_config={}, vision_config={})
+
 TEACHERS = [
+    Row("02-list-eos", "teacher", "several tokens for the end of a text", "the first of them pads",
+        checks.mended_teacher("", CONFIG(eos_token_id=[0, 5], pad_token_id=None)), slow=True),
+    Row("03-no-pad-token", "teacher", "a tokenizer without a token for padding", "given one, and said",
+        checks.mended_teacher("no padding token; '<end>' is taken", TOKENIZER(pad_token=None)), slow=True),
+    Row("04-token-beyond-vocabulary", "teacher", "a token for which the embedding has no row", "taken away, and said",
+        checks.mended_teacher(r"\[PAD\] taken from the tokenizer", checks.one_token_more), slow=True),
+    Row("14-remote-code", "teacher", "a model that needs code of its own", "refused without a question",
+        checks.refused_teacher("transformers knows, got 'xyz'", FOREIGN), slow=True),
+    Row("15-quantised", "teacher", "a quantised model", "refused, with the model to take",
+        checks.refused_teacher("by bitsandbytes .*the model that they were made from", QUANTISED), slow=True),
+    Row("16-multimodal", "teacher", "a multimodal model", "refused, with the model to take",
+        checks.refused_teacher("got the multimodal gemma3: take the text-only model", MULTIMODAL), slow=True),
+    Row("17-weights-twice", "teacher", "weights in two forms", "taken once, and said",
+        checks.mended_teacher("consolidated.safetensors left out", checks.more_weights), slow=True),
     Row("weights-cut-short", "teacher", "a copy of a model that was cut short", "refused by the download",
-        checks.teacher("model.safetensors", checks.cut_weights), slow=True),
+        checks.refused_teacher("model.safetensors is cut or damaged", checks.cut_weights), slow=True),
 ]  # fmt: skip
 
 ROWS = [*TABLES, *TEACHERS, *SETTINGS, *PLACES, *FILES, *STORES, *ENDS]
