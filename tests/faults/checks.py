@@ -479,3 +479,16 @@ def mended_teacher(says: str, spoil: Callable[[Path], object]) -> TEST:
         assert [file.name for file in base.glob("*.safetensors")] == ["model.safetensors"]
 
     return check
+
+
+def sentence_pieces(world: World) -> None:
+    """Refused with answers that work."""
+    from tests.teachers import write_teacher
+
+    folder = write_teacher(world.place(), "mistral")
+    students = {"small": {"vocabulary": "full"}}
+    project = world.project({"teacher": {"source": {"name": str(folder)}}, "students": students})
+    world.right(project, "download_teacher")
+    world.refused(project, "check_params", """set teacher.answers to {yes: "yes", no: "no"}""")
+    change(project, {"teacher": {"answers": {"yes": "yes", "no": "no"}}})
+    world.right(project, "check_params")

@@ -67,26 +67,13 @@ def make_table(folder: Path, users: int = 20, items: int = 16) -> None:
     (folder / "items.csv").write_text("\n".join(["item_id,title", *(f"i{i},Title {i}" for i in range(items))]) + "\n")
 
 
-def make_teacher(folder: Path, layers: int = 3) -> None:
-    """A random Llama with a byte-level BPE tokenizer that has yes and no."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+def make_teacher(folder: Path) -> None:
+    """With a token for padding, which is that for the end of a text."""
+    from tests.teachers import fast, write_teacher  # here, for torch takes seconds to import
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate(["<end>", *alphabet, "Ġn", "Ġno", "Ġy", "Ġye", "Ġyes"])}
-    merges = [("Ġ", "n"), ("Ġn", "o"), ("Ġ", "y"), ("Ġy", "e"), ("Ġye", "s")]
-    inner = Tokenizer(models.BPE(vocabulary, merges))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary), hidden_size=32, intermediate_size=64, num_hidden_layers=layers,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, eos_token_id=0, pad_token_id=0,
-        bos_token_id=None,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>", pad_token="<end>").save_pretrained(folder)
+    tokenizer = fast()
+    tokenizer.pad_token = tokenizer.eos_token
+    write_teacher(folder, tokenizer=tokenizer, changes={"pad_token_id": tokenizer.pad_token_id})
 
 
 def make_project(folder: Path, inputs: Path, changes: Mapping[str, Any] | None = None) -> Path:

@@ -241,6 +241,8 @@ TEACHERS = [
         checks.refused_teacher("got the multimodal gemma3: take the text-only model", MULTIMODAL), slow=True),
     Row("17-weights-twice", "teacher", "weights in two forms", "taken once, and said",
         checks.mended_teacher("consolidated.safetensors left out", checks.more_weights), slow=True),
+    Row("26-sentencepiece", "teacher", "answers with a blank, for sentence pieces",
+        "refused with those that work", checks.sentence_pieces, slow=True),
     Row("weights-cut-short", "teacher", "a copy of a model that was cut short", "refused by the download",
         checks.refused_teacher("model.safetensors is cut or damaged", checks.cut_weights), slow=True),
 ]  # fmt: skip
