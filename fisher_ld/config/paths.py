@@ -162,6 +162,14 @@ class DataPaths:
         """What models put first for a few users."""
         return cell("evaluate", self.name) / "examples.json"
 
+    @classmethod
+    def around(cls, model: Path) -> DataPaths | None:
+        """Those of the data set below which the folder of a model lies; None where it lies below none."""
+        for parent in model.absolute().parents:
+            if (parent / "processed" / "items.parquet").is_file():
+                return cls(parent.name, parent.parent)
+        return None
+
     def gate(self, student: str) -> Path:
         return cell("gate", self.name, student) / "gate.json"
 

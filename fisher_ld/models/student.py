@@ -80,9 +80,8 @@ def build_student(
 
     layers = [{k: v.float().cpu() for k, v in teacher.layers[i].state_dict().items()} for i in taken]
     body, names = teacher.body, ("layers.", "h.")
-    outer = {
-        k: v.float().cpu() for k, v in body.state_dict().items() if not k.startswith(names)
-    }  # embeddings, final norm
+    whole = body.state_dict().items()
+    outer = {k: v.float().cpu() for k, v in whole if not k.startswith(names)}  # embeddings, final norm
     score = {k: v.float().cpu() for k, v in teacher.model.score.state_dict().items()}
     embedding = next(name for name, module in body.named_modules() if module is body.get_input_embeddings())
     if rows is not None:

@@ -94,11 +94,10 @@ def model_card(folder: Path, config: Mapping[str, Any], prompt: Prompt, fp32: fl
 def origin(folder: Path) -> dict[str, str]:
     """What the place of a saved model and the files of its run tell: data set, method, metrics. Nothing for a model
     that lies below no data set."""
-    folder = folder.absolute()
-    found = [parent for parent in folder.parents if (parent / "processed" / "items.parquet").is_file()]
-    if not found:
+    data = DataPaths.around(folder)
+    if data is None:
         return {}
-    data, names = DataPaths(found[0].name, found[0].parent), folder.relative_to(found[0]).parts
+    names = folder.absolute().relative_to(data.folder).parts
     seed = int(names[-1]) if names[-1].isdecimal() else 0
     model = "/".join(name for name in names[1:] if not name.isdecimal()) or names[0]
     facts = {"model": f"{model} of {data.name}, seed {seed}", "data set": data.name}

@@ -60,9 +60,7 @@ def export(options: argparse.Namespace) -> None:
     except UserError as error:
         print(f"without a catalogue, so that it ranks and does not recommend: {error}", file=sys.stderr)
         catalogue = None
-    found = run(Path(options.model), options.out)
-    if catalogue:
-        catalogue.write(options.out / "catalogue")
+    found = run(Path(options.model), options.out, catalogue)
     print(f"{options.out}: z is within {found.fp32:.1e} of PyTorch's in float32, within {found.int8:.1e} in 8 bits")
 
 

@@ -27,6 +27,7 @@ from fisher_ld.models.scorer import Scorer
 from fisher_ld.serving.card import model_card
 from fisher_ld.serving.onnx import CONTEXT, FP32, OnnxBackend
 from fisher_ld.serving.predictor import INT8, query_lists
+from fisher_ld.serving.recommender import Catalogue
 from fisher_ld.serving.tokenizer import SavedTokenizer
 from fisher_ld.serving.torch_backend import TorchBackend
 
@@ -42,10 +43,11 @@ class Exported(NamedTuple):
     int8: float
 
 
-def export(folder: Path, out: Path) -> Exported:
+def export(folder: Path, out: Path, catalogue: Catalogue | None = None) -> Exported:
     """Writes `out`, whole or not at all: the saved model in `folder` as it is, with its graph in float32, another with
-    linear layers and embeddings in 8 bits, and a model card. Raises UserError for an `out` that holds something else,
-    and for a model whose graph or tokenizer does not give what transformers does."""
+    linear layers and embeddings in 8 bits, a model card, and the `catalogue` that it recommends from. Raises UserError
+    for an `out` that holds something else, and for a model whose graph or tokenizer does not give what transformers
+    does."""
     _check_place(folder, out)
     template = read_template(folder)
     backend = TorchBackend(folder)
@@ -72,6 +74,8 @@ def export(folder: Path, out: Path) -> Exported:
             )
         card = model_card(folder, read_json(folder / "config.json"), template, *found, len(expected))
         (temporary / "README.md").write_text(card, encoding="utf-8")
+        if catalogue:
+            catalogue.write(temporary / "catalogue")
     return found
 
 

@@ -31,6 +31,15 @@ class Recommendation(NamedTuple):
     score: float  # z of the model; of the first stage 0 for the best, one less for each next
 
 
+class Found(NamedTuple):
+    """What the first stage says of a history."""
+
+    candidates: np.ndarray  # item numbers, the best first
+    texts: list[str]  # of the history, as the model reads them
+    unknown: list[str]  # those of them that are no item's
+    ms: float
+
+
 class Answer(NamedTuple):
     items: list[Recommendation]  # the best first
     unknown: list[str]  # texts of the history that are no item's; the model reads them all the same
@@ -93,7 +102,7 @@ class Catalogue:
 def _best(scores: np.ndarray, count: int) -> np.ndarray:
     """The places of the highest scores above 0, best first, at most `count`; of equal ones the first."""
     count = min(count, int((scores > 0).sum()))
-    near = np.argpartition(-scores, max(count - 1, 0))[: count or 0] if count < len(scores) else np.arange(len(scores))
+    near = np.argpartition(-scores, count)[:count] if count < len(scores) else np.arange(len(scores))
     return near[np.lexsort((near, -scores[near]))]
 
 
@@ -115,21 +124,22 @@ class Recommender:
         Raises ValueError for a `k` or `rerank` below 1, UserError for a history longer than the model's context."""
         if k < 1 or rerank < 1:
             raise ValueError(f"expected k and rerank of at least 1, got {k} and {rerank}")
+        return self.ranked(self.first_stage(history, max(k, rerank)), k)
+
+    def first_stage(self, history: Sequence[str], count: int) -> Found:
+        """At most `count` candidates, as the first stage alone has them."""
         started = time.perf_counter()
         numbers, texts, unknown = self.resolve(history)
-        candidates = self.catalogue.candidates(numbers, texts, max(k, rerank))
-        found = time.perf_counter()
-        ranking = self.predictor.rank(texts, [self.texts[number] for number in candidates])
-        best = ranking.order[:k]
-        items = self.described(candidates[best], ranking.scores[best])
-        ms = 1000 * (found - started), 1000 * (time.perf_counter() - found)
-        return Answer(items, unknown, *ms)
+        candidates = self.catalogue.candidates(numbers, texts, count)
+        return Found(candidates, texts, unknown, 1000 * (time.perf_counter() - started))
 
-    def first_stage(self, history: Sequence[str], k: int) -> list[Recommendation]:
-        """What the first stage alone would say."""
-        numbers, texts, _ = self.resolve(history)
-        best = self.catalogue.candidates(numbers, texts, k)
-        return self.described(best, -np.arange(len(best)))
+    def ranked(self, found: Found, k: int) -> Answer:
+        """The `k` best of what the first stage found, by the model."""
+        started = time.perf_counter()
+        ranking = self.predictor.rank(found.texts, [self.texts[number] for number in found.candidates])
+        best = ranking.order[:k]
+        items = self.described(found.candidates[best], ranking.scores[best])
+        return Answer(items, found.unknown, found.ms, 1000 * (time.perf_counter() - started))
 
     def find(self, query: str, count: int) -> list[str]:
         """Texts of the most popular items that have all words of a query."""
@@ -171,9 +181,8 @@ def read_catalogue(folder: Path) -> Catalogue:
     """The catalogue of a saved model; raises UserError where there is none."""
     if (folder / "catalogue").is_dir():
         return Catalogue.read(folder / "catalogue")
-    for parent in folder.absolute().parents:
-        if (parent / "processed" / "items.parquet").is_file():
-            return Catalogue.of(DataPaths(parent.name, parent.parent))
+    if data := DataPaths.around(folder):
+        return Catalogue.of(data)
     raise UserError(
         f"{folder}: no catalogue lies beside this model, neither its own (fisher-ld export writes it) nor a data set's "
         "above it: name a model below data/, or rank given candidates"

@@ -39,7 +39,7 @@ def score_file(predictor: Predictor, model: Path, source: Path, out: Path) -> in
 
 def _write_parts(predictor: Predictor, file: pq.ParquetFile, source: Path, parts: Path) -> int:
     """Those that are not there yet; returns how many there are."""
-    schema, count, there = _schema(file), 0, sum(1 for _ in parts.glob("*.parquet"))
+    schema, count, there = _schema(file), 0, sum(1 for _ in parts.glob("[0-9]*.parquet"))
     total = file.metadata.num_rows
     if there:
         print(f"{parts}: going on after {there} parts of an earlier run", flush=True)

@@ -4,11 +4,11 @@ by itself."""
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -62,6 +62,8 @@ def app(models: Mapping[str, Recommender], hosts: list[str]) -> FastAPI:
             if not length.isdecimal():
                 return _refused(411, "expected a Content-Length")
             if int(length) > LARGEST_BODY:
+                async for _ in request.stream():  # a client that is still sending would not read the answer
+                    pass
                 return _refused(
                     413, f"expected at most {LARGEST_BODY} bytes, got {length}: send fewer or shorter texts"
                 )
@@ -109,13 +111,12 @@ def app(models: Mapping[str, Recommender], hosts: list[str]) -> FastAPI:
     def compare(asked: RecommendAsked) -> dict[str, Any]:
         """Every model on the same candidates, and the first stage's own order."""
         with one_at_a_time:
-            answers = {name: model.recommend(asked.history, asked.k, asked.rerank) for name, model in models.items()}
-            started = time.perf_counter()
-            first = main.first_stage(asked.history, asked.k)
-            ms = 1000 * (time.perf_counter() - started)
+            found = main.first_stage(asked.history, max(asked.k, asked.rerank))
+            answers = {name: model.ranked(found, asked.k) for name, model in models.items()}
         columns = [{"name": name, "ms": answer.model_ms, **_plain(answer)} for name, answer in answers.items()]
-        columns.append({"name": "first stage", "ms": ms, "items": [item._asdict() for item in first]})
-        return {"columns": columns, "unknown": columns[0]["unknown"]}
+        first = main.described(found.candidates[: asked.k], -np.arange(min(asked.k, len(found.candidates))))
+        columns.append({"name": "first stage", "ms": found.ms, "items": [item._asdict() for item in first]})
+        return {"columns": columns, "unknown": found.unknown}
 
     @served.post("/explain")
     def explain(asked: ExplainAsked) -> dict[str, Any]:

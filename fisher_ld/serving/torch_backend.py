@@ -25,13 +25,11 @@ class TorchBackend:
     def logits(self, lists: Lists, prompts: Prompts) -> np.ndarray:
         """z of every example: (examples,), float64 where the weights are, else float32. Raises UserError for a prompt
         longer than the model's context."""
-        exact = self.scorer.model.score.weight.dtype == torch.float64
-        logits = np.empty(lists.offsets[-1], np.float64 if exact else np.float32)
+        exact = self.scorer.model.score.weight.dtype  # of z too
+        logits = torch.empty(int(lists.offsets[-1]), dtype=exact)
         pieces = in_pieces(lists, prompts)
         with torch.inference_mode():
             for group in longest_first(pieces, prompts, self.scorer.batch_users):
                 batch = self.scorer.pack(pieces, group, prompts)
-                logits[batch.examples.cpu()] = (
-                    self.scorer(batch).logits.to(torch.float64 if exact else torch.float32).cpu()
-                )
-        return logits
+                logits[batch.examples.cpu()] = self.scorer(batch).logits.cpu()
+        return logits.numpy()

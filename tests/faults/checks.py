@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -310,24 +310,19 @@ def _half_and_last(cell: str, count: int) -> list[int]:
 
 
 def full_at_every_write(world: World) -> None:
-    project = world.project(of=world.done)
-    for cell in PREPARE[1:]:
-        count, names = _writes(world, cell)
-        for number in range(count):
-            _without(project, names)
-            before = files(project)
-            outcome = world.run(project, cell, inject=[["full", number]])
-            assert outcome.code == 1 and re.search(CUT, outcome.said), outcome
-            _whole(project, before, names, world.done)
-        world.right(project, cell)
-    same(world, project, world.done)
+    _full(world, PREPARE[1:], lambda cell, count: range(count))
 
 
 def full_in_every_stage(world: World) -> None:
+    _full(world, CELLS[1:], _half_and_last)
+
+
+def _full(world: World, cells: Sequence[str], at: Callable[[str, int], Iterable[int]]) -> None:
+    """No space at these of the writes of each cell."""
     project = world.project(of=world.done)
-    for cell in CELLS[1:]:
+    for cell in cells:
         count, names = _writes(world, cell)
-        for number in _half_and_last(cell, count):
+        for number in at(cell, count):
             _without(project, names)
             before = files(project)
             outcome = world.run(project, cell, inject=[["full", number]])

@@ -19,20 +19,9 @@ from transformers import (
 from fisher_ld.fisher.coverage import cover
 from fisher_ld.fisher.gradient_norms import logits_of, pad_prompts
 from fisher_ld.models.layers import transformer_layers
+from tests import teachers
 
-SHAPE = {
-    "vocab_size": 40,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 160,
-    "num_labels": 2,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+SHAPE = teachers.SHAPE | {"vocab_size": 40, "num_labels": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 GPT2_SHAPE = {"n_embd": 16, "n_layer": 3, "n_head": 4, "n_positions": 160}
 CONFIGS = {
     "llama": lambda: LlamaConfig(**SHAPE),

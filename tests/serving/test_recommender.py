@@ -68,8 +68,10 @@ def test_a_written_catalogue_finds_the_same(recommender, liked, tmp_path):
 
 def test_first_stage_and_search(recommender, liked):
     numbers, texts, _ = recommender.resolve(liked)
-    alone = recommender.first_stage(liked, 4)
+    found = recommender.first_stage(liked, 12)
+    alone = recommender.described(found.candidates[:4], [0] * 4)
     assert [item.text for item in alone] == [f"m{i}" for i in recommender.catalogue.candidates(numbers, texts, 4)]
+    assert recommender.ranked(found, 4).items == recommender.recommend(liked, 4, 12).items
     assert set(recommender.find("M3", 50)) == {"m3", *(f"m3{i}" for i in range(10))}
     assert len(recommender.find("", 5)) == 5 and recommender.find("none such", 5) == []
 
