@@ -28,10 +28,13 @@ def main(params: Params, run: StageRun, data: str, teacher: int) -> None:
     compute = setup(params.cluster, "fp32", params.seed)
     base = Pretrained.of(BASE, paths.processed, params.teacher.answers)
     labelled, transfer = read_labelled(paths.processed), read_lists(paths.processed, "transfer")
+    adapted = partial(Scorer.placed, paths.model("teacher", teacher))
     states = {
-        "adapted": (partial(Scorer.placed, paths.model("teacher", teacher)), fisher.samples),
+        "adapted": (adapted, fisher.samples),
         "base": (base.scorer, max(10, fisher.samples // FEWER)),
     }
+    if fisher.unsampled:
+        states["unsampled"] = adapted, fisher.unsampled
     tables = [
         estimate(
             scorer, base.prompts, sample, state, fisher.batch_size, fisher.tolerance,

@@ -20,7 +20,8 @@ def main(params: Params, run: StageRun, data: str, method: str) -> None:
     paths, layers, fisher = DataPaths(data), METHODS[method].layers, params.fisher
     if not paths.traces.is_file():
         raise UserError(f"{paths.traces}: no such file; run the stage estimate_fisher (dvc repro)")
-    traces = layer_traces(pl.read_parquet(paths.traces).filter(pl.col("state") == "adapted"), fisher.kind)
+    state = "unsampled" if layers and not layers.sampled else "adapted"
+    traces = layer_traces(pl.read_parquet(paths.traces).filter(pl.col("state") == state), fisher.kind)
     mass = traces.share.tolist() if params.distill.layer_map == "fisher" else None
     result = {"strategy": None, "order": None, "kind": None, "weights": [], "depth_bias": []}
     if layers:

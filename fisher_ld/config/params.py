@@ -272,6 +272,7 @@ class Cache(Section):
 class Fisher(Section):
     kind: Literal["model", "label", "list"]
     samples: Annotated[Whole, Field(ge=10)]  # examples of each kind
+    unsampled: Annotated[Whole, Field(ge=0)]  # those of the method without sampling
     tolerance: NonNegative
     batch_size: Positive
     beta: NonNegative
@@ -448,6 +449,11 @@ class Params(Section):
                 if name not in known:
                     catalogue = "data_sets" if key == "data" else key
                     yield f"run.{key}: {catalogue} has no entry {name!r}; {nearest(name, list(known))}"
+        if "fisher-ld-no-sampling" in self.run.methods and self.fisher.unsampled <= self.fisher.samples:
+            yield (
+                f"fisher.unsampled: fisher-ld-no-sampling takes more examples than fisher.samples "
+                f"({self.fisher.samples}), got {self.fisher.unsampled}; raise it, or leave the method out of run.methods"
+            )
         if "none" in self.run.methods and self.distill.alpha == 0:
             yield (
                 "run.methods: none learns from labels alone, and distill.alpha gives them no weight; raise it, or "

@@ -127,6 +127,9 @@ METHODS: Mapping[str, Method] = {
         "Fisher-LD without depth factor", "Table X", "#3f6f9f",
         _layered(Layers("fisher", dynamic=True, depth_bias=False)),
     ),
+    "fisher-ld-no-sampling": Method(
+        "Fisher-LD without sampling", "Table X", "#2c5a86", _layered(Layers("fisher", dynamic=True, sampled=False))
+    ),
     "fisher-ld-no-output": Method(
         "Fisher-LD without logits", "Table X", "#5b8ab5", at_once(Labels(), Layers("fisher", dynamic=True))
     ),

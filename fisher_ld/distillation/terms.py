@@ -94,6 +94,7 @@ class Layers(Term):
     order: Literal["own", "shuffled", "reversed"] = "own"
     dynamic: bool = False
     depth_bias: bool = True  # of Eq. 6, for strategies of a Fisher measure
+    sampled: bool = True  # by fisher.samples examples; or by fisher.unsampled
     pairs: str | None = None  # of distillation.layer_map; None: distill.layer_map
     only: int | None = None  # of these the pair of one student layer
     distance: Literal["squared", "cosine"] = "squared"

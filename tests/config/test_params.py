@@ -178,6 +178,10 @@ def test_what_data_says_wrong_is_said_once():
             """tracking.experiment: expected a text, got 12; quote it: "12", and in -S 'tracking.experiment="12"'""",
         ),
         ({"teacher": {"source": {"name": True}}}, 'teacher.source.name: expected a text, got True; quote it: "true"'),
+        (
+            {"run": {"methods": ["none", "fisher-ld-no-sampling"]}, "fisher": {"samples": 60, "unsampled": 60}},
+            "fisher.unsampled: fisher-ld-no-sampling takes more examples than fisher.samples (60), got 60; raise it",
+        ),
         ({"distill": {"alpha": 0}}, "  run.methods: none learns from labels alone, and distill.alpha gives them no"),
         (
             {"data_sets": {"mine": {"source": MINE}}},

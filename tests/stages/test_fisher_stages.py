@@ -131,7 +131,7 @@ def laid(tmp_path_factory, new_run):
         write_data(np.random.default_rng(0))
         write_teachers()
         shutil.copytree(folders / "begun", folders / "project")
-        estimate_fisher.main(params(), new_run(), DATA.name, TEACHER)
+        estimate_fisher.main(params(fisher={"unsampled": 60}), new_run(), DATA.name, TEACHER)
         for method in METHODS:
             layer_weights.main(params(), new_run(), DATA.name, method)
         cache_teacher.main(params(), new_run(), DATA.name, TEACHER)
@@ -207,9 +207,10 @@ def test_traces_and_weights_of_a_tiny_teacher(project, run):
     assert profile.filter(state="adapted", kind="model")["share"].to_list() == pytest.approx(share)
     assert not run.metrics and not run.artifacts  # a light stage opens no run of MLflow
 
-    for method in METHODS:
+    sampled = [method for method, row in METHODS.items() if not row.layers or row.layers.sampled]
+    for method in sampled:
         layer_weights.main(asked, run, DATA.name, method)
-    found = {method: weights_of(method) for method in METHODS}
+    found = {method: weights_of(method) for method in sampled}
     for method, entry in found.items():
         layers = METHODS[method].layers
         assert entry["strategy"] == (layers.strategy if layers else None)
@@ -226,7 +227,7 @@ def test_traces_and_weights_of_a_tiny_teacher(project, run):
     assert not run.metrics
 
     for kind in ("label", "list"):
-        for method in METHODS:
+        for method in sampled:
             layer_weights.main(params(fisher={"beta": 0.5, "kind": kind}), run, DATA.name, method)
         for method in ("none", "logits", "pkd", "uniform", "linear", "exponential"):
             assert weights_of(method) == found[method]
@@ -234,9 +235,22 @@ def test_traces_and_weights_of_a_tiny_teacher(project, run):
         assert weights_of("fisher")["weights"] == pytest.approx(raised / raised.sum())
         assert weights_of("fisher")["kind"] == kind
 
-    for method in METHODS:  # without the depth bias, in its own order
+    for method in sampled:  # without the depth bias, in its own order
         layer_weights.main(params(distill={"layer_map": "fisher"}), run, DATA.name, method)
         assert weights_of(method)["mass"] == pytest.approx(share)
+
+
+def test_weights_without_sampling_are_of_the_larger_sample_and_the_others_do_not_change(project, run):
+    estimate_fisher.main(params(), run, DATA.name, TEACHER)
+    layer_weights.main(params(), run, DATA.name, "fisher-ld")
+    sampled = weights_of("fisher-ld")
+    estimate_fisher.main(params(fisher={"unsampled": 60}), run, DATA.name, TEACHER)
+    for method in ("fisher-ld", "fisher-ld-no-sampling"):
+        layer_weights.main(params(), run, DATA.name, method)
+    assert weights_of("fisher-ld") == sampled
+    estimate_fisher.main(params(fisher={"samples": 60}), run, DATA.name, TEACHER)
+    layer_weights.main(params(), run, DATA.name, "fisher-ld")
+    assert weights_of("fisher-ld-no-sampling") == weights_of("fisher-ld") != sampled
 
 
 def test_without_transfer_windows_the_traces_are_of_labelled_lists(project, run, capsys):
