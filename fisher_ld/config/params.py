@@ -452,7 +452,7 @@ class Params(Section):
         if "fisher-ld-no-sampling" in self.run.methods and self.fisher.unsampled <= self.fisher.samples:
             yield (
                 f"fisher.unsampled: fisher-ld-no-sampling takes more examples than fisher.samples "
-                f"({self.fisher.samples}), got {self.fisher.unsampled}; raise it, or leave the method out of run.methods"
+                f"({self.fisher.samples}), got {self.fisher.unsampled}; raise it, or leave the method out"
             )
         if "none" in self.run.methods and self.distill.alpha == 0:
             yield (

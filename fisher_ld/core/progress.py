@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -98,3 +99,13 @@ def progress(items: Iterable[T] | int | None, label: str, unit: str = "it", done
     if items is None or isinstance(items, int):
         return Progress(None, items, label, unit, done)
     return Progress(items, len(items) + done if isinstance(items, Sized) else None, label, unit, done)
+
+
+def silence_bars() -> None:
+    """Loading bars of libraries would flood a log, whether they are imported already or later."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if "transformers" in sys.modules:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()

@@ -26,6 +26,7 @@ from fisher_ld.core.compute import usable_threads
 from fisher_ld.core.errors import Unavailable, UserError, told
 from fisher_ld.core.files import read_yaml
 from fisher_ld.core.locks import Lock, still_running, work_root
+from fisher_ld.core.progress import silence_bars
 from fisher_ld.datasets.catalogue import SOURCES
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.run.launch import JOBS, STARTED, elsewhere, launch
@@ -138,16 +139,6 @@ def terminate(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-def _silence_bars() -> None:
-    """Loading bars of libraries would flood a log, whether they are imported already or later."""
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    if "transformers" in sys.modules:
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-
-
 def _parse(main: Callable[..., None], stage: str, given: Sequence[str], params: Params) -> dict[str, Any]:
     """The names of the cell that the command line asks for, by the parameters of `main` after params and run. Raises
     UserError for a wrong number of them, or a name that params do not know."""
@@ -229,7 +220,7 @@ def stage(main: Callable[..., None], idle: Callable[..., bool] = lambda params, 
     What a user can put right ends it with one message and exit code 1 (2: Unavailable), a bug with its traceback."""
     signal.signal(signal.SIGTERM, terminate)
     if not sys.stderr.isatty():
-        _silence_bars()
+        silence_bars()
     if STARTED not in os.environ:  # what another program set is not for this one
         for name in ranks.VARIABLES:
             os.environ.pop(name, None)

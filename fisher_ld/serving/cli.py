@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fisher_ld.core.errors import UserError
+from fisher_ld.core.progress import silence_bars
 
 MODEL = "data/movielens-100k/students/small/fisher-ld/0"
 EXAMPLES = f"""examples:
@@ -145,7 +145,7 @@ def _count(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    silence_bars()
     try:
         options.run(options)
     except (UserError, ValueError) as error:

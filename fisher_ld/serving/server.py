@@ -22,7 +22,7 @@ from fisher_ld.serving.recommender import Recommender
 PAGE = Path(__file__).with_name("page.html")
 LARGEST_BODY = 256 * 1024  # bytes of a request
 SUGGESTIONS = 20
-POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'"
+POLICY = "default-src 'self'; img-src data:; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'"
 
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
 History = Annotated[list[Text], Field(min_length=1, max_length=200)]  # oldest first

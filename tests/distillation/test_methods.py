@@ -21,9 +21,9 @@ RIVALS = [
     "distilbert", "pkd",
 ]  # fmt: skip
 LAYERED = [
-    "uniform", "linear", "exponential", "attention-based", "fisher", "fisher-ld-no-depth",
-    "fisher-ld-no-sampling", "fisher-ld-no-output", "fisher-per-parameter", "fisher-relative", "fisher-without-last", "fisher-fixed-shuffled", "fisher-fixed-reversed",
-    "fisher-shuffled", "fisher-reversed", "fisher-ld",
+    "uniform", "linear", "exponential", "attention-based", "fisher", "fisher-ld-no-depth", "fisher-ld-no-sampling",
+    "fisher-ld-no-output", "fisher-per-parameter", "fisher-relative", "fisher-without-last",
+    "fisher-fixed-shuffled", "fisher-fixed-reversed", "fisher-shuffled", "fisher-reversed", "fisher-ld",
 ]  # fmt: skip
 
 
@@ -33,7 +33,8 @@ def test_the_methods_of_the_paper_its_rivals_and_their_controls_are_there():
         n for n in LAYERED if n != "fisher-ld-no-output"
     ]
     assert {name for name in LAYERED if METHODS[name].layers.dynamic} == {
-        "fisher-shuffled", "fisher-reversed", "fisher-ld", "fisher-ld-no-depth", "fisher-ld-no-sampling", "fisher-ld-no-output",
+        "fisher-shuffled", "fisher-reversed", "fisher-ld", "fisher-ld-no-depth", "fisher-ld-no-sampling",
+        "fisher-ld-no-output",
     }  # fmt: skip
     assert {METHODS[name].layers.strategy for name in LAYERED} == set(STRATEGIES)
     assert [METHODS[f"fisher-{order}"].layers.order for order in ("shuffled", "reversed", "ld")] == [
