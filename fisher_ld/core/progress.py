@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
-from functools import cache
+from functools import cache, partialmethod
 from typing import Any, Generic, TypeVar
 
 from fisher_ld.core import ranks
@@ -105,6 +105,10 @@ def silence_bars() -> None:
     """Loading bars of libraries would flood a log, whether they are imported already or later."""
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if "tqdm" in sys.modules:  # as torch does it; the variable is read when it is imported
+        from tqdm import tqdm
+
+        setattr(tqdm, "__init__", partialmethod(tqdm.__init__, disable=True))  # noqa: B010
     if "transformers" in sys.modules:
         from transformers.utils import logging
 

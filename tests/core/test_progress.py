@@ -1,4 +1,5 @@
 import re
+import subprocess
 import sys
 
 import pytest
@@ -36,3 +37,16 @@ def test_progress_draws_a_bar_on_a_terminal(capsys, monkeypatch):
     with progress(4, "Scoring", "lists") as bar:
         bar.advance(4)
     assert "Scoring" in capsys.readouterr().err and bar.bar.tasks[0].completed == 4
+
+
+def test_bars_of_libraries_are_silenced_though_they_are_imported_already():
+    code = """
+import torch
+from fisher_ld.core.progress import silence_bars
+silence_bars()
+from tqdm.auto import tqdm
+for _ in tqdm(range(3)):
+    pass
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (run.stdout, run.stderr) == ("", "")
