@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import polars as pl
@@ -69,39 +69,22 @@ def delimited_blocks(
         lines = Lines(file)
         if header is None:
             header = read_header(path, split(lines, delimiter, quoted, escape), names)
-        while data := lines.take(SIZE):
-            table = None if escape else _columns(data, header, names, delimiter, quoted)
-            if table is not None:
-                yield _block(path, table, data, lines)
-                continue
-            lines.put(data)
-            found: list[Row] = []
-            for number, fields, raw in split(lines, delimiter, quoted, escape):
-                found += as_rows(number, fields, raw, header)
-                if lines.left <= 0:
-                    break
-            yield of_rows(path, found, names)
+
+        def rows() -> Iterator[list[Row]]:
+            return (as_rows(*one, header) for one in split(lines, delimiter, quoted, escape))
+
+        parse = partial(_columns, header=header, names=names, delimiter=delimiter, quoted=quoted)
+        yield from _in_columns(path, lines, names, (lambda data: None) if escape else parse, rows)
 
 
 def json_blocks(path: Path, names: Sequence[str], encoding: str = "utf-8") -> Iterator[Block]:
     """The fields `names` of a file with one JSON object a line, as `rows.json_lines` has it."""
     with utf8(path, encoding) as file:
         refuse_array(path, file)
-        lines, ahead = Lines(file), deque[tuple[bytes, Future[pl.DataFrame | None]]]()
-        with ThreadPoolExecutor(AHEAD) as pool:
-            while True:
-                while len(ahead) < AHEAD and (data := lines.take(SIZE)):
-                    ahead.append((data, pool.submit(_objects, data, names)))
-                if not ahead:
-                    return
-                data, parsed = ahead.popleft()
-                if (table := parsed.result()) is not None:
-                    yield _block(path, table, data, lines)
-                    continue
-                careful = Lines(io.BufferedReader(io.BytesIO(data)))
-                careful.number = lines.number
-                yield of_rows(path, json_rows(careful), names)
-                lines.number = careful.number
+        lines = Lines(file)
+        yield from _in_columns(
+            path, lines, names, partial(_objects, names=names), lambda: ([row] for row in json_rows(lines))
+        )
 
 
 def parquet_blocks(path: Path, names: Sequence[str]) -> Iterator[Block]:
@@ -130,6 +113,35 @@ def of_rows(path: Path, rows: Iterable[Row], names: Sequence[str]) -> Block:
     return Block(path.name, table, [row.number for row in good], lambda i: good[i].raw, bad)
 
 
+def _in_columns(
+    path: Path,
+    lines: Lines,
+    names: Sequence[str],
+    parse: Callable[[bytes], pl.DataFrame | None],
+    rows: Callable[[], Iterator[list[Row]]],
+) -> Iterator[Block]:
+    """Blocks of `lines` by `parse`, some at once; by `rows`, from `lines` on, where that gives None."""
+    ahead = deque[tuple[bytes, Future[pl.DataFrame | None]]]()
+    with ThreadPoolExecutor(AHEAD) as pool:
+        while True:
+            while len(ahead) < AHEAD and (data := lines.take(SIZE)):
+                ahead.append((data, pool.submit(parse, data)))
+            if not ahead:
+                return
+            data, parsed = ahead.popleft()
+            if (table := parsed.result()) is not None:
+                yield _block(path, table, data, lines)
+                continue
+            lines.put(data, *(later for later, _ in ahead))
+            ahead.clear()
+            found: list[Row] = []
+            for some in rows():
+                found += some
+                if lines.left <= 0:
+                    break
+            yield of_rows(path, found, names)
+
+
 def _block(path: Path, table: pl.DataFrame, data: bytes, lines: Lines) -> Block:
     first = lines.number + 1
     lines.number += len(table)
@@ -138,10 +150,14 @@ def _block(path: Path, table: pl.DataFrame, data: bytes, lines: Lines) -> Block:
     def every() -> list[bytes]:
         return data.split(b"\n")
 
-    table = table.with_columns(pl.all().str.strip_chars()).with_columns(
+    return Block(path.name, table, range(first, first + len(table)), lambda i: every()[i].decode().rstrip("\r"))
+
+
+def _stripped(table: pl.DataFrame) -> pl.DataFrame:
+    """Without blanks around texts; what is empty is missing."""
+    return table.with_columns(pl.all().str.strip_chars()).with_columns(
         pl.when(pl.col(name) != "").then(pl.col(name)) for name in table.columns
     )
-    return Block(path.name, table, range(first, first + len(table)), lambda i: every()[i].decode().rstrip("\r"))
 
 
 def _columns(
@@ -172,7 +188,7 @@ def _columns(
         return None
     if table.num_rows != count_lines(data):
         return None
-    return pl.DataFrame(pl.from_arrow(table.rename_columns(list(dict.fromkeys(names)))))
+    return _stripped(pl.DataFrame(pl.from_arrow(table.rename_columns(list(dict.fromkeys(names))))))
 
 
 def _is_odd(data: bytes) -> bool:
@@ -202,7 +218,7 @@ def _objects(data: bytes, names: Sequence[str]) -> pl.DataFrame | None:
     except (pl.exceptions.PolarsError, UnicodeDecodeError, UserError):
         return None
     nested = pl.any_horizontal(pl.all().str.contains(r"^\s*[\[{]").any())
-    return None if len(table) != count_lines(data) or table.select(nested).item() else table
+    return None if len(table) != count_lines(data) or table.select(nested).item() else _stripped(table)
 
 
 def _is_number(kind: pa.DataType) -> bool:

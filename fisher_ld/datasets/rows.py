@@ -121,7 +121,8 @@ def json_rows(lines: Lines, literals: bool = False) -> Iterator[Row]:
 
 
 class Lines:
-    """The lines of a stream, and how many were taken. `put`: a block to go on with before the stream."""
+    """The lines of a stream, and how many were taken. `put`: a block to go on with before the stream, and
+    others behind it; `left`: lines of that block that were not taken yet."""
 
     def __init__(self, file: io.BufferedReader) -> None:
         self.file, self.number, self.left = file, 0, 0
@@ -139,12 +140,14 @@ class Lines:
         return line.decode("utf-8", "surrogateescape")
 
     def take(self, size: int) -> bytes:
-        """Whole lines, of some `size` bytes."""
+        """Whole lines, of some `size` bytes, or all that is left of blocks that were put."""
+        if left := b"".join(self.block):
+            return left
         block = self.file.read(size)
         return block + self.file.readline() if block[-1:] != b"\n" else block
 
-    def put(self, block: bytes) -> None:
-        self.block, self.left = iter(io.BytesIO(block)), count_lines(block)
+    def put(self, block: bytes, *behind: bytes) -> None:
+        self.block, self.left = iter(io.BytesIO(block + b"".join(behind))), count_lines(block)
 
 
 def count_lines(block: bytes) -> int:
