@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+from fisher_ld.config.overrides import set_params
 from fisher_ld.config.params import Cluster
 from fisher_ld.config.paths import PARAMS
 from fisher_ld.core.compute import usable_threads
@@ -136,23 +137,6 @@ class Cells:
             os.killpg(process.pid, signal.SIGINT)
 
 
-def _set(overrides: list[str]) -> None:
-    """Raises UserError for what the grammar of `-S` does not take, or takes for something else."""
-    from dvc.exceptions import DvcException
-    from dvc.utils.hydra import apply_overrides
-
-    for key, _, value in (override.partition("=") for override in overrides):
-        if value != value.strip():
-            raise UserError(f"""-S: a blank at an end of a value is kept in quotes alone: -S '{key}="{value}"'""")
-    try:
-        apply_overrides(PARAMS, overrides)
-    except DvcException as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise UserError(
-            f"""{PARAMS}: {reason}. A text with blanks, commas or braces stands in quotes: -S 'KEY="TEXT"'"""
-        ) from error
-
-
 def _check_identity() -> None:
     """Raises UserError where `dvc exp save` would find no name for its commit."""
     command = ["git", "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT"]
@@ -171,7 +155,7 @@ def main() -> None:
     try:
         if overrides:
             _check_identity()
-            _set(overrides)
+            set_params(PARAMS, overrides)
         cluster = read_params().cluster
         started, needs = time.monotonic(), outdated()
     except Exception as error:

@@ -1,12 +1,13 @@
-"""Saved models over HTTP, and the page to try them. Requests are answered one after the other: a model takes all cores
-by itself."""
+"""Saved models over HTTP, and the page to try them. One thread answers what needs a model, one request after the other:
+a model takes all cores by itself, and memory of its own for every thread that asks it."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import uvicorn
@@ -25,6 +26,7 @@ SUGGESTIONS = 20
 POLICY = "default-src 'self'; img-src data:; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'"
 
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
+T = TypeVar("T")
 History = Annotated[list[Text], Field(min_length=1, max_length=200)]  # oldest first
 
 
@@ -53,7 +55,10 @@ def app(models: Mapping[str, Recommender], hosts: list[str]) -> FastAPI:
     served = FastAPI(title="Fisher-LD", docs_url=None, redoc_url=None)
     served.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     main = next(iter(models.values()))
-    one_at_a_time = threading.Lock()
+    thread = ThreadPoolExecutor(1)
+
+    async def alone(work: Callable[..., T], *given: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(thread, work, *given)
 
     @served.middleware("http")
     async def limits(request: Request, answer: Any) -> Any:
@@ -97,34 +102,31 @@ def app(models: Mapping[str, Recommender], hosts: list[str]) -> FastAPI:
         return main.find(query, SUGGESTIONS)
 
     @served.post("/rank")
-    def rank(asked: RankAsked) -> dict[str, Any]:
-        with one_at_a_time:
-            ranking = main.predictor.rank(asked.history, asked.candidates)
+    async def rank(asked: RankAsked) -> dict[str, Any]:
+        ranking = await alone(main.predictor.rank, asked.history, asked.candidates)
         return {"scores": ranking.scores.tolist(), "order": ranking.order.tolist()}
 
     @served.post("/recommend")
-    def recommend(asked: RecommendAsked) -> dict[str, Any]:
-        with one_at_a_time:
-            return _plain(main.recommend(asked.history, asked.k, asked.rerank))
+    async def recommend(asked: RecommendAsked) -> dict[str, Any]:
+        return _plain(await alone(main.recommend, asked.history, asked.k, asked.rerank))
 
     @served.post("/compare")
-    def compare(asked: RecommendAsked) -> dict[str, Any]:
+    async def compare(asked: RecommendAsked) -> dict[str, Any]:
         """Every model on the same candidates, and the first stage's own order."""
-        with one_at_a_time:
-            found = main.first_stage(asked.history, max(asked.k, asked.rerank))
-            answers = {name: model.ranked(found, asked.k) for name, model in models.items()}
+        found = await alone(main.first_stage, asked.history, max(asked.k, asked.rerank))
+        answers = {name: await alone(model.ranked, found, asked.k) for name, model in models.items()}
         columns = [{"name": name, "ms": answer.model_ms, **_plain(answer)} for name, answer in answers.items()]
         first = main.described(found.candidates[: asked.k], -np.arange(min(asked.k, len(found.candidates))))
         columns.append({"name": "first stage", "ms": found.ms, "items": [item._asdict() for item in first]})
         return {"columns": columns, "unknown": found.unknown}
 
     @served.post("/explain")
-    def explain(asked: ExplainAsked) -> dict[str, Any]:
+    async def explain(asked: ExplainAsked) -> dict[str, Any]:
         """How much of z goes with each text of the history."""
         if asked.model is not None and asked.model not in models:
             raise UserError(f"model: expected one of {list(models)}, got {asked.model!r}")
-        with one_at_a_time:
-            moved = (models[asked.model] if asked.model else main).explain(asked.history, asked.candidate)
+        model = models[asked.model] if asked.model else main
+        moved = await alone(model.explain, asked.history, asked.candidate)
         return {"history": asked.history, "moved": moved}
 
     return served

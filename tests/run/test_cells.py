@@ -13,7 +13,6 @@ import time
 import pytest
 import yaml
 
-from fisher_ld.core.errors import UserError
 from fisher_ld.run import cells
 from tests.given import ROOT, given
 
@@ -90,16 +89,6 @@ def test_what_did_not_change_does_not_run_again(project, capsys):
 
 def test_the_stages_that_run_alone_are_stages():
     assert set(cells.ALONE) <= set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
-
-
-def test_params_are_set_as_by_dvc_and_a_wrong_key_is_named(project):
-    cells._set(["value=2"])
-    assert yaml.safe_load((project / "params.yaml").read_text()) == {"value": 2}
-    with pytest.raises(UserError, match=r"params\.yaml: .*'valu'"):
-        cells._set(["valu=3"])
-    with pytest.raises(UserError, match="""kept in quotes alone: -S 'value=" a"'"""):
-        cells._set(["value= a"])
-    assert yaml.safe_load((project / "params.yaml").read_text()) == {"value": 2}
 
 
 def test_a_failed_cell_takes_with_it_only_those_that_need_it(project):
