@@ -37,7 +37,7 @@ def main(params: Params, run: StageRun, data: str, teacher: int) -> None:
         states["unsampled"] = adapted, fisher.unsampled
     tables = [
         estimate(
-            scorer, base.prompts, sample, state, fisher.batch_size, fisher.tolerance,
+            scorer, base.prompts, sample, state, fisher.batch_size, 0.0 if state == "unsampled" else fisher.tolerance,
             compute.checkpointing,
         )
         for state, (read, samples) in states.items()

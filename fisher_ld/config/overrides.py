@@ -22,10 +22,12 @@ def set_params(path: Path, overrides: Sequence[str]) -> None:
         if value != value.strip():
             raise UserError(f"""-S: a blank at an end of a value is kept in quotes alone: -S '{key}="{value}"'""")
     before, text = read_yaml(path), path.read_text(encoding="utf-8")
-    for keys, value in _changed(before, _by_dvc(path, before, overrides)):
+    after = _by_dvc(path, before, overrides)
+    for keys, value in _changed(before, after):
         text = _with(text, keys, value)
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+        assert read_yaml(temporary) == after, f"{path} would not hold what was set: {text}"
 
 
 def _by_dvc(path: Path, before: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -77,7 +79,7 @@ def _with_entry(text: str, section: Any, entry: str) -> str:
     begin = section.start_mark
     if section.flow_style:
         return f"{text[: begin.index + 1]}{entry}{', ' if section.value else ''}{text[begin.index + 1 :]}"
-    line = text.index("\n", _end(section))
+    line = f"{text}\n".index("\n", _end(section))
     return f"{text[:line]}\n{' ' * begin.column}{entry}{text[line:]}"
 
 

@@ -133,12 +133,15 @@ def _in_columns(
                 yield _block(path, table, data, lines)
                 continue
             lines.put(data, *(later for later, _ in ahead))
-            ahead.clear()
             found: list[Row] = []
             for some in rows():
                 found += some
                 if lines.left <= 0:
                     break
+            if lines.left == 0:  # the rows ended where the block does: what is parsed ahead holds
+                lines.put(b"")
+            else:
+                ahead.clear()
             yield of_rows(path, found, names)
 
 

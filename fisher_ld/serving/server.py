@@ -1,5 +1,5 @@
 """Saved models over HTTP, and the page to try them. One thread answers what needs a model, one request after the other:
-a model takes all cores by itself, and memory of its own for every thread that asks it."""
+a model takes all cores by itself."""
 
 from __future__ import annotations
 

@@ -60,6 +60,12 @@ def test_a_list_is_set_again_and_again(path):
         assert read_yaml(path)["run"] == {"methods": methods, "seeds": [0, 1]}
 
 
+def test_a_key_is_added_behind_a_last_line_without_a_break(path):
+    path.write_text("data:\n  users: 1  # one")
+    set_params(path, ["+data.items=2"])
+    assert path.read_text() == "data:\n  users: 1  # one\n  items: 2"
+
+
 def test_a_key_that_is_taken_away(path):
     set_params(path, ["~data.yes", "~run"])
     assert read_yaml(path) == {"data": {"users": None, "empty": None}, "stages": {}}
