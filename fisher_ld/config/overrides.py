@@ -40,7 +40,7 @@ def _by_dvc(path: Path, before: Mapping[str, Any], overrides: Sequence[str]) -> 
         try:
             apply_overrides(plain, list(overrides))
         except DvcException as error:
-            reason = str(error.__cause__ or error).splitlines()[0]
+            reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
             raise UserError(
                 f"""{path}: {reason}. A text with blanks, commas or braces stands in quotes: -S 'KEY="TEXT"'"""
             ) from error
