@@ -11,7 +11,7 @@ from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import write_json
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.distillation.weights import OF_FISHER, STRATEGIES, depth_bias
-from fisher_ld.fisher.profile import layer_traces
+from fisher_ld.fisher.profile import Kind, LayerTraces, layer_traces
 from fisher_ld.run.stage import stage
 from fisher_ld.run.tracking import StageRun
 
@@ -20,18 +20,24 @@ def main(params: Params, run: StageRun, data: str, method: str) -> None:
     paths, layers, fisher = DataPaths(data), METHODS[method].layers, params.fisher
     if not paths.traces.is_file():
         raise UserError(f"{paths.traces}: no such file; run the stage estimate_fisher (dvc repro)")
-    state = "unsampled" if layers and not layers.sampled else "adapted"
-    traces = layer_traces(pl.read_parquet(paths.traces).filter(pl.col("state") == state), fisher.kind)
-    mass = traces.share.tolist() if params.distill.layer_map == "fisher" else None
+    table = pl.read_parquet(paths.traces)
+
+    def traces_of(state: str, kind: Kind) -> LayerTraces:
+        return layer_traces(table.filter(pl.col("state") == state), kind)
+
+    # A layer map is all methods' alike.
+    mass = traces_of("adapted", fisher.kind).share.tolist() if params.distill.layer_map == "fisher" else None
     result = {"strategy": None, "order": None, "kind": None, "weights": [], "depth_bias": []}
     if layers:
+        kind = layers.kind or fisher.kind
+        traces = traces_of("adapted" if layers.sampled else "unsampled", kind)
         of_fisher = layers.strategy in OF_FISHER
         beta = fisher.beta if of_fisher and layers.depth_bias else 0.0
         bias = depth_bias(len(traces.trace), beta, fisher.delta)
         result = {
             "strategy": layers.strategy,
             "order": layers.order,
-            "kind": fisher.kind if of_fisher else None,
+            "kind": kind if of_fisher else None,
             "weights": STRATEGIES[layers.strategy](traces, beta, fisher.delta).tolist(),
             "depth_bias": bias.tolist(),
         }

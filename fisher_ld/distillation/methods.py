@@ -123,6 +123,12 @@ METHODS: Mapping[str, Method] = {
     "exponential": Method("exponential depth", "Table III", "#8a63d2", _layered(Layers("exponential"))),
     "attention-based": Method("attention-based", "Table III", "#6d8fc9", _layered(Layers("attention"))),
     "fisher": Method("Fisher, fixed weights", "Eq. 5, 6", "#69b3e7", _layered(Layers("fisher"))),
+    "fisher-label": Method(
+        "Fisher of labels, fixed weights", "Eq. 3, 5, 6", "#7a9bd4", _layered(Layers("fisher", kind="label"))
+    ),
+    "fisher-list": Method(
+        "Fisher of lists, fixed weights", "softmax over a list", "#5d7fc0", _layered(Layers("fisher", kind="list"))
+    ),
     "fisher-ld-no-depth": Method(
         "Fisher-LD without depth factor", "Table X", "#3f6f9f",
         _layered(Layers("fisher", dynamic=True, depth_bias=False)),

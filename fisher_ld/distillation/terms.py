@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fisher_ld.config.params import Distill
     from fisher_ld.distillation.matching import Matching
     from fisher_ld.distillation.objective import Loss
+    from fisher_ld.fisher.profile import Kind
 
 
 BASIC = frozenset({"logits", "states"})  # signals that are cached of every teacher; others where a method needs them
@@ -94,6 +95,7 @@ class Layers(Term):
     order: Literal["own", "shuffled", "reversed"] = "own"
     dynamic: bool = False
     depth_bias: bool = True  # of Eq. 6, for strategies of a Fisher measure
+    kind: Kind | None = None  # of Fisher; None: fisher.kind
     sampled: bool = True  # by fisher.samples examples; or by fisher.unsampled
     pairs: str | None = None  # of distillation.layer_map; None: distill.layer_map
     only: int | None = None  # of these the pair of one student layer

@@ -21,9 +21,10 @@ RIVALS = [
     "distilbert", "pkd",
 ]  # fmt: skip
 LAYERED = [
-    "uniform", "linear", "exponential", "attention-based", "fisher", "fisher-ld-no-depth", "fisher-ld-no-sampling",
-    "fisher-ld-no-output", "fisher-per-parameter", "fisher-relative", "fisher-without-last",
-    "fisher-fixed-shuffled", "fisher-fixed-reversed", "fisher-shuffled", "fisher-reversed", "fisher-ld",
+    "uniform", "linear", "exponential", "attention-based", "fisher", "fisher-label", "fisher-list",
+    "fisher-ld-no-depth", "fisher-ld-no-sampling", "fisher-ld-no-output", "fisher-per-parameter",
+    "fisher-relative", "fisher-without-last", "fisher-fixed-shuffled", "fisher-fixed-reversed",
+    "fisher-shuffled", "fisher-reversed", "fisher-ld",
 ]  # fmt: skip
 
 

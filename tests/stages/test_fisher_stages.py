@@ -217,11 +217,12 @@ def test_traces_and_weights_of_a_tiny_teacher(project, run):
         assert entry["order"] == (layers.order if layers else None)
         of_fisher = layers is not None and layers.strategy in OF_FISHER
         biased = of_fisher and layers.depth_bias
-        assert entry["kind"] == ("model" if of_fisher else None)
+        assert entry["kind"] == ((layers.kind or "model") if of_fisher else None)
         assert len(entry["weights"]) == (LAYERS if layers else 0) and entry["mass"] is None
         assert entry["depth_bias"] == ([1.5, 2, 2.5, 3] if biased else [1] * 4 if layers else [])
-    raised = share * (1 + 2.0 * np.arange(1, 5) / 4)
-    assert found["fisher"]["weights"] == pytest.approx(raised / raised.sum())
+    for method, kind in (("fisher", "model"), ("fisher-label", "label"), ("fisher-list", "list")):
+        raised = shares[kind] * (1 + 2.0 * np.arange(1, 5) / 4)
+        assert found[method]["weights"] == pytest.approx(raised / raised.sum())
     for method in ("fisher-shuffled", "fisher-reversed", "fisher-ld"):  # in their own order; a seed's comes later
         assert found[method]["weights"] == found["fisher"]["weights"]
     assert not run.metrics
@@ -234,6 +235,7 @@ def test_traces_and_weights_of_a_tiny_teacher(project, run):
         raised = shares[kind] * (1 + 0.5 * np.arange(1, 5) / 4)
         assert weights_of("fisher")["weights"] == pytest.approx(raised / raised.sum())
         assert weights_of("fisher")["kind"] == kind
+        assert weights_of("fisher") == weights_of(f"fisher-{kind}")  # whose kind is its own
 
     for method in sampled:  # without the depth bias, in its own order
         layer_weights.main(params(distill={"layer_map": "fisher"}), run, DATA.name, method)
