@@ -10,10 +10,13 @@ from fisher_ld.config.paths import BASE
 from fisher_ld.config.teacher_fit import check_teacher_fit
 from fisher_ld.core.errors import told
 from fisher_ld.run.stage import read_params
+from fisher_ld.run.tracking import check_shared
 
 
 def check(params: Params) -> None:
     """Raises UserError where they do not fit the teacher, if there is one yet."""
+    if any(place.launcher == "slurm" for place in (params.cluster, *params.cluster.stages.values())):
+        check_shared(params.tracking.uri)
     check_teacher_fit(params, BASE)
     if BASE.is_dir():
         from transformers import AutoTokenizer  # here, for it takes seconds to import

@@ -5,10 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 
 from fisher_ld.core import ranks
 from fisher_ld.core.errors import UserError
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
     import torch
 
     from fisher_ld.config.params import Place
+
+
+GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,28 @@ class Compute:
     def __str__(self) -> str:
         """What a result depends on, so that a checkpoint's key has it."""
         return f"{self.device.type} in {'bf16' if self.bf16 else 'fp32'}"
+
+    def free(self) -> float:
+        """GiB that this process may take."""
+        if self.device.type == "cuda":
+            import torch
+
+            return torch.cuda.mem_get_info(self.device)[0] / GIB
+        limits = [psutil.virtual_memory().available, *_of_control_groups()]
+        if limit := os.environ.get("SLURM_MEM_PER_NODE"):
+            limits.append(int(limit) * 2**20)
+        return min(limits) / GIB / ranks.on_this_node()
+
+
+def _of_control_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
+    """Bytes that each group of this process has left (cgroup v2): of a container, or of a job."""
+    lines = own.read_text().splitlines() if own.exists() else []
+    for line in lines:
+        place = root / line.removeprefix("0::").lstrip("/")
+        for folder in (place, *place.parents) if line.startswith("0::") else ():
+            limit, used = folder / "memory.max", folder / "memory.current"
+            if limit.exists() and used.exists() and (most := limit.read_text().strip()).isdecimal():
+                yield int(most) - int(used.read_text())
 
 
 def _has_bf16(device: str) -> bool:

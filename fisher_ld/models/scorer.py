@@ -240,16 +240,18 @@ class Scorer(nn.Module):
     @classmethod
     def placed(cls, folder: Path, compute: Compute, *answers: int, frozen: bool = False) -> Scorer:
         """One that was saved, or with the tokens of yes and no one of a causal LM, where it computes. The matrices of a
-        `frozen` one rest in bf16 where they multiply so, which changes no score. Then, or where ranks divide it, there
-        is never a whole in float32: weights are read one by one, and each rank reads its own rows. Raises UserError as
-        `from_causal_lm` and `on` do."""
-        if compute.shard or (frozen and compute.bf16):
-            config = AutoConfig.from_pretrained(folder)
-            scorer = cls(weights.empty(answering(copy.deepcopy(config)) if answers else config).eval())
-            if compute.shard or weights.are_named(scorer.model, folder, ["score.weight"] if answers else []):
-                if answers:
-                    cls.of_first_layer(config)  # as it raises
-                return scorer._filled(folder, compute, frozen, config, answers)
+        `frozen` one rest in bf16 where they multiply so, which changes no score. Then, on a GPU, or where ranks divide
+        it, main memory never has a whole in float32: weights are read one by one, and each rank reads its own rows.
+        Raises UserError as `from_causal_lm` and `on` do, and where the weights do not fit."""
+        config = AutoConfig.from_pretrained(folder)
+        if answers:
+            cls.of_first_layer(config)  # as it raises
+        scorer = cls(weights.empty(answering(copy.deepcopy(config)) if answers else config).eval())
+        one_by_one = compute.shard or compute.device.type != "cpu" or (frozen and compute.bf16)
+        given = ["score.weight"] if answers else []
+        if one_by_one and (compute.shard or weights.are_named(scorer.model, folder, given)):
+            return scorer._filled(folder, compute, frozen, config, answers)
+        weights.check_room(scorer.model, compute)
         scorer = (cls.from_causal_lm(folder, *answers) if answers else cls.load(folder)).on(compute)
         if frozen and compute.bf16:
             weights.narrow(scorer.model)
@@ -264,6 +266,7 @@ class Scorer(nn.Module):
                 weights.narrow(self.model)
         if compute.shard:
             sharded.shard(self.layers, compute)
+        weights.check_room(self.model, compute)
         head = {"score.weight": weights.head_rows(folder, config, [*reversed(answers)])} if answers else {}
         weights.fill(self.model, folder, compute.device, head)
         return self.to(compute.device)

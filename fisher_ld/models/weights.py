@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers.pytorch_utils import Conv1D
 
 from fisher_ld.core import ranks
+from fisher_ld.core.compute import GIB, Compute
 from fisher_ld.core.errors import UserError
 
 
@@ -41,6 +43,20 @@ def are_named(model: nn.Module, folder: Path, given: Collection[str] = ()) -> bo
     """Whether the files of `folder` have each weight by the model's own name, but for those that are given."""
     known = {*_files(folder), *given}
     return all(name in known for name, _ in model.named_parameters())
+
+
+def check_room(model: nn.Module, compute: Compute) -> None:
+    """Says what the weights of a large `empty` model take of what is free; sharded, those of this rank. Raises
+    UserError where they do not fit."""
+    own = [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
+    need, free = sum(p.numel() * p.element_size() for p in own) / GIB, compute.free()
+    if need > 1 and ranks.leader():
+        print(f"weights: about {need:.1f} GiB of {free:.1f} in each process", file=sys.stderr, flush=True)
+    if need > free:
+        raise UserError(
+            f"the weights take {need:.1f} GiB in each process, {free:.1f} are free: divide the layers among more "
+            "processes (cluster.shard: true, processes, nodes), ask for more memory, or take a smaller teacher"
+        )
 
 
 def fill(

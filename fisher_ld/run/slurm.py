@@ -25,7 +25,7 @@ from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from fisher_ld.config.params import Place
-from fisher_ld.core.errors import Unavailable, UserError
+from fisher_ld.core.errors import Unavailable, UserError, disk_full_message
 from fisher_ld.core.locks import work_root
 from fisher_ld.run.launch import AGAIN
 from fisher_ld.run.slurm_task import UNQUEUED, Work, code_file
@@ -34,12 +34,16 @@ TOOLS = ("sbatch", "srun", "scontrol", "squeue", "scancel")
 REQUEUES = 1000  # submitit's limit, which counts each end of a job's time
 PATIENCE = 30 * 60.0  # seconds without an answer of SLURM
 LEAVING = 5 * 60.0  # seconds in which a cancelled job leaves the queue
+SPACE = 2**20  # bytes, with fewer of which a disk is full
 SHORTEST, LONGEST = 2.0, 30.0  # seconds between two questions, the more the longer a job takes
 ENDED = (
     "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "BOOT_FAIL", "DEADLINE",
 )  # fmt: skip
 HOLDS = ("REQUEUE_HOLD", "SPECIAL_EXIT")
 HELD = re.compile("requeued?_held|requeued_in_held|max_requeue|NeverSatisfied")  # reasons that no time takes away
+LIMITED = re.compile(  # those that seldom pass: of nodes that are down they do
+    r"BadConstraints|Invalid(Account|QOS)|JobHeld|Partition(Node|Time)Limit|(QOS|Assoc)\w*Max\w+PerJob"
+)
 CHATTER = ("srun: ", "slurmstepd")  # what they say of an end is said here in a sentence
 
 
@@ -285,6 +289,8 @@ def _may_wait(job: _Job, state: str, reason: str, seconds: float, minutes: int |
     ask = "ask for what the partition has (cluster.nodes, processes, cpus, memory, time)"
     if state in HOLDS or HELD.search(reason):
         raise UserError(f"{job} does not start ({state}: {reason}); {ask}, or ask those who run the cluster")
+    if minutes is None and LIMITED.search(reason):
+        minutes = int(PATIENCE / 60)
     if minutes is not None and seconds > minutes * 60:
         raise UserError(
             f"{job} did not start within {minutes} minutes ({state}: {reason}); {ask}, or raise cluster.wait"
@@ -313,6 +319,8 @@ def _ending(job: _Job, found: dict[str, str], place: Place) -> int:
             number = killed - 128
             why = "memory was short" if number == signal.SIGKILL else "it was preempted or stopped by hand"
             raise UserError(f"signal {number} ended the stage in {job}, as when {why}. {AGAIN}")
+        if shutil.disk_usage(job.folder).free < SPACE:
+            raise UserError(f"{job} ended without a word: {disk_full_message(job.folder)}")
     where = f"its log is in {os.path.relpath(job.folder)}"
     nodes = found.get("NodeList")
     last = next(filter(str.strip, reversed(job.errors(0))), "no error was printed")

@@ -126,9 +126,10 @@ def fit(
         restore(saved["weights"])
         for name, p in trained.items():
             if name in saved["optimizer"]:  # else it had no gradient yet
-                optimizer.state[p] = {key: divided_as(v, p) for key, v in saved["optimizer"][name].items()}
+                optimizer.state[p] = {key: resumed_of(v, p) for key, v in saved["optimizer"][name].items()}
         load_extra(saved["extra"])
-        best, best_score, best_step = (saved[k] for k in ("best", "best_score", "best_step"))
+        best = {name: resumed_of(value, trained[name]) for name, value in saved["best"].items()}
+        best_score, best_step = saved["best_score"], saved["best_step"]
         for row in saved["curve"]:
             record(**row)
     else:
@@ -177,6 +178,12 @@ def fit(
         restore(best)
     module.eval()
     return Fit(best_score, best_step, step, curve)
+
+
+def resumed_of(value: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """What a checkpoint has for a parameter, where the parameter is and divided as it is. A copy, for the file that it
+    was read from is removed by the next checkpoint."""
+    return divided_as(value.to(p.device, copy=True), p)
 
 
 def _clip(kinds: Sequence[Sequence[nn.Parameter]], limit: float) -> torch.Tensor:

@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import copy
 import gc
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import torch
 from transformers import AutoModelForSequenceClassification
 
@@ -21,14 +19,13 @@ from fisher_ld.batches.packing import PackedBatch, pack, parts, row_tokens
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.config.params import Adapt
 from fisher_ld.core import ranks
-from fisher_ld.core.compute import Compute
+from fisher_ld.core.compute import GIB, Compute
 from fisher_ld.core.errors import UserError
 from fisher_ld.models import weights
 from fisher_ld.models.scorer import Scorer, with_layers
 from fisher_ld.models.together import division
 
 PROGRAM = 0.75  # GiB, of Python and its libraries with their buffers
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -130,19 +127,9 @@ def _keeping(layer: torch.nn.Module) -> Iterator[dict[int, int]]:
         alive.clear()
 
 
-def at_hand(compute: Compute) -> float:
-    """GiB that this process may take."""
-    if compute.device.type == "cuda":
-        return torch.cuda.mem_get_info(compute.device)[0] / GIB
-    free = psutil.virtual_memory().available / GIB
-    if limit := os.environ.get("SLURM_MEM_PER_NODE"):
-        free = min(free, float(limit) / 1024)
-    return free / ranks.on_this_node()
-
-
 def check_memory(need: Need, compute: Compute) -> None:
     """Prints what is needed. Raises UserError where that is more than there is, with what to change."""
-    free = at_hand(compute)
+    free = compute.free()
     print(f"memory of a process: about {need.gib():.1f} GiB of {free:.1f} ({need}, program {PROGRAM:.2f})")
     if need.gib() > free:
         raise UserError(

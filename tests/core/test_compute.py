@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from fisher_ld.core.compute import Compute, setup
+from fisher_ld.core import compute
+from fisher_ld.core.compute import GIB, Compute, setup
 from fisher_ld.core.errors import UserError
 from tests.given import given
 
@@ -91,3 +92,19 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
         return int(run.stdout)
 
     assert faults("kept") < faults("given back") / 10
+
+
+def test_memory_that_a_container_or_a_job_leaves(tmp_path, monkeypatch):
+    """The least of the machine, its own group and those above it."""
+    for folder, most, used in (("", "max", 0), ("job", 8 * GIB, 3 * GIB), ("job/step", 7 * GIB, 1 * GIB)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "memory.max").write_text(f"{most}\n")
+        (tmp_path / folder / "memory.current").write_text(f"{used}\n")
+    own = tmp_path / "own"
+    own.write_text("0::/job/step\n")
+    assert sorted(compute._of_control_groups(tmp_path, own)) == [5 * GIB, 6 * GIB]
+    assert list(compute._of_control_groups(tmp_path, tmp_path / "none")) == []
+    monkeypatch.setattr(compute, "_of_control_groups", lambda: [2 * GIB])
+    assert Compute(torch.device("cpu"), bf16=False).free() == 2
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "1024")
+    assert Compute(torch.device("cpu"), bf16=False).free() == 1

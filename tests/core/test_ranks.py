@@ -40,7 +40,8 @@ def test_several_ranks_do_what_one_does(alone, shared, name):
     """Weights after twenty steps, which are the same on all; what the cache holds; scores."""
     first, *others = (found[name] for found in shared)
     assert first.shape == alone[name].shape and all(np.array_equal(first, other) for other in others)
-    np.testing.assert_allclose(first, alone[name], rtol=1e-5, atol=2e-5)
+    near = 1e-6 if name in READ else 1e-5 if len(shared) == 2 else 2e-5
+    np.testing.assert_allclose(first, alone[name], rtol=max(near, 1e-6), atol=near)
 
 
 def test_in_bf16_a_divided_teacher_is_near(alone, shared):

@@ -62,6 +62,26 @@ def test_no_whole_model_is_read_before_its_matrices_are_rounded(tmp_path, monkey
     Scorer.placed(folder, BF16, 3, 7, frozen=True)
 
 
+def test_on_a_gpu_main_memory_never_holds_the_whole(tmp_path, monkeypatch):
+    folder, gpu = saved(CONFIGS["llama"], tmp_path), Compute(torch.device("meta"), bf16=False)
+    monkeypatch.setattr(Scorer, "from_causal_lm", lambda *given: pytest.fail("read as a whole"))
+    assert {p.device.type for p in Scorer.placed(folder, gpu, 3, 7).parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("compute", [FP32, BF16])
+def test_weights_that_do_not_fit_are_refused_before_they_are_read(tmp_path, monkeypatch, compute, capsys):
+    tied, free = LlamaConfig(**SHAPE, **HEADS).to_dict(), 2**-30 * 10_000
+    folder = saved(LlamaConfig(**tied), tmp_path)
+    monkeypatch.setattr(Compute, "free", lambda self: free)
+    monkeypatch.setattr(weights, "_reader", lambda folder: pytest.fail("read"))
+    monkeypatch.setattr(Scorer, "from_causal_lm", lambda *given: pytest.fail("read"))
+    with pytest.raises(UserError, match=r"the weights take 0\.0 GiB in each process, 0\.0 are free: .*cluster\.shard"):
+        Scorer.placed(folder, compute, 3, 7, frozen=True)
+    free = 3.0
+    weights.check_room(torch.nn.Linear(2**15, 2**14, device="meta"), compute)
+    assert "weights: about 2.0 GiB of 3.0 in each process" in capsys.readouterr().err
+
+
 def test_files_that_name_weights_otherwise_are_read_by_transformers(tiny, tmp_path):
     """As of the first GPT-2: its names have no prefix."""
     torch.manual_seed(0)

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from fisher_ld.run import slurm
 from fisher_ld.run.slurm import NoAnswer, run_job
 from tests.given import given
 
+Space = namedtuple("Space", "free")
 TOOLS = {
     "sbatch": 'cat $FAKE/refuses >&2 2>/dev/null && exit 1; cp "$1" $FAKE/script; echo 7 >> $FAKE/queue\n'
     'cd "$(dirname "$1")"; . $FAKE/job; echo "Submitted batch job 7"',
@@ -182,12 +184,30 @@ def test_no_slurm_here(fake, monkeypatch):
         run()
 
 
-def test_a_job_that_never_starts(fake, monkeypatch):
-    fake.says("PENDING Reason=PartitionNodeLimit")
+@pytest.mark.parametrize(("wait", "minutes"), [(5, 5), (None, 30)])
+@pytest.mark.parametrize("reason", ["PartitionNodeLimit", "QOSMaxCpuPerJob", "InvalidAccount"])
+def test_a_job_that_never_starts(fake, monkeypatch, wait, minutes, reason):
+    fake.says(f"PENDING Reason={reason}")
     monkeypatch.setattr(slurm.time, "monotonic", iter(range(0, 10**6, 30)).__next__)
-    with pytest.raises(UserError, match=r"^job 7 did not start within 5 minutes \(PENDING: PartitionNodeLimit\); ask"):
-        run(wait=5)
+    monkeypatch.setattr(slurm.time, "sleep", lambda seconds: None)
+    with pytest.raises(UserError, match=rf"^job 7 did not start within {minutes} minutes \(PENDING: {reason}\); ask"):
+        run(wait=wait)
     assert fake.read("cancelled") == "7\n" and not fake.read("queue")
+
+
+def test_a_job_for_which_there_is_no_room_waits(fake, monkeypatch):
+    fake.says(*["PENDING Reason=Resources"] * 200, "RUNNING NodeList=n1", "COMPLETED")
+    monkeypatch.setattr(slurm.time, "monotonic", iter(range(0, 10**6, 30)).__next__)
+    monkeypatch.setattr(slurm.time, "sleep", lambda seconds: None)
+    assert run() == 0
+
+
+def test_a_job_on_a_full_disk(fake, monkeypatch):
+    fake.does("true")
+    fake.says("RUNNING NodeList=n1", "FAILED")
+    monkeypatch.setattr(slurm.shutil, "disk_usage", lambda folder: Space(free=0))
+    with pytest.raises(UserError, match=r"^job 7 ended without a word: disk full: .*0 MiB free"):
+        run()
 
 
 @pytest.mark.parametrize("state", ["PENDING", "REQUEUE_HOLD"])

@@ -122,3 +122,10 @@ def test_answers_are_checked_as_soon_as_there_is_a_teacher(project):
     check_params.check(asked(" yes", " no"))
     with pytest.raises(UserError, match=r'set teacher.answers to {yes: " yes", no: " no"}'):
         check_params.check(asked(" aye", " nay"))
+
+
+@pytest.mark.parametrize("cluster", [{"launcher": "slurm"}, {"stages": {"distill": {"launcher": "slurm"}}}])
+def test_a_store_that_jobs_cannot_share_is_refused_before_the_first_stage(project, cluster):
+    with pytest.raises(UserError, match=r"^MLflow store sqlite:.*make server"):
+        check_params.check(given({"cluster": cluster}))
+    check_params.check(given({"cluster": cluster, "tracking": {"uri": "http://login:5000"}}))

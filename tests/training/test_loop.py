@@ -6,7 +6,7 @@ from torch import nn
 
 from fisher_ld.core.checkpoint import Checkpoint
 from fisher_ld.core.errors import UserError
-from fisher_ld.training.loop import Schedule, Training, fit
+from fisher_ld.training.loop import Schedule, Training, fit, resumed_of
 
 SCORES = [0.1, 0.1, 0.3, 0.2, 0.25, 0.4]  # of the validations: at the start, then one every two steps
 
@@ -95,3 +95,9 @@ def test_a_resumed_fit_logs_its_whole_curve_once(tmp_path):
     whole = [(step, *names) for step, *names in after]
     assert len(before) == 1 + 5 + 2 and len(whole) == len(set(whole)) == 1 + 8 + 4
     assert [row["step"] for row in resumed.curve] == [step for step, *_ in whole]
+
+
+def test_what_is_resumed_lies_where_its_parameter_does_and_not_in_the_file():
+    saved = torch.zeros(3)
+    assert resumed_of(torch.tensor(5.0), torch.zeros(3, device="meta")).device.type == "meta"  # AdamW's step too
+    assert resumed_of(saved, nn.Parameter(torch.ones(3))).data_ptr() != saved.data_ptr()

@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from fisher_ld.batches.packing import pack
-from fisher_ld.core.compute import Compute
+from fisher_ld.core.compute import GIB, Compute
 from fisher_ld.core.errors import UserError
 from fisher_ld.models.weights import matrices as matrices_of
-from fisher_ld.training import memory
-from fisher_ld.training.memory import GIB, Need, check_memory, kept_by_a_layer, needed
+from fisher_ld.training.memory import Need, check_memory, kept_by_a_layer, needed
 from tests.given import given
 
 CPU = Compute(torch.device("cpu"), bf16=False)
@@ -80,7 +79,7 @@ def test_a_step_in_pieces_keeps_what_one_of_them_does(tiny):
 
 
 def test_a_plan_that_cannot_fit_is_refused_with_what_to_change(monkeypatch, capsys):
-    monkeypatch.setattr(memory, "at_hand", lambda compute: 8.0)
+    monkeypatch.setattr(Compute, "free", lambda self: 8.0)
     check_memory(Need(2 * GIB, 4 * GIB, 1 * GIB), CPU)
     assert "about 7.8 GiB of 8.0 (weights 2.00, training 4.00, activations 1.00" in capsys.readouterr().out
     with pytest.raises(
