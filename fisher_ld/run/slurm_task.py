@@ -8,11 +8,13 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from submitit import JobEnvironment
+from submitit.core.utils import DelayedSubmission
 from submitit.helpers import Checkpointable, TorchDistributedEnvironment
 
-from fisher_ld.run.launch import STARTED
+from fisher_ld.run.launch import JOBS, RESUMED, STARTED
 
 UNQUEUED = 128 + signal.SIGUSR2  # exit code of a task whose job had to stop and could not be queued again
 
@@ -25,11 +27,15 @@ def code_file(folder: Path, rank: int) -> Path:
 @dataclass(frozen=True)
 class Work(Checkpointable):
     """What each task of a job does: it runs the stage, leaves the exit code in the job's folder, and ends with it.
-    Near the end of the job's time submitit queues the job again, and the stage goes on from its checkpoint."""
+    Near the end of the job's time submitit queues the job again, and the stage goes on from its checkpoint. One that
+    keeps none would come to the same end again: its job ends."""
 
     stage: str
     names: tuple[str, ...]
     threads: int | None
+
+    def checkpoint(self, *args: Any, **kwargs: Any) -> DelayedSubmission | None:
+        return super().checkpoint(*args, **kwargs) if self.stage not in JOBS or self.stage in RESUMED else None
 
     def __call__(self) -> None:
         ranks = TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)

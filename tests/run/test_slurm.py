@@ -9,7 +9,9 @@ import pytest
 
 from fisher_ld.core.errors import Unavailable, UserError
 from fisher_ld.run import slurm
+from fisher_ld.run.launch import JOBS, RESUMED
 from fisher_ld.run.slurm import NoAnswer, run_job
+from fisher_ld.run.slurm_task import Work
 from tests.given import given
 
 Space = namedtuple("Space", "free")
@@ -266,3 +268,9 @@ def test_slurm_is_silent_from_the_start(fake):
     fake.write("silent", "Unable to contact slurm controller")
     with pytest.raises(NoAnswer, match=r"^SLURM does not answer \(Unable to contact slurm controller\)$"):
         run()
+
+
+def test_at_the_end_of_its_time_a_stage_without_checkpoint_is_not_begun_again():
+    kept = {stage: Work(stage, (), None).checkpoint() is not None for stage in ("distill", "estimate_fisher")}
+    assert kept == {"distill": True, "estimate_fisher": False}
+    assert set(RESUMED) < set(JOBS)
