@@ -312,8 +312,8 @@ def _ending(job: _Job, found: dict[str, str], place: Place) -> int:
             return own[0]
         if UNQUEUED in codes:
             raise UserError(
-                f"{job} had to stop, at the end of its time or for another job, and was not queued again. Run the same "
-                "command again, which goes on from a checkpoint where the stage keeps one; else raise cluster.time first"
+                f"{job} had to stop, at the end of its time or for another job, and was not queued again. Run the "
+                "same command again, which goes on from a checkpoint where the stage keeps one; else raise cluster.time"
             )
         if killed := max(codes, default=0):
             number = killed - 128
