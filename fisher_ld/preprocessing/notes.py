@@ -1,4 +1,4 @@
-"""What the raw tables hold, told before the filters: ratings, items that are lacking or have no title."""
+"""What the raw tables hold, told before the filters: ratings, items that are lacking or have no title or text."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ WORTH_A_WARNING = 0.01  # share of interactions without an item
 RARE = 0.05
 COMMON_END = 0.25
 NAMED = 20  # items in a list of examples
+FEW = 3  # of them in a line
 
 
 def raw_notes(raw: Raw, data: DataSet) -> dict[str, Any]:
@@ -42,6 +43,22 @@ def raw_notes(raw: Raw, data: DataSet) -> dict[str, Any]:
         "items_in_several_rows": raw.repeated,
         "ratings": _ratings(raw.interactions, data.positive_rating),
     }
+
+
+def without_text(items: pl.Series, interactions: pl.LazyFrame) -> dict[str, Any]:
+    """For the data report: `items` whose text is empty, which no model could tell apart, and what they take along."""
+    rows = interactions.filter(pl.col("item").is_in(items.implode())).select(pl.len()) if len(items) else None
+    lost = int(rows.collect(engine="streaming").item()) if rows is not None else 0
+    return {"items": len(items), "interactions": lost, "examples": items[:NAMED].to_list()}
+
+
+def without_text_lines(found: Mapping[str, Any], item_text: str) -> Iterator[str]:
+    if found["items"]:
+        examples = ", ".join(map(repr, found["examples"][:FEW]))
+        yield (
+            f"warning: item_text {item_text!r} gives {found['items']} items an empty text, such as {examples}: they "
+            f"are left out, and with them {found['interactions']} interactions; name a field that every item has"
+        )
 
 
 def _ratings(interactions: pl.LazyFrame, threshold: float) -> dict[str, Any] | None:

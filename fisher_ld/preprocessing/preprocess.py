@@ -20,7 +20,7 @@ from fisher_ld.core.locks import work_root
 from fisher_ld.datasets.titles import fill, first_words
 from fisher_ld.preprocessing.candidates import Catalogue, ListWriter
 from fisher_ld.preprocessing.filters import Positives, keep_positives
-from fisher_ld.preprocessing.notes import note_lines, raw_notes
+from fisher_ld.preprocessing.notes import note_lines, raw_notes, without_text, without_text_lines
 from fisher_ld.preprocessing.readers import Raw, read_source
 from fisher_ld.preprocessing.report import alike_lines, data_report, popularity_lines, window_lines
 from fisher_ld.preprocessing.splits import (
@@ -52,7 +52,11 @@ def preprocess(raw_dir: Path, out_dir: Path, data: DataSet, seed: int) -> dict[s
         _check_rejected(raw, data.max_rejected, kept_aside)
         notes = raw_notes(raw, data)
         _say(note_lines(notes, raw.rejected, data))
-        items, cut = _with_text(raw.items, data.item_text, data.max_words)
+        described, cut = _with_text(raw.items, data.item_text, data.max_words)
+        items = described.filter(pl.col("text") != "")
+        empty = described.filter(text="")["item"]
+        notes |= {"items_without_text": without_text(empty, raw.interactions)}
+        _say(without_text_lines(notes["items_without_text"], data.item_text))
         positives, steps = keep_positives(raw.interactions, items["item"], data, seed)
         shutil.rmtree(work)
         raw.rejected.write_parquet(folder / "rejected.parquet")
@@ -174,7 +178,7 @@ def _split(positives: Positives, role: np.ndarray, data: DataSet) -> Split:
 
 
 def _with_text(items: pl.DataFrame, template: str, most_words: int) -> tuple[pl.DataFrame, int]:
-    """Items that have a title and a text, which a model could not tell apart without; and how many texts were cut."""
+    """Items that have a title, with their text, which may be empty; and how many texts were cut."""
     titled = items.filter(pl.col("title").is_not_null())
     whole = [fill(template, row) for row in titled.iter_rows(named=True)]
     texts = [first_words(text, most_words) for text in whole]
@@ -184,7 +188,7 @@ def _with_text(items: pl.DataFrame, template: str, most_words: int) -> tuple[pl.
     if cut:
         longest = max(cut, key=lambda item: cut[item])
         _say([f"{len(cut)} texts are cut at {most_words} words; item {longest!r} had {cut[longest]} (max_words)"])
-    return titled.with_columns(pl.Series("text", texts, dtype=pl.String)).filter(pl.col("text") != ""), len(cut)
+    return titled.with_columns(pl.Series("text", texts, dtype=pl.String)), len(cut)
 
 
 def _item_table(items: pl.DataFrame, item_names: np.ndarray, catalogue: Catalogue) -> pl.DataFrame:

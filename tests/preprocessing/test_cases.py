@@ -1,5 +1,8 @@
 """What the tables of tests/faults lead to, beyond their rows there."""
 
+import re
+
+import polars as pl
 import pytest
 
 from fisher_ld.core.errors import UserError
@@ -28,3 +31,19 @@ def test_ids_that_never_meet_are_refused_with_one_of_each_side(tmp_path):
     (tmp_path / "items.csv").write_text("item_id,title\n17,One\n")
     with pytest.raises(UserError, match=r"100.0% of the interactions .* such as 'B01'; its own ids are such as '17'"):
         preprocess(tmp_path, tmp_path / "out", data, 0)
+
+
+def test_items_whose_text_is_empty_are_told_with_their_interactions(tmp_path, capsys):
+    raw, case = tmp_path / "raw", CASES / "11-markup"
+    raw.mkdir()
+    likes = pl.read_csv(case / "interactions.csv")
+    likes.write_csv(raw / "interactions.csv")
+    brands = {"item_id": range(1, 41), "title": ["T"] * 40, "brand": [f"B{i}" if i % 2 else "" for i in range(1, 41)]}
+    pl.DataFrame(brands).write_csv(raw / "items.csv")
+    lost = len(likes.filter(pl.col("item_id") % 2 == 0))
+    data = settings("11-markup").model_copy(update={"item_text": "{brand}", "eval_negatives": 9})
+    report = preprocess(raw, tmp_path / "out", data, 0)
+    examples = [str(i) for i in range(2, 41, 2)]
+    assert report["items_without_text"] == {"items": 20, "interactions": lost, "examples": examples}
+    said = f"warning: item_text '{{brand}}' gives 20 items an empty text, such as '2', '4', '6': .* {lost} interactions"
+    assert re.search(said, capsys.readouterr().err)
