@@ -13,6 +13,7 @@ ISO = (
     r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9})\d*)?)?)?"
     r"\s*(?:(?:Z|UTC|GMT)|([+-])(\d{2}):?(\d{2})?)?$"
 )
+DECIMAL = r"^([+-]?)(\d+)\.(\d{1,9})\d*$"
 SOON = 10**8  # a file whose times are commonly beyond 1973 has 0 for no time
 
 
@@ -57,9 +58,22 @@ def _number(texts: pl.Series, size: int) -> tuple[pl.Expr, pl.Expr]:
     seconds, rest = whole // size, (whole - whole // size * size) * (10**9 // size)
     if texts.cast(pl.Int64, strict=False).null_count() == texts.null_count():
         return seconds, rest
-    value = pl.col(texts.name).cast(pl.Float64, strict=False) / size
+    exact = _decimal(texts.name, size)
+    value = pl.col(texts.name).cast(pl.Float64, strict=False) / size  # such as 1.5e9
     below = ((value - value.floor()) * 1e9).round().cast(pl.Int64, strict=False)
-    return pl.coalesce(seconds, value.floor().cast(pl.Int64, strict=False)), pl.coalesce(rest, below)
+    floor = value.floor().cast(pl.Int64, strict=False)
+    return pl.coalesce(seconds, exact[0], floor), pl.coalesce(rest, exact[1], below)
+
+
+def _decimal(name: str, size: int) -> tuple[pl.Expr, pl.Expr]:
+    """Digit by digit, as float64 holds no nanoseconds of today."""
+    part = pl.col(name).str.extract_groups(DECIMAL).struct
+    whole = part.field("2").cast(pl.Int64, strict=False)
+    fraction = part.field("3").str.pad_end(9, "0").cast(pl.Int64, strict=False)  # of a unit, 1e-9
+    seconds, rest = whole // size, whole % size * (10**9 // size) + fraction // size
+    below = (part.field("1") == "-") & (rest > 0)
+    sign = pl.when(part.field("1") == "-").then(-1).otherwise(1)
+    return sign * seconds - below.cast(pl.Int64), pl.when(below).then(10**9 - rest).otherwise(rest)
 
 
 def _iso(name: str) -> tuple[pl.Expr, pl.Expr]:

@@ -34,6 +34,18 @@ def test_times_before_1970_are_rounded_down(size):
     assert rows == [(-5, 0, True), (-2, 500_000_000, True)]
 
 
+@pytest.mark.parametrize("size", ["seconds", "milliseconds", "microseconds"])
+def test_times_keep_every_nanosecond_of_their_text(size):
+    more = {"seconds": 0, "milliseconds": 3, "microseconds": 6}[size]
+    texts = [f"{sign}{1_500_000_000 * 10**more}.{'0' * (9 - more - 1)}{n}" for sign in ("", "-") for n in (1, 2)]
+    texts += [str(1_500_000_000 * 10**more), "1.5e9"]
+    assert told(texts, Clock(size, early=True, zero=True))[1][:5] == [
+        *((1_500_000_000, n, True) for n in (1, 2)),
+        *((-1_500_000_001, 10**9 - n, True) for n in (1, 2)),
+        (1_500_000_000, 0, True),
+    ]
+
+
 @pytest.mark.parametrize(
     "text",
     ["1969-12-31T23:59:59Z", "1969-12-31 18:59:59-05", "1970-01-01T05:29:59+0530", "1969-12-31 23:59:59 UTC"],
