@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
@@ -17,6 +18,7 @@ RARE = 0.05
 COMMON_END = 0.25
 NAMED = 20  # items in a list of examples
 FEW = 3  # of them in a line
+YEAR_1975 = 157_766_400  # seconds since 1970
 
 
 def raw_notes(raw: Raw, data: DataSet) -> dict[str, Any]:
@@ -42,7 +44,15 @@ def raw_notes(raw: Raw, data: DataSet) -> dict[str, Any]:
         "items_without_title": {"items": len(untitled), "examples": untitled[:NAMED].to_list()},
         "items_in_several_rows": raw.repeated,
         "ratings": _ratings(raw.interactions, data.positive_rating),
+        "times": _times(raw.interactions),
     }
+
+
+def _times(interactions: pl.LazyFrame) -> dict[str, int] | None:
+    """The first and the last, in seconds since 1970; None without times."""
+    time = pl.col("timestamp")
+    found = interactions.select(first=time.min(), last=time.max()).collect(engine="streaming").row(0, named=True)
+    return None if found["first"] is None else found
 
 
 def without_text(items: pl.Series, interactions: pl.LazyFrame) -> dict[str, Any]:
@@ -95,8 +105,20 @@ def note_lines(notes: Mapping[str, Any], rejected: pl.DataFrame, data: DataSet) 
             f"warning: {notes['items_in_several_rows']} items have several rows; the first with a title is taken, "
             "with its categories alone"
         )
+    if notes["times"] is not None:
+        yield from _time_lines(notes["times"])
     if notes["ratings"] is not None:
         yield from _rating_lines(notes["ratings"], data.positive_rating)
+
+
+def _time_lines(times: Mapping[str, int]) -> Iterator[str]:
+    first, last = (datetime.fromtimestamp(times[end], UTC).strftime("%Y-%m-%d %H:%M:%S") for end in ("first", "last"))
+    yield f"times: {first} to {last}"
+    if times["last"] < YEAR_1975:
+        yield (
+            "warning: all times lie before 1975: where these are days of a spreadsheet, years or a mere order, write "
+            "them as dates such as 2020-01-31, or name their column in source.columns.order"
+        )
 
 
 def _rating_lines(ratings: Mapping[str, Any], threshold: float) -> Iterator[str]:

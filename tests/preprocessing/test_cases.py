@@ -47,3 +47,20 @@ def test_items_whose_text_is_empty_are_told_with_their_interactions(tmp_path, ca
     assert report["items_without_text"] == {"items": 20, "interactions": lost, "examples": examples}
     said = f"warning: item_text '{{brand}}' gives 20 items an empty text, such as '2', '4', '6': .* {lost} interactions"
     assert re.search(said, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("start", "first", "warned"),
+    [(1_577_836_800, "2020-01-01 00:00:00 to 2020-01-01 00:0", False), (43_861.5, "1970-01-01 12:11:01 to", True)],
+)
+def test_the_first_and_the_last_time_are_told_and_all_before_1975_are_warned_of(tmp_path, capsys, start, first, warned):
+    raw, case = tmp_path / "raw", CASES / "40-own-same-text"
+    raw.mkdir()
+    likes = pl.read_csv(case / "interactions.csv")
+    likes = likes.with_columns(timestamp=pl.Series([start + k for k in range(len(likes))]))
+    likes.write_csv(raw / "interactions.csv")
+    (raw / "items.csv").write_bytes((case / "items.csv").read_bytes())
+    preprocess(raw, tmp_path / "out", settings("40-own-same-text"), 0)
+    said = capsys.readouterr().err
+    assert f"times: {first}" in said
+    assert ("warning: all times lie before 1975" in said) == warned
