@@ -38,10 +38,16 @@ def raw_notes(raw: Raw, data: DataSet) -> dict[str, Any]:
             f"are such as {there!r}. Allowed are {data.max_items_lacking:.0%} (max_items_lacking). Write the ids of "
             "both files alike, or name the right columns in source.columns."
         )
+    columns, uncategorised = data.source.columns, raw.items.filter(pl.col("categories").list.len() == 0)["item"]
     untitled = raw.items.filter(pl.col("title").is_null())["item"]
     return {
         "items_lacking": {"share": share, "items": len(lacking), "examples": lacking["item"].sort()[:NAMED].to_list()},
         "items_without_title": {"items": len(untitled), "examples": untitled[:NAMED].to_list()},
+        "items_read_without_category": {
+            "items": 0 if columns is not None and columns.categories is None else len(uncategorised),
+            "of": len(raw.items),
+            "examples": uncategorised[:NAMED].to_list(),
+        },
         "items_in_several_rows": raw.repeated,
         "ratings": _ratings(raw.interactions, data.positive_rating),
         "times": _times(raw.interactions),
@@ -99,6 +105,12 @@ def note_lines(notes: Mapping[str, Any], rejected: pl.DataFrame, data: DataSet) 
         yield (
             f"{notes['items_without_title']['items']} items have no title and are left out, such as "
             f"{notes['items_without_title']['examples'][0]!r}"
+        )
+    if (lost := notes["items_read_without_category"])["items"]:
+        mark = "warning: " if lost["items"] == lost["of"] else ""
+        yield (
+            f"{mark}{lost['items']} of {lost['of']} items have no category, such as {lost['examples'][0]!r}; of an "
+            "object its name or title is read"
         )
     if notes["items_in_several_rows"]:
         yield (

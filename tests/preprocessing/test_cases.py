@@ -1,12 +1,14 @@
 """What the tables of tests/faults lead to, beyond their rows there."""
 
+import json
 import re
 
 import polars as pl
 import pytest
 
 from fisher_ld.core.errors import UserError
-from fisher_ld.preprocessing.preprocess import preprocess
+from fisher_ld.datasets.titles import clean
+from fisher_ld.preprocessing.preprocess import _with_text, preprocess
 from tests.faults.tables import CASES, settings
 
 
@@ -64,3 +66,37 @@ def test_the_first_and_the_last_time_are_told_and_all_before_1975_are_warned_of(
     said = capsys.readouterr().err
     assert f"times: {first}" in said
     assert ("warning: all times lie before 1975" in said) == warned
+
+
+@pytest.mark.parametrize(
+    ("kinds", "text", "said"),
+    [
+        (["nan", "Books", "NULL"], "Title 1 Books", ""),
+        ([{"genre": "Books"}], "Title 1", "warning: 40 of 40 items have no category, such as '1'"),
+    ],
+)
+def test_lists_of_categories_lack_missing_words_and_none_at_all_is_told(tmp_path, capsys, kinds, text, said):
+    raw, case = tmp_path / "raw", CASES / "10i-jsonl-dicts"
+    raw.mkdir()
+    (raw / "interactions.csv").write_bytes((case / "interactions.csv").read_bytes())
+    items = pl.read_ndjson(case / "items.jsonl").select("item_id", "title").to_dicts()
+    (raw / "items.jsonl").write_text("\n".join(json.dumps(item | {"cat": kinds}) for item in items))
+    preprocess(raw, tmp_path / "out", settings("10i-jsonl-dicts"), 0)
+    found = pl.read_parquet(tmp_path / "out" / "items.parquet")
+    assert found.filter(item_id="1")["text"].to_list() == [text]
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("title", "had", "kept"),
+    [
+        ("神" * 2400, "2400 words of 2400 letters", "128 words of 128 letters"),
+        ("x" * 2400, "1 words of 2400 letters", "1 words of 2048 letters"),
+        ("ab " * 2400, "2400 words of 7199 letters", "128 words of 383 letters"),
+    ],
+)
+def test_of_a_cut_text_is_told_how_much_there_was_and_stays(tmp_path, capsys, title, had, kept):
+    items = pl.DataFrame({"item": ["1", "2"], "title": [clean(title), "Short"]})
+    assert _with_text(items, "{title}", 128)[1] == 1
+    said = f"1 texts are cut at 128 words; item '1' had {had}, of which stay {kept} (max_words)"
+    assert capsys.readouterr().err.strip() == said
