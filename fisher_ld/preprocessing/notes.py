@@ -16,6 +16,7 @@ VALUES = 20  # of a histogram, above which it has bins
 WORTH_A_WARNING = 0.01  # share of interactions without an item
 RARE = 0.05
 COMMON_END = 0.25
+MAYBE_NONE = (0.0, -1.0)  # ratings that stand for none in some tables, at the low end of the scale
 NAMED = 20  # items in a list of examples
 FEW = 3  # of them in a line
 YEAR_1975 = 157_766_400  # seconds since 1970
@@ -83,13 +84,14 @@ def _ratings(interactions: pl.LazyFrame, threshold: float) -> dict[str, Any] | N
     if not len(counts):
         return None
     total, low, high = int(counts["len"].sum()), float(counts["rating"][0]), float(counts["rating"][-1])
-    ends = {end: int(counts["len"][place]) / total for place, end in ((0, low), (-1, high))}
+    ends = counts.filter(pl.col("rating").is_in(MAYBE_NONE))
     kept = int(counts.filter(pl.col("rating") >= threshold)["len"].sum()) / total
     if len(counts) > VALUES:
         bins = ((pl.col("rating") - low) / (high - low) * VALUES).floor().clip(0, VALUES - 1)
         counts = counts.group_by(low + bins * (high - low) / VALUES).agg(pl.col("len").sum()).sort("rating")
     histogram = {f"{rating:.6g}": rows for rating, rows in counts.iter_rows()}
-    return {"histogram": histogram, "lowest": low, "highest": high, "share_lowest": ends[low], "share_positive": kept}
+    shares = {f"{rating:g}": rows / total for rating, rows in ends.iter_rows()}
+    return {"histogram": histogram, "lowest": low, "highest": high, "shares": shares, "share_positive": kept}
 
 
 def note_lines(notes: Mapping[str, Any], rejected: pl.DataFrame, data: DataSet) -> Iterator[str]:
@@ -140,8 +142,10 @@ def _rating_lines(ratings: Mapping[str, Any], threshold: float) -> Iterator[str]
         yield f"warning: {kept:.1%} of the ratings are positive (positive_rating: {threshold:g})"
     if ratings["highest"] > 5 and threshold == 4:
         yield f"warning: ratings reach {ratings['highest']:g}, and positive_rating is {threshold:g}"
-    if ratings["lowest"] in (0, -1) and ratings["highest"] > 1 and ratings["share_lowest"] > COMMON_END:
-        yield (
-            f"warning: {ratings['share_lowest']:.0%} of the ratings are {ratings['lowest']:g}; where that stands for "
-            "none given, leave these rows out"
-        )
+    if ratings["lowest"] in MAYBE_NONE and ratings["highest"] > 1:
+        for rating, share in ratings["shares"].items():
+            if share > COMMON_END:
+                yield (
+                    f"warning: {share:.0%} of the ratings are {rating}; where that stands for none given, leave these "
+                    "rows out"
+                )
