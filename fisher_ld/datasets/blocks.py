@@ -233,9 +233,11 @@ def _as_text(name: str, column: pa.Array) -> pl.Series:
     if pa.types.is_date(kind):
         column, kind = column.cast(pa.timestamp("s")), pa.timestamp("s")
     if pa.types.is_timestamp(kind):
-        series = pl.Series(name, pl.from_arrow(column.cast(pa.timestamp("ns"), safe=False).cast(pa.int64())))
-        whole, rest = series // 10**9, series - series // 10**9 * 10**9
-        return whole.cast(pl.String) + ("." + rest.cast(pl.String).str.zfill(9)).replace(".000000000", "")
+        digits = {"s": 0, "ms": 3, "us": 6, "ns": 9}[kind.unit]
+        series = pl.Series(name, pl.from_arrow(column.cast(pa.int64())))
+        size, sign = series.abs(), (series < 0).replace_strict({True: "-", False: ""}, return_dtype=pl.String)
+        rest = (size % 10**digits).cast(pl.String).str.zfill(digits)
+        return sign + (size // 10**digits).cast(pl.String) + ("." + rest).str.replace(r"^\.0*$", "")
     if pa.types.is_dictionary(kind):
         column = pc.cast(column, kind.value_type)
     series = pl.Series(name, pl.from_arrow(column))

@@ -6,27 +6,49 @@ import ast
 import html
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 _ARTICLES = "The|A|An|Les|Le|La|L'|Los|Las|El|Il|Der|Die|Das|Den|Det|Un|Une|Een|Ein|Eine|O|Os"
 _ARTICLE_LAST = re.compile(rf"^([^()]+), ({_ARTICLES})(?= \(|$)")
 _ARTICLE_LAST_IN_BRACKETS = re.compile(rf"\((a\.k\.a\. )?([^()]+), ({_ARTICLES})\)")
 _YEAR_LAST = re.compile(r"^(.*?)\s*\((\d{4})(?:[-\u2013](?:\d{4})?)?\)$")
-_SCRIPT = re.compile(r"\bvar \w+ ?= ?\(?new Date\(|^<script", re.IGNORECASE)  # page code in Amazon's metadata of 2018
-_TAGS = "a|abbr|b|big|br|center|cite|code|div|em|font|h[1-6]|hr|i|img|li|ol|p|pre|q|s|script|small|span|strike|strong"
-_MARKUP = re.compile(rf"<!--.*?-->|</?({_TAGS}|style|sub|sup|table|td|tr|tt|u|ul)(?:\s[^<>]*)?/?>", re.I | re.S)
-_BLOCKS = {"br", "div", "hr", "li", "p", "td", "tr"}  # a blank stands for them
+_PAGE_CODE = re.compile(r"\bvar \w+ ?= ?\(?new Date\(", re.IGNORECASE)  # in Amazon's metadata of 2018
+_UNSHOWN = re.compile(
+    r"<script(?=[\s/>]).*?(?:</script\s*>|\Z)|<style(?=[\s/>])[^<]*+</style\s*>|<!--.*?-->|<!doctype [^<>]*>",
+    re.I | re.S,
+)
+_CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.S)
+_TAGS = (
+    "a|abbr|article|aside|audio|b|big|blockquote|body|br|button|center|cite|code|col|dd|del|div|dl|dt|em|figure|font|"
+    "footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|ins|kbd|li|link|mark|meta|nav|ol|option|p|pre|q|s|samp|"
+    "script|section|select|small|span|strike|strong|style|sub|sup|svg|table|tbody|td|textarea|tfoot|th|thead|tr|tt|u|ul"
+)
+_ATTRIBUTES = r"""\s(?:"[^"]*"|'[^']*'|[^<>"'])*+|\s[^<>]*"""  # a quoted value may hold a >
+_MARKUP = re.compile(rf"</?({_TAGS})(?:{_ATTRIBUTES})?/?>", re.I)
+_UNSEEN = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # categories of Unicode, such as that of a zero-width space
+_BLOCKS = {"body", "br", "dd", "div", "dt", "hr", "li", "p", "section", "td", "th", "tr"}  # a blank stands for them
+_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+_NUMPY = re.compile(rf"""({_QUOTED}|\]|\bnan\b)(?=(\s+(?:['"\[]|nan\b))?)""", re.S)
 _SHORT = 16  # words of a short title
 _LETTERS = 16  # of a word in a text that is cut
+_NO_BLANKS = (  # scripts without blanks between words
+    "\u0e00-\u109f\u1780-\u17ff"  # Thai, Lao, Tibetan, Burmese, Khmer
+    "\u2600-\u27bf\U0001f000-\U0001faff"  # symbols
+    "\u2e80-\u2fff\u3001-\u312f\u3190-\ua4cf\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"  # Chinese, Japanese
+)
+_MARKS = "\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u3099\u309a\ufe0e\ufe0f\U0001f3fb-\U0001f3ff"  # of the letter before
+_WORD = re.compile(rf"[{_NO_BLANKS}](?:[{_MARKS}]|\u200d[{_NO_BLANKS}])*|[^\s{_NO_BLANKS}]+")
 _NO_CATEGORY = {"", "unknown", "(no genres listed)"}
 
 
 def text(value: Any) -> str | None:
     """A scalar as text, without outer space; None if it is missing (NaN too), empty or no scalar."""
     if not isinstance(value, str):
-        if value is None or isinstance(value, list | tuple | dict) or value != value:
+        if value is None or isinstance(value, list | tuple | dict | set) or value != value:
             return None
         value = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
     if not value.isascii():  # a lone surrogate (JSON can spell one) cannot be stored
@@ -35,15 +57,27 @@ def text(value: Any) -> str | None:
 
 
 def clean(value: Any) -> str | None:
-    """As `text`, on one line, without HTML; None also where page code stands in its place."""
-    value = text(value)
-    if value is None or _SCRIPT.search(value):
-        return None
-    if "<" in value:
-        value = _MARKUP.sub(lambda m: " " if m[1] and m[1].lower() in _BLOCKS else "", value)
-    while "&" in value and (decoded := html.unescape(value)) != value:
-        value = decoded
-    return " ".join(value.split()) or None
+    """As `text`, on one line, without HTML; None also where nothing can be seen, or page code stands in its place."""
+    value, before = text(value), None
+    while value != before:  # tags may be hidden by entities
+        before, value = value, decoded(_without_markup(value or ""))
+    value = " ".join((value or "").split())
+    seen = any(unicodedata.category(letter) not in _UNSEEN for letter in value)
+    return value if seen and not _PAGE_CODE.search(value) else None
+
+
+def decoded(value: str) -> str:
+    """Entities as what they stand for, also those of entities."""
+    while "&" in value and (found := html.unescape(value)) != value:
+        value = found
+    return value
+
+
+def _without_markup(value: str) -> str:
+    if "<" not in value:
+        return value
+    value = _CDATA.sub(r"\1", _UNSHOWN.sub(" ", value))
+    return _MARKUP.sub(lambda tag: " " if tag[1].lower() in _BLOCKS else "", value)
 
 
 def split_year(title: str) -> tuple[str, str | None]:
@@ -65,7 +99,7 @@ def article_first(title: str) -> str:
 def item(title: Any, genres: Any, /, **others: Any) -> dict[str, Any]:
     """What `item_text` may name of an item: title, categories, `others`, and the title's first words as `short_title`
     unless that is among `others`."""
-    others.setdefault("short_title", " ".join((clean(title) or "").split()[:_SHORT]))
+    others.setdefault("short_title", _first_words(clean(title) or "", _SHORT))
     always = {"title": title, "categories": genres}
     return always | others | always
 
@@ -79,8 +113,8 @@ def movie(title: Any, genres: Any, year: Any = None) -> dict[str, Any]:
 
 
 def categories(value: Any) -> list[str]:
-    """A list (of lists) of names, or names in one string between '|' or ' > ', each once and in order. Of an object its
-    `name` or `title` counts."""
+    """A list (of lists) of names, or names in one string between '|' or ' > ', each once and in order; a set is sorted.
+    Of an object its `name` or `title` counts."""
     names = dict.fromkeys(name for part in _flat(value) for name in [clean(part)] if name)
     return [name for name in names if name.lower() not in _NO_CATEGORY]
 
@@ -91,6 +125,8 @@ def _flat(value: Any) -> Iterable[str]:
     elif isinstance(value, list | tuple):
         for part in value:
             yield from _flat(part) if not isinstance(part, str) else [part]
+    elif isinstance(value, set):
+        yield from _flat(sorted(value, key=str))
     elif isinstance(value, dict):
         yield from _flat(value.get("name") or value.get("title"))
     elif (scalar := text(value)) is not None:
@@ -98,10 +134,20 @@ def _flat(value: Any) -> Iterable[str]:
 
 
 def listed(value: Any) -> Any:
-    """Text of a user's table that holds a list: as JSON or a Python literal, else as it is."""
-    found = text(value) if isinstance(value, str) else None
-    parsed = parse(found) if found and found[0] in "[({" else None
-    return value if parsed is None else parsed
+    """Text of a user's table that holds a list: as JSON, a Python literal or NumPy prints it. Else the text without
+    entities, whose semicolons part nothing."""
+    if not isinstance(value, str):
+        return value
+    plain = decoded(value)
+    for found in dict.fromkeys([value.strip(), plain.strip()]):
+        if found[:1] in ("[", "(", "{") and (parsed := parse(_NUMPY.sub(_comma, found))) is not None:
+            return parsed
+    return plain
+
+
+def _comma(part: re.Match[str]) -> str:
+    """NumPy sets no commas, and Python would join the texts; nan is no literal."""
+    return ("None" if part[1] == "nan" else part[1]) + ("," if part[2] else "")
 
 
 def parse(text: str, literals: bool = True) -> Any:
@@ -129,8 +175,19 @@ def find_separator(values: Iterable[Any]) -> str | None:
 
 def first_words(text: str, most: int) -> str:
     """The first `most` words, a word being at most 16 letters on average."""
-    words = text.split()
-    return " ".join(words[:most])[: most * _LETTERS].rstrip()
+    return _first_words(text, most)[: most * _LETTERS].rstrip()
+
+
+def _first_words(text: str, most: int) -> str:
+    end = 0
+    for word in islice(_WORD.finditer(text), most):
+        end = word.end()
+    return text[:end]
+
+
+def count_words(text: str) -> int:
+    """Where a script has no blanks between words, its letters count as words."""
+    return sum(1 for _ in _WORD.finditer(text))
 
 
 def fill(template: str, fields: Mapping[str, str | list[str] | None]) -> str:

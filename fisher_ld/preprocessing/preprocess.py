@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from string import Formatter
@@ -17,10 +18,10 @@ from fisher_ld.config.params import DataSet
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import atomic_path, write_json
 from fisher_ld.core.locks import work_root
-from fisher_ld.datasets.titles import fill, first_words
+from fisher_ld.datasets.titles import count_words, fill, first_words
 from fisher_ld.preprocessing.candidates import Catalogue, ListWriter
 from fisher_ld.preprocessing.filters import Positives, keep_positives
-from fisher_ld.preprocessing.notes import note_lines, raw_notes
+from fisher_ld.preprocessing.notes import note_lines, raw_notes, without_text, without_text_lines
 from fisher_ld.preprocessing.readers import Raw, read_source
 from fisher_ld.preprocessing.report import alike_lines, data_report, popularity_lines, window_lines
 from fisher_ld.preprocessing.splits import (
@@ -50,9 +51,15 @@ def preprocess(raw_dir: Path, out_dir: Path, data: DataSet, seed: int) -> dict[s
         work.mkdir(parents=True)
         raw = read_source(raw_dir, data.source, work, fields, data.missing)
         _check_rejected(raw, data.max_rejected, kept_aside)
+        if data.source.kind == "table":
+            raw = replace(raw, items=raw.items.with_columns(_present(data.missing)))
         notes = raw_notes(raw, data)
         _say(note_lines(notes, raw.rejected, data))
-        items, cut = _with_text(raw.items, data.item_text, data.max_words)
+        described, cut = _with_text(raw.items, data.item_text, data.max_words)
+        items = described.filter(pl.col("text") != "")
+        empty = described.filter(text="")["item"]
+        notes |= {"items_without_text": without_text(empty, raw.interactions)}
+        _say(without_text_lines(notes["items_without_text"], data.item_text))
         positives, steps = keep_positives(raw.interactions, items["item"], data, seed)
         shutil.rmtree(work)
         raw.rejected.write_parquet(folder / "rejected.parquet")
@@ -68,6 +75,12 @@ def preprocess(raw_dir: Path, out_dir: Path, data: DataSet, seed: int) -> dict[s
 def _say(lines: Iterable[str]) -> None:
     for line in lines:
         print(line, file=sys.stderr, flush=True)
+
+
+def _present(missing: Sequence[str]) -> pl.Expr:
+    """The categories without the words that stand for nothing, which a list of them may hold too."""
+    word = pl.element()
+    return pl.col("categories").list.eval(word.filter(~word.is_in(list(missing))))
 
 
 def _check_rejected(raw: Raw, allowed: float, kept_aside: Path) -> None:
@@ -174,17 +187,18 @@ def _split(positives: Positives, role: np.ndarray, data: DataSet) -> Split:
 
 
 def _with_text(items: pl.DataFrame, template: str, most_words: int) -> tuple[pl.DataFrame, int]:
-    """Items that have a title and a text, which a model could not tell apart without; and how many texts were cut."""
+    """Items that have a title, with their text, which may be empty; and how many texts were cut."""
     titled = items.filter(pl.col("title").is_not_null())
     whole = [fill(template, row) for row in titled.iter_rows(named=True)]
     texts = [first_words(text, most_words) for text in whole]
-    cut = {
-        item: len(text.split()) for item, text, kept in zip(titled["item"], whole, texts, strict=True) if text != kept
-    }
+    cut = [(len(text), i) for i, (text, kept) in enumerate(zip(whole, texts, strict=True)) if text != kept]
     if cut:
-        longest = max(cut, key=lambda item: cut[item])
-        _say([f"{len(cut)} texts are cut at {most_words} words; item {longest!r} had {cut[longest]} (max_words)"])
-    return titled.with_columns(pl.Series("text", texts, dtype=pl.String)).filter(pl.col("text") != ""), len(cut)
+        longest = max(cut)[1]
+        had, kept = (f"{count_words(text)} words of {len(text)} letters" for text in (whole[longest], texts[longest]))
+        item = titled["item"][longest]
+        of = f"item {item!r} had {had}, of which stay {kept}"
+        _say([f"{len(cut)} texts are cut at {most_words} words; {of} (max_words)"])
+    return titled.with_columns(pl.Series("text", texts, dtype=pl.String)), len(cut)
 
 
 def _item_table(items: pl.DataFrame, item_names: np.ndarray, catalogue: Catalogue) -> pl.DataFrame:

@@ -5,11 +5,12 @@ import random
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fisher_ld.core.errors import UserError
 from fisher_ld.datasets import blocks
-from fisher_ld.datasets.blocks import delimited_blocks, json_blocks
+from fisher_ld.datasets.blocks import delimited_blocks, json_blocks, parquet_blocks
 from fisher_ld.datasets.rows import delimited, json_lines
 from fisher_ld.datasets.streams import find_encoding, utf8
 from fisher_ld.datasets.titles import text
@@ -129,3 +130,24 @@ def test_text_of_another_encoding_is_read_in_columns(tmp_path):
     path.write_bytes("u,i\rRené,1\r".encode("cp1252"))
     (block,) = delimited_blocks(path, ["u", "i"], encoding="cp1252")
     assert block.table.equals(pl.DataFrame({"u": ["René"], "i": ["1"]}))
+
+
+NANOSECONDS = [1_577_836_800_123_456_789, 1_577_836_800_123_456_790, -1_500_000_000, -1, 0, None]
+
+
+@pytest.mark.parametrize(
+    ("unit", "values", "texts"),
+    [
+        (
+            "ns",
+            NANOSECONDS,
+            ["1577836800.123456789", "1577836800.123456790", "-1.500000000", "-0.000000001", "0", None],
+        ),
+        ("us", [16_725_225_600_000_000, -1_500_000], ["16725225600", "-1.500000"]),  # of the year 2500
+        ("s", [-2], ["-2"]),
+    ],
+)
+def test_time_stamps_of_parquet_are_told_to_the_last_digit_of_their_unit(tmp_path, unit, values, texts):
+    pq.write_table(pa.table({"t": pa.array(values, pa.timestamp(unit))}), tmp_path / "a.parquet")
+    (block,) = parquet_blocks(tmp_path / "a.parquet", ["t"])
+    assert block.table["t"].to_list() == texts

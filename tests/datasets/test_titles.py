@@ -1,6 +1,18 @@
 import pytest
 
-from fisher_ld.datasets.titles import article_first, categories, clean, fill, item, movie, split_year
+from fisher_ld.datasets.titles import (
+    article_first,
+    categories,
+    clean,
+    count_words,
+    fill,
+    find_separator,
+    first_words,
+    item,
+    listed,
+    movie,
+    split_year,
+)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +60,18 @@ def test_the_year_is_split_off(title, expected):
         (12, "12"),
         ("var aPageStart = (new Date()).getTime();", None),
         ("lone \ud800 surrogate", "lone ? surrogate"),
+        ("&lt;b&gt;Bold&lt;/b&gt; x", "Bold x"),
+        ("Foo<script>var x=1;</script><STYLE type='a'>p {}</style >", "Foo"),
+        ("Foo <script>if (a < b) x = 1;", "Foo"),
+        ("<body><mark>Foo</mark></body><iframe src=x></iframe><button>Bar</button>", "Foo Bar"),
+        ("<![CDATA[Foo]]>", "Foo"),
+        ("<img src=\"x>y\" alt='<'>Foo", "Foo"),
+        ("<b it's>Foo</b>", "Foo"),
+        ("\u200b", None),
+        ("&nbsp;\u200b ", None),
+        ("<br>", None),
+        ("I &lt;3 You", "I <3 You"),
+        *((title, title) for title in ("I <3 You", "a < b > c", "<Untitled>", "<Scripted> & <Marked>", "1 <2")),
     ],
 )
 def test_clean(value, expected):
@@ -72,10 +96,36 @@ def test_categories(value, expected):
 
 
 @pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ('["Books", "Sci-Fi"]', ["Books", "Sci-Fi"]),
+        ("['Books' 'Fiction']", ["Books", "Fiction"]),
+        ("[['Books' \"Kids' Fiction\"]\n ['It\\'s']]", ["Books", "Kids' Fiction", "It's"]),
+        ("['Books' nan 'Fiction']", ["Books", "Fiction"]),
+        ("['Books', nan]", ["Books"]),
+        ("{'b', 'c', 'a'}", ["a", "b", "c"]),
+        ("[&quot;Books&quot;]", ["Books"]),
+        ('["&quot;Books&quot;"]', ['"Books"']),
+        ("[Books] 'a' 'b'", ["[Books] 'a' 'b'"]),
+        ("Home &amp; Garden", ["Home & Garden"]),
+        ([{"genre": "Books"}], []),
+    ],
+)
+def test_categories_of_a_table(value, expected):
+    assert categories(listed(value)) == expected
+
+
+def test_an_entity_does_not_separate():
+    assert find_separator(["Home &amp; Garden", "Home &amp; Kitchen", "Arts &amp;amp; Crafts"]) is None
+    assert find_separator(["Home &amp; Garden; Tools", "Tools; Toys"]) == ";"
+
+
+@pytest.mark.parametrize(
     ("title", "short"),
     [
         (" ".join("abcdefghijklmnopq"), "a b c d e f g h i j k l m n o p"),
         ("a  &amp;\nb", "a & b"),
+        ("神" * 99, "神" * 16),
         (None, ""),
     ],
 )
@@ -93,3 +143,19 @@ def test_a_missing_field_leaves_no_empty_brackets():
     item = {"title": "Heat", "year": None, "categories": ["Crime", "Drama"]}
     assert fill("{title} ({year}) [{categories}]", item) == "Heat [Crime, Drama]"
     assert fill("{title} ({year})", item | {"year": "1995"}) == "Heat (1995)"
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "first"),
+    [
+        ("Heat of the night", 4, "Heat of"),
+        ("千と千尋の神隠し", 8, "千と"),
+        ("Spirited 千と千尋", 5, "Spirited 千"),
+        ("기생충 영화 제목", 3, "기생충 영화"),
+        ("ที่รัก", 3, "ที่รั"),
+        ("👩\u200d🚀👍🏽❤\ufe0f", 3, "👩\u200d🚀👍🏽"),
+        ("", 0, ""),
+    ],
+)
+def test_where_no_blanks_part_words_letters_count(text, words, first):
+    assert (count_words(text), first_words(text, 2)) == (words, first)

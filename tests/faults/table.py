@@ -25,7 +25,7 @@ class Row:
     slow: bool = False
 
 
-def read(name: str, injected: str, texts: Mapping[str, str], said: str = "") -> Row:
+def read(name: str, injected: str, texts: Mapping[str, str | None], said: str = "") -> Row:
     """Of a folder with tables: read, with these texts of items, and this said (a pattern)."""
     must = f"read{f', and said: {said}' if said else ''}"
     return Row(name, "table", injected, must, lambda world: tables.check_read(world.place(), name, texts, said))
@@ -103,6 +103,10 @@ TABLES = [
     turned_away("41-own-duplicate-header", "a column twice", "expected each column once, got title twice"),
     turned_away("42-own-json-key-typo", "a field's name mistyped", "no row has a field title; there are item_id, name"),
     turned_away("43-own-json-array", "a JSON array", "expected one JSON object a line, got a JSON array"),
+    read("numpy-categories", "categories as NumPy prints a list", BOOKS),
+    read("empty-texts", "item_text of a field that half of the items lack", {"1": "Brand 1", "2": None},
+         "warning: item_text '{brand}' gives 20 items an empty text, such as '2', '4', '6'"),
+    read("days-in-eight-digits", "times as 20200131", ALL, "time as dates such as 20200131"),
 ]  # fmt: skip
 
 SETTINGS = [

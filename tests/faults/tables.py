@@ -33,7 +33,7 @@ def settings(name: str) -> DataSet:
     return given({"data_sets": {"mine": {"source": source} | few | own}}).data_sets["mine"]
 
 
-def check_read(folder: Path, name: str, texts: Mapping[str, str], said: str, raw: Path | None = None) -> None:
+def check_read(folder: Path, name: str, texts: Mapping[str, str | None], said: str, raw: Path | None = None) -> None:
     """The table is read: some of its items have these texts, and what is printed matches `said`."""
     with redirect_stderr(StringIO()) as printed:
         preprocess(raw or CASES / name, folder / "out", settings(name), 0)

@@ -2,6 +2,8 @@ import gzip
 import json
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fisher_ld.config.params import Columns, DataSource
@@ -313,3 +315,19 @@ def test_delimiter_and_encoding_are_taken_as_set(tmp_path, capsys):
     source = DataSource(**TABLE, columns=Columns(**NAMES, order="pos"), delimiter=";", encoding="cp1251")
     assert read(tmp_path, source).items["title"].to_list() == ["Ж"]
     assert "items.csv: read as cp1251, semicolon-separated" in capsys.readouterr().err
+
+
+def test_times_of_parquet_keep_their_order_and_the_year_2500_is_none(tmp_path):
+    times = [1_577_836_800_000_000_003, 1_577_836_800_000_000_002, -1_500_000_000]
+    table = pa.table({"user_id": ["a"] * 3, "item_id": ["x"] * 3, "t": pa.array(times, pa.timestamp("ns"))})
+    late = table.set_column(2, "t", pa.array([16_725_225_600_000_000] * 3, pa.timestamp("us")))
+    pq.write_table(table, tmp_path / "interactions-0.parquet")
+    pq.write_table(late, tmp_path / "interactions-1.parquet")
+    write(tmp_path, {"items.csv": ["item_id,title", "x,X"]})
+    raw = read(tmp_path, DataSource(**TABLE, columns=Columns(**NAMES, timestamp="t")))
+    assert raw.interactions.select("timestamp", "order").collect().rows() == [
+        (1_577_836_800, 3),
+        (1_577_836_800, 2),
+        (-2, 500_000_000),
+    ]
+    assert raw.rejected["reason"].to_list() == ["impossible time in seconds since 1970"] * 3

@@ -34,6 +34,18 @@ def test_times_before_1970_are_rounded_down(size):
     assert rows == [(-5, 0, True), (-2, 500_000_000, True)]
 
 
+@pytest.mark.parametrize("size", ["seconds", "milliseconds", "microseconds"])
+def test_times_keep_every_nanosecond_of_their_text(size):
+    more = {"seconds": 0, "milliseconds": 3, "microseconds": 6}[size]
+    texts = [f"{sign}{1_500_000_000 * 10**more}.{'0' * (9 - more - 1)}{n}" for sign in ("", "-") for n in (1, 2)]
+    texts += [str(1_500_000_000 * 10**more), "1.5e9"]
+    assert told(texts, Clock(size, early=True, zero=True))[1][:5] == [
+        *((1_500_000_000, n, True) for n in (1, 2)),
+        *((-1_500_000_001, 10**9 - n, True) for n in (1, 2)),
+        (1_500_000_000, 0, True),
+    ]
+
+
 @pytest.mark.parametrize(
     "text",
     ["1969-12-31T23:59:59Z", "1969-12-31 18:59:59-05", "1970-01-01T05:29:59+0530", "1969-12-31 23:59:59 UTC"],
@@ -42,7 +54,13 @@ def test_dates_with_zones_and_before_1970(text):
     assert told([text])[1] == [(-1, 0, True)]
 
 
-@pytest.mark.parametrize("text", ["2020-13-01", "yesterday", "2020-01-01T", "20-01-01", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("2020-13-01", "yesterday", "2020-01-01T", "20-01-01", ""),
+        *("2020-01-31T99:99:99", "2020-01-31T24:00", "2020-01-31 12:60", "2020-01-31 12:00:61", "2020-01-31T12:00+99"),
+    ],
+)
 def test_what_is_no_date_is_impossible(text):
     assert not told(["2020-01-01", "2020-01-02", text])[1][2][2]
 
@@ -50,3 +68,21 @@ def test_what_is_no_date_is_impossible(text):
 def test_a_zero_among_times_of_today_is_none_given():
     assert [row[2] for row in told(["0", "1577836800", "1577836801"])[1]] == [False, True, True]
     assert [row[2] for row in told(["0", "1", "2"])[1]] == [True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("texts", "unit", "last"),
+    [
+        (["20200131", "20200201.0"], "dates such as 20200131", 1_580_515_200),
+        (["20200131", "20201332"], "seconds", 20_201_332),  # no column of dates
+        (["20200131", "7"], "seconds", 7),
+    ],
+)
+def test_a_column_of_days_in_eight_digits_holds_dates(texts, unit, last):
+    found, rows = told(texts)
+    assert (found, rows[1]) == (unit, (last, 0, True))
+    assert unit == "seconds" or not told(["20200131", "20209999"], find_clock(pl.Series("t", texts)))[1][1][2]
+
+
+def test_a_leap_second_is_the_next_minute():
+    assert told(["2016-12-31T23:59:60Z"])[1] == [(1_483_228_800, 0, True)]
