@@ -147,7 +147,9 @@ class Recommender:
         return Found(candidates, texts, unknown, 1000 * (time.perf_counter() - started))
 
     def ranked(self, found: Found, k: int) -> Answer:
-        """The `k` best of what the first stage found, by the model."""
+        """The `k` best of what the first stage found, by the model; none where all was liked."""
+        if len(found.candidates) == 0:
+            return Answer([], found.unknown, found.ms, 0.0)
         started = time.perf_counter()
         ranking = self.predictor.rank(found.texts, [self.texts[number] for number in found.candidates])
         best = ranking.order[:k]
@@ -183,19 +185,20 @@ class Recommender:
         return [Recommendation(str(ids[number]), self.texts[number], float(score)) for number, score in rows]
 
     def explain(self, history: Sequence[str], candidate: str) -> list[float]:
-        """How much of z of the `candidate` goes when each text of the history is left out: (texts,)."""
+        """How much of z of the `candidate` goes when each text of the history is left out: (texts,). In float32
+        where the model has it."""
         _, texts, _ = self.resolve(history)
         _, (asked,), _ = self.resolve([candidate])
         without = [texts[:place] + texts[place + 1 :] for place in range(len(texts))]
-        whole, *parts = self.predictor.score([texts, *without], [[asked]] * (len(texts) + 1))
+        whole, *parts = self.predictor.exact.score([texts, *without], [[asked]] * (len(texts) + 1))
         return [float(whole[0] - part[0]) for part in parts]
 
 
-def load_recommender(folder: str | Path, predictor: Predictor | None = None) -> Recommender:
-    """A saved model over the catalogue that lies beside it: of a folder of `fisher-ld export` its own, of what a stage
-    saved the data set's. Raises UserError where there is none."""
+def load_recommender(folder: str | Path, predictor: Predictor | None = None, int8: bool = True) -> Recommender:
+    """A saved model, as `load` reads it, over the catalogue that lies beside it: of a folder of `fisher-ld export` its
+    own, of what a stage saved the data set's. Raises UserError where there is none."""
     folder = Path(folder)
-    return Recommender(predictor or load(folder), read_catalogue(folder))
+    return Recommender(predictor or load(folder, int8=int8), read_catalogue(folder))
 
 
 def read_catalogue(folder: Path) -> Catalogue:

@@ -5,6 +5,8 @@ import polars as pl
 import pytest
 
 from fisher_ld.core.errors import UserError
+from fisher_ld.core.files import write_json
+from fisher_ld.serving.predictor import HISTORY
 from fisher_ld.serving.recommender import Catalogue, Recommender, load_recommender, read_catalogue
 from tests.evaluation.world import ITEMS, write_model
 from tests.serving.conftest import student
@@ -105,9 +107,22 @@ def test_the_explanation_is_true_of_the_model(recommender, liked):
         assert moved[place] == pytest.approx(whole - part, abs=1e-5)
 
 
+def test_of_a_long_history_the_model_reads_the_latest_and_nothing_liked_comes_back(recommender):
+    long = [f"m{i}" for i in range(12)]
+    assert recommender.predictor.history_length == 3
+    found = recommender.first_stage(long, ITEMS)
+    assert found.texts == long and sorted(found.candidates.tolist()) == list(range(12, ITEMS))
+    candidates = [f"m{i}" for i in found.candidates]
+    best = recommender.predictor.rank(long[-3:], candidates).scores.max()
+    assert recommender.ranked(found, 1).items[0].score == pytest.approx(best, abs=1e-5)
+    moved = recommender.explain(long, "m20")
+    assert moved[:9] == [0] * 9 and all(moved[9:])
+
+
 def test_a_written_catalogue_finds_the_same(recommender, liked, tmp_path):
     write_model(tmp_path / "exported", 2)
     recommender.catalogue.write(tmp_path / "exported" / "catalogue")
+    write_json(tmp_path / "exported" / HISTORY, {"length": recommender.predictor.history_length})
     exported = load_recommender(tmp_path / "exported")
     assert exported.recommend(liked, 5).items == recommender.recommend(liked, 5).items
 
