@@ -1,5 +1,6 @@
 FROM python:3.11-slim
-RUN apt-get update && apt-get install -y --no-install-recommends git make && rm -rf /var/lib/apt/lists/*
+# chromium: for the one test that opens the page of fisher-ld serve
+RUN apt-get update && apt-get install -y --no-install-recommends git make chromium && rm -rf /var/lib/apt/lists/*
 WORKDIR /fisher-ld
 COPY . .
 RUN make setup PYTHON=python3.11

@@ -2,7 +2,8 @@
 
     python -m benchmarks.onnx [--data movielens-100k] [--model small/fisher-ld]    after `dvc repro`
 
-First NDCG@10 on validation lists, as each scores them. Then queries a second at batch 1, a query one of these lists as
+First NDCG@10 on validation lists, as each scores them, PyTorch under bf16 too, and of how many lists the positive keeps
+the rank that it has under PyTorch in float32. Then queries a second at batch 1, a query one of these lists as
 texts, from texts in to scores out: all in float32 but the 8 bits, with the same threads. The models take turns, each
 over all queries at once, for the threads of one do not sleep at once when it is done; times are the sums over turns.
 """
@@ -10,6 +11,7 @@ over all queries at once, for the threads of one do not sleep at once when it is
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,7 +22,7 @@ from fisher_ld.batches.lists import read_lists, read_texts, take
 from fisher_ld.batches.prompts import read_template, saved_prompts
 from fisher_ld.config.params import load_params
 from fisher_ld.config.paths import DATA, DataPaths
-from fisher_ld.core.compute import keep_freed_memory, usable_threads
+from fisher_ld.core.compute import Compute, keep_freed_memory, usable_threads
 from fisher_ld.evaluation.efficiency import Queries
 from fisher_ld.evaluation.meters import throughput
 from fisher_ld.evaluation.metrics.ndcg import ndcg
@@ -31,6 +33,8 @@ from fisher_ld.serving.onnx import INT8, OnnxBackend
 from fisher_ld.serving.predictor import Predictor
 from fisher_ld.serving.tokenizer import SavedTokenizer
 from fisher_ld.serving.torch_backend import TorchBackend
+
+BF16 = "torch bf16"  # not timed
 
 
 def arguments() -> argparse.Namespace:
@@ -47,6 +51,12 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def same_rank(a: Sequence[np.ndarray], b: Sequence[np.ndarray], positive: np.ndarray) -> float:
+    """The share of lists whose positive has the same rank, alone, by the scores of `a` and of `b`."""
+    one, other = rank(a, positive), rank(b, positive)
+    return float(np.mean((one.better == other.better) & (one.tied == other.tied)))
+
+
 def main() -> None:
     options = arguments()
     run = load_params("params.yaml", {}).run
@@ -60,10 +70,11 @@ def main() -> None:
             print("largest difference of z to torch, random texts:", export(folder, out))
         backends = {
             "torch": TorchBackend(folder),
+            BF16: TorchBackend(folder, Compute(torch.device("cpu"), bf16=True)),
             "onnx fp32": OnnxBackend(out, int8=False, threads=threads),
             "onnx int8": OnnxBackend(out, int8=True, threads=threads),
         }
-        exported = {name: SavedTokenizer(out) for name in backends if name != "torch"}
+        exported = {name: SavedTokenizer(out) for name in backends if name.startswith("onnx")}
     lists, texts = read_lists(paths.processed, "val"), read_texts(paths.processed)
     lists = take(lists, np.sort(np.random.default_rng(0).permutation(len(lists))[: options.lists]))
 
@@ -73,14 +84,16 @@ def main() -> None:
         quality[name] = ndcg(rank(scores[name], lists.positive), 10).mean()
         print(
             f"{name}: NDCG@10 {quality[name]:.4f}, {quality[name] / quality['torch'] - 1:+.2%} to torch's, on "
-            f"{len(lists)} lists, of which {same_order(scores[name], scores['torch']):.1%} have the same order; z "
-            f"differs by {max(np.abs(a - b).max() for a, b in zip(scores[name], scores['torch'], strict=True)):.1e}"
+            f"{len(lists)} lists, of which {same_order(scores[name], scores['torch']):.1%} have the same order and "
+            f"{same_rank(scores[name], scores['torch'], lists.positive):.1%} the same rank of the positive; z differs "
+            f" by {max(np.abs(a - b).max() for a, b in zip(scores[name], scores['torch'], strict=True)):.1e}"
         )
 
     template = read_template(folder)
     models = {
         name: Predictor(backend, exported[name], template) if name in exported else Predictor.of(folder, backend)
         for name, backend in backends.items()
+        if name != BF16
     }
     if not options.without_teacher:
         teacher = paths.model("teacher", run.teacher_seeds[0])

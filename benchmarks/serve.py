@@ -1,10 +1,10 @@
 """Load on a running server: clients that ask without pause, and how long they wait.
 
     fisher-ld serve MODEL &
-    python -m benchmarks.serve [--address http://127.0.0.1:8000] [--clients 50] [--seconds 60]
+    python -m benchmarks.serve MODEL [--address http://127.0.0.1:8000] [--clients 50] [--seconds 60]
 
-Each client asks `recommend` after likes drawn from the catalogue. Memory is that of the server's process, at the begin
-and the end.
+Each client asks `recommend` after likes drawn from the model's whole catalogue. Memory is that of the server's process,
+at the begin and the end.
 """
 
 from __future__ import annotations
@@ -15,11 +15,26 @@ import json
 import random
 import threading
 import time
+from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import urlopen
 
 import numpy as np
+import polars as pl
 import psutil
+
+from fisher_ld.config.paths import DataPaths
+from fisher_ld.core.errors import UserError
+
+
+def catalogue(model: Path) -> list[str]:
+    """The texts of all items that a saved or exported model recommends."""
+    data = DataPaths.around(model)
+    file = model / "catalogue" / "items.parquet"
+    if not file.is_file() and data:
+        file = data.processed / "items.parquet"
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; name the MODEL that is served, an export or one below data/")
+    return pl.read_parquet(file, columns=["text"])["text"].to_list()
 
 
 def client(address: str, until: float, seed: int, titles: list[str], waits: list[float], errors: list[str]) -> None:
@@ -34,7 +49,7 @@ def client(address: str, until: float, seed: int, titles: list[str], waits: list
             text = response.read()
             if response.status != 200:
                 errors.append(f"{response.status}: {text[:100]!r}")
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             errors.append(repr(error))
             connection.close()
         waits.append(time.perf_counter() - began)
@@ -49,13 +64,13 @@ def server_memory(port: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, metavar="MODEL", help="the folder that is served")
     parser.add_argument("--address", default="http://127.0.0.1:8000")
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=60)
     options = parser.parse_args()
     port = urlsplit(options.address).port or 80
-    with urlopen(f"{options.address}/items?query=") as response:
-        titles = json.load(response)
+    titles = catalogue(options.model)
     for clients, seconds in ((1, 5), (options.clients, options.seconds)):
         waits: list[float] = []
         errors: list[str] = []

@@ -13,7 +13,10 @@ from fisher_ld.run.tracking import StageRun
 
 PACKAGE = Path(__file__).parents[1]
 ENTRY = PACKAGE / "serving" / "mlflow_model.py"
-NEEDED = ("mlflow", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "polars", "pydantic")
+NEEDED = (  # by what MLflow serves, beside what these need themselves
+    "mlflow", "torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy", "pandas", "polars", "psutil",
+    "pydantic",
+)  # fmt: skip
 EXAMPLE = {"history": ["Toy Story", "Aladdin"], "candidates": ["Heat", "The Lion King", "Alien"]}
 
 
@@ -30,6 +33,8 @@ def register(run: StageRun, folder: Path, name: str, tags: Mapping[str, Any]) ->
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Array
 
+    from fisher_ld.serving.predictor import history_length
+
     texts, places, numbers = (Array(kind) for kind in (DataType.string, DataType.long, DataType.double))
     signature = ModelSignature(
         Schema([ColSpec(texts, "history"), ColSpec(texts, "candidates")]),
@@ -43,6 +48,7 @@ def register(run: StageRun, folder: Path, name: str, tags: Mapping[str, Any]) ->
                 name="student",
                 python_model=str(ENTRY),
                 artifacts={"model": str(folder)},
+                model_config={"history_length": history_length(folder)},
                 code_paths=[str(PACKAGE)],
                 signature=signature,
                 input_example=EXAMPLE,

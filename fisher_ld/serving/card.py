@@ -60,8 +60,8 @@ z = yes - no
 | --- | --- |
 | `model.safetensors`, `config.json`, `tokenizer.json` | for transformers; labels 0 = no, 1 = yes |
 | `model.onnx` | the same in float32; z differs from torch's by at most {fp32:.1e} on {examples} candidates |
-| `model.int8.onnx` | linear layers and embeddings in 8 bits; z differs by at most {int8:.1e} there |
-| `prompt.json` | what a prompt is made of |
+| `model.int8.onnx` | layers and embeddings in 8 bits; z differs by {int8:.1e}, {order:.0%} of pairs keep order |
+| `prompt.json`, `history.json` | what a prompt is made of, and how many liked texts at most |
 
 ## Licence
 A model that starts from a teacher's weights is a derived work of it, and the teacher's licence holds for it. The terms
@@ -69,8 +69,11 @@ of the data hold too. Look both up at their sources before you publish or sell t
 """
 
 
-def model_card(folder: Path, config: Mapping[str, Any], prompt: Prompt, fp32: float, int8: float, examples: int) -> str:
-    """Of the saved model in `folder`. `fp32`, `int8`: the largest differences to torch over so many `examples`."""
+def model_card(
+    folder: Path, config: Mapping[str, Any], prompt: Prompt, fp32: float, int8: float, order: float, examples: int
+) -> str:
+    """Of the saved model in `folder`. `fp32`, `int8`: the largest differences to torch over so many `examples`;
+    `order`: the share of their pairs that 8 bits order alike."""
     source = str(config.get("_name_or_path") or "")
     if Path(source).is_absolute() or Path(source).exists():  # where it lay on a machine
         source = ""
@@ -87,6 +90,7 @@ def model_card(folder: Path, config: Mapping[str, Any], prompt: Prompt, fp32: fl
         **prompt.model_dump(),
         fp32=fp32,
         int8=int8,
+        order=order,
         examples=examples,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,12 +21,12 @@ from fisher_ld.batches.lists import Lists
 from fisher_ld.batches.packing import mask_of, pack_rows
 from fisher_ld.batches.prompts import Prompts, build_prompts, read_template
 from fisher_ld.core.errors import UserError
-from fisher_ld.core.files import atomic_path, read_json
+from fisher_ld.core.files import atomic_path, read_json, write_json
 from fisher_ld.kernels.last_layer import only_at_columns
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.serving.card import model_card
 from fisher_ld.serving.onnx import CONTEXT, FP32, OnnxBackend
-from fisher_ld.serving.predictor import INT8, query_lists
+from fisher_ld.serving.predictor import HISTORY, INT8, history_length, query_lists
 from fisher_ld.serving.recommender import Catalogue
 from fisher_ld.serving.tokenizer import SavedTokenizer
 from fisher_ld.serving.torch_backend import TorchBackend
@@ -37,10 +37,11 @@ QUERIES = ((0, 1), (1, 3), (3, 20), (5, 7))  # on which it is checked: liked tex
 
 
 class Exported(NamedTuple):
-    """The largest differences of z to torch, over the queries of the check."""
+    """The largest differences of z to torch, over the queries of the check, and how 8 bits order their candidates."""
 
     fp32: float
     int8: float
+    order: float  # the share of pairs of candidates of a query that stand as in torch
 
 
 def export(folder: Path, out: Path, catalogue: Catalogue | None = None) -> Exported:
@@ -64,9 +65,9 @@ def export(folder: Path, out: Path, catalogue: Catalogue | None = None) -> Expor
         shutil.copytree(folder, temporary)
         write_graph(backend.scorer, lists, prompts, temporary / FP32)
         write_int8(temporary)
-        found = Exported(
-            *(float(np.abs(OnnxBackend(temporary, i).logits(lists, prompts) - expected).max()) for i in (False, True))
-        )
+        fp32, int8 = (OnnxBackend(temporary, rounded).logits(lists, prompts) for rounded in (False, True))
+        apart = (float(np.abs(z - expected).max()) for z in (fp32, int8))
+        found = Exported(*apart, order=_agreement(*(np.split(z, lists.offsets[1:-1]) for z in (int8, expected))))
         if not found.fp32 <= NEAR:  # nan is not
             raise UserError(
                 f"{folder}: z of its ONNX graph differs by {found.fp32:.1e} from torch's, expected {NEAR:.0e} at "
@@ -74,6 +75,8 @@ def export(folder: Path, out: Path, catalogue: Catalogue | None = None) -> Expor
             )
         card = model_card(folder, read_json(folder / "config.json"), template, *found, len(expected))
         (temporary / "README.md").write_text(card, encoding="utf-8")
+        if length := history_length(folder):
+            write_json(temporary / HISTORY, {"length": length})
         if catalogue:
             catalogue.write(temporary / "catalogue")
     return found
@@ -98,6 +101,15 @@ def _queries(tokenizer: Any) -> tuple[list[list[str]], list[list[str]]]:
 
     histories, candidates = zip(*((texts(liked), texts(asked)) for liked, asked in QUERIES), strict=True)
     return list(histories), list(candidates)
+
+
+def _agreement(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> float:
+    """The share of pairs of candidates of a list whose order is the same by the scores of `a` and of `b`."""
+
+    def order(lists: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate([np.sign(z[:, None] - z)[np.triu_indices(len(z), 1)] for z in lists])
+
+    return float(np.mean(order(a) == order(b)))
 
 
 class Graph(nn.Module):

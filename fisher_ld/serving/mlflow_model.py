@@ -19,6 +19,7 @@ class Ranker(PythonModel):
 
     def load_context(self, context: Any) -> None:
         self.predictor = load(context.artifacts["model"])
+        self.predictor.history_length = context.model_config["history_length"]  # no data set lies around its copy
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> Any:
         queries = zip(model_input["history"], model_input["candidates"], strict=True)

@@ -12,9 +12,8 @@ from fisher_ld.batches.packing import in_pieces, longest_first, pack_rows
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.core.compute import usable_threads
 from fisher_ld.core.errors import UserError
-from fisher_ld.serving.predictor import INT8
+from fisher_ld.serving.predictor import FP32, INT8
 
-FP32 = "model.onnx"
 LARGEST = 512  # tokens of candidates in one row: attention costs their square here
 CONTEXT = "context"  # of a model's metadata
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import polars as pl
 
 from fisher_ld.batches.lists import Lists, make_lists
 from fisher_ld.batches.prompts import Prompts, build_prompts, read_template
 from fisher_ld.config.params import Prompt
+from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.errors import UserError
+from fisher_ld.core.files import read_json
 from fisher_ld.serving.tokenizer import SavedTokenizer
 
-INT8 = "model.int8.onnx"  # of an exported folder
+INT8, FP32 = "model.int8.onnx", "model.onnx"  # of an exported folder
+HISTORY = "history.json"  # of an exported folder: {"length": most liked texts that the model reads}
 
 
 class Backend(Protocol):
@@ -34,15 +39,31 @@ class Ranking(NamedTuple):
 
 class Predictor:
     """Scores of candidates for users that are known by what they liked, all as text. A text that training never saw is
-    read in smaller pieces."""
+    read in smaller pieces. Of a history the latest `history_length` texts are read (None: all)."""
 
-    def __init__(self, backend: Backend, tokenizer: Any, template: Prompt):
+    def __init__(
+        self,
+        backend: Backend,
+        tokenizer: Any,
+        template: Prompt,
+        history_length: int | None = None,
+        exact: Callable[[], Backend] | None = None,
+    ):
         self.backend, self.tokenizer, self.template = backend, tokenizer, template
+        self.history_length, self._exact = history_length, exact
 
     @classmethod
-    def of(cls, folder: Path, backend: Backend) -> Predictor:
-        """With the tokenizer and the template that lie beside the model in `folder`."""
-        return cls(backend, SavedTokenizer(folder), read_template(folder))
+    def of(cls, folder: Path, backend: Backend, exact: Callable[[], Backend] | None = None) -> Predictor:
+        """With the tokenizer, the template and the length of histories that go with the model in `folder`."""
+        return cls(backend, SavedTokenizer(folder), read_template(folder), history_length(folder), exact)
+
+    @cached_property
+    def exact(self) -> Predictor:
+        """The same in float32, where the model is in 8 bits and has such a graph: there a score depends on what else
+        is asked, which drowns what one text adds."""
+        if self._exact is None:
+            return self
+        return Predictor(self._exact(), self.tokenizer, self.template, self.history_length)
 
     def rank(self, history: Sequence[str], candidates: Sequence[str]) -> Ranking:
         """The candidates of one user. `history`: texts of what the user liked, oldest first. Raises as `score` does."""
@@ -51,18 +72,21 @@ class Predictor:
 
     def score(self, histories: Sequence[Sequence[str]], candidates: Sequence[Sequence[str]]) -> list[np.ndarray]:
         """z of each candidate of each query; candidates of a query share its history in one packed row. Raises
-        ValueError where the queries do not match, UserError where one is longer than the model's context."""
+        ValueError where the queries do not match, UserError where one is longer than the model's context or no
+        Unicode."""
         if len(histories) == len(candidates) == 0:
             return []
+        if self.history_length:
+            histories = [_listed(history)[-self.history_length :] for history in histories]
         lists, texts = query_lists(histories, candidates)
         logits = self.backend.logits(lists, build_prompts(self.tokenizer, texts, self.template))
         return np.split(logits, lists.offsets[1:-1])
 
 
-def load(folder: str | Path, compute: Any = None) -> Predictor:
-    """A saved model: of a folder of `fisher-ld export` in 8 bits under ONNX Runtime, which needs no PyTorch; else, or
-    where `compute` says where it runs (a Compute), under PyTorch, by default on the CPU in float32. Raises
-    UserError for a folder that holds no model."""
+def load(folder: str | Path, compute: Any = None, int8: bool = True) -> Predictor:
+    """A saved model: of a folder of `fisher-ld export` in 8 bits, or with `int8` false in float32, under ONNX Runtime,
+    which needs no PyTorch; else, or where `compute` says where it runs (a Compute), under PyTorch, by default on the
+    CPU in float32. Raises UserError for a folder that holds no model."""
     folder = Path(folder)
     if not (folder / "prompt.json").is_file():
         raise UserError(
@@ -72,10 +96,23 @@ def load(folder: str | Path, compute: Any = None) -> Predictor:
     if compute is None and (folder / INT8).is_file():
         from fisher_ld.serving.onnx import OnnxBackend
 
-        return Predictor.of(folder, OnnxBackend(folder))
+        exact = (lambda: OnnxBackend(folder, int8=False)) if int8 and (folder / FP32).is_file() else None
+        return Predictor.of(folder, OnnxBackend(folder, int8), exact)
     from fisher_ld.serving.torch_backend import TorchBackend
 
     return Predictor.of(folder, TorchBackend(folder, compute))
+
+
+def history_length(folder: Path) -> int | None:
+    """How many liked texts a prompt of the model in `folder` holds at most: what its export says, else as the
+    validation lists of its data set have it. None where neither lies there."""
+    if (folder / HISTORY).is_file():
+        return read_json(folder / HISTORY)["length"]
+    data = DataPaths.around(folder)
+    if data is None or not (data.processed / "val.parquet").is_file():
+        return None
+    lengths = pl.scan_parquet(data.processed / "val.parquet").select(pl.col("position") - pl.col("start"))
+    return lengths.max().collect().item() or None
 
 
 def query_lists(histories: Sequence[Sequence[str]], candidates: Sequence[Sequence[str]]) -> tuple[Lists, list[str]]:
@@ -106,4 +143,6 @@ def _listed(texts: Sequence[str]) -> Sequence[str]:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"expected a text, got {value!r} of type {type(value).__name__}")
+    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise UserError(f"expected a text in Unicode, got {value[:60]!r}, which holds half a letter (a lone surrogate)")
     return value

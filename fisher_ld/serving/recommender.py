@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from fisher_ld.batches.lists import make_lists
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import atomic_path, read_json, write_json
+from fisher_ld.datasets.titles import article_first, clean, split_year
 from fisher_ld.evaluation.baselines.catalogue import fit_chosen, settings_file
 from fisher_ld.evaluation.baselines.item_knn import ItemKNN
 from fisher_ld.evaluation.baselines.tf_idf import TfIdf
@@ -82,21 +84,36 @@ class Catalogue:
         knn = ItemKNN(sp.csr_array(sp.load_npz(folder / "similar.npz")), settings[LIKES]["decay"])
         return cls(items, knn, TfIdf.fit(items["text"].to_list(), **settings[TEXT]), settings)
 
+    def numbers(self, column: str) -> dict[str, int]:
+        """Of the items, by their title or text as `_key` has it; of equal ones the most popular one's."""
+        by_popularity = self.items.with_row_index("number").sort("count", maintain_order=True)
+        rows = by_popularity.select(column, "number").drop_nulls().iter_rows()
+        return {_key(name): number for name, number in rows}
+
+    @cached_property
+    def alike(self) -> np.ndarray:
+        """For each item the most popular one with the same text, which alone is recommended: (items,)."""
+        numbers = self.numbers("text")
+        return np.array([numbers[_key(text)] for text in self.items["text"]], np.int64)
+
     def candidates(self, numbers: Sequence[int], history: Sequence[str], count: int) -> np.ndarray:
         """Item numbers, at most `count`: by turns the next best of item-kNN after the items `numbers` and of TF-IDF
-        after the texts `history`; where neither has any more to say the most popular ones. None of `numbers`."""
-        everything = np.arange(len(self.items))
+        after the texts `history`; where neither has any more to say the most popular ones. No text twice, and none of
+        those of `numbers`."""
+        everything, liked = np.arange(len(self.items)), np.array(numbers, np.int64)
         columns = {name: np.zeros(1, np.int64) for name in ("user", "start", "positive")}
-        lists = make_lists(
-            columns | {"position": np.array([len(numbers)])}, [everything], [np.array(numbers, np.int64)]
-        )
+        lists = make_lists(columns | {"position": np.array([len(liked)])}, [everything], [liked])
         by_likes = self.knn.score(lists)[0] if len(numbers) else np.zeros(len(everything))
         kinds = by_likes, self.tf_idf.score_all(history), self.items["count"].to_numpy() + 1.0
-        unseen = ~np.isin(everything, numbers)
-        *orders, popular = (_best(scores * unseen, count) for scores in kinds)
+        new = (self.alike == everything) & ~np.isin(self.alike, self.alike[liked])
+        *orders, popular = (_best(scores * new, count) for scores in kinds)
         turns = chain(chain.from_iterable(zip_longest(*orders)), popular)
         found = dict.fromkeys(int(i) for i in turns if i is not None)
         return np.array(list(found)[:count], np.int64)
+
+
+def _key(name: str) -> str:
+    return name.casefold().strip()
 
 
 def _best(scores: np.ndarray, count: int) -> np.ndarray:
@@ -112,11 +129,7 @@ class Recommender:
     def __init__(self, predictor: Predictor, catalogue: Catalogue):
         self.predictor, self.catalogue = predictor, catalogue
         self.texts = catalogue.items["text"].to_list()
-        by_popularity = catalogue.items.with_row_index("number").sort("count", maintain_order=True)
-        self.number: dict[str, int] = {}  # of an item, by title or text in lower case; the most popular one's
-        for column in ("title", "text"):
-            rows = by_popularity.select(column, "number").drop_nulls().iter_rows()
-            self.number |= {name.casefold().strip(): number for name, number in rows}
+        self.number = catalogue.numbers("title") | catalogue.numbers("text")
 
     def recommend(self, history: Sequence[str], k: int = 10, rerank: int = 100) -> Answer:
         """The `k` best of the first stage's `rerank` candidates by the model. `history`: titles or texts, oldest first,
@@ -134,7 +147,9 @@ class Recommender:
         return Found(candidates, texts, unknown, 1000 * (time.perf_counter() - started))
 
     def ranked(self, found: Found, k: int) -> Answer:
-        """The `k` best of what the first stage found, by the model."""
+        """The `k` best of what the first stage found, by the model; none where all was liked."""
+        if len(found.candidates) == 0:
+            return Answer([], found.unknown, found.ms, 0.0)
         started = time.perf_counter()
         ranking = self.predictor.rank(found.texts, [self.texts[number] for number in found.candidates])
         best = ranking.order[:k]
@@ -151,10 +166,18 @@ class Recommender:
     def resolve(self, history: Sequence[str]) -> tuple[list[int], list[str], list[str]]:
         """The numbers of the items named, the texts that the model reads in place of their titles, and what names no
         item."""
-        known = [self.number.get(name.casefold().strip()) for name in history]
+        known = [self._number(name) for name in history]
         texts = [name if number is None else self.texts[number] for name, number in zip(history, known, strict=True)]
         unknown = [name for name, number in zip(history, known, strict=True) if number is None]
         return [number for number in known if number is not None], texts, unknown
+
+    def _number(self, name: str) -> int | None:
+        """Of the item with this title or text, or with this title as sources spell it: 'Blue Angel, The (1930)'."""
+        title, year = split_year(clean(name) or "")
+        title = article_first(title)
+        of_year = (f"{title} '{year[-2:]}", f"{title} ({year})", f"{title} {year}") if year else ()
+        spellings = (name, *of_year, title)
+        return next((self.number[key] for key in map(_key, spellings) if key in self.number), None)
 
     def described(self, numbers: np.ndarray, scores: Sequence[float] | np.ndarray) -> list[Recommendation]:
         ids = self.catalogue.items["item_id"]
@@ -162,19 +185,20 @@ class Recommender:
         return [Recommendation(str(ids[number]), self.texts[number], float(score)) for number, score in rows]
 
     def explain(self, history: Sequence[str], candidate: str) -> list[float]:
-        """How much of z of the `candidate` goes when each text of the history is left out: (texts,)."""
+        """How much of z of the `candidate` goes when each text of the history is left out: (texts,). In float32
+        where the model has it."""
         _, texts, _ = self.resolve(history)
         _, (asked,), _ = self.resolve([candidate])
         without = [texts[:place] + texts[place + 1 :] for place in range(len(texts))]
-        whole, *parts = self.predictor.score([texts, *without], [[asked]] * (len(texts) + 1))
+        whole, *parts = self.predictor.exact.score([texts, *without], [[asked]] * (len(texts) + 1))
         return [float(whole[0] - part[0]) for part in parts]
 
 
-def load_recommender(folder: str | Path, predictor: Predictor | None = None) -> Recommender:
-    """A saved model over the catalogue that lies beside it: of a folder of `fisher-ld export` its own, of what a stage
-    saved the data set's. Raises UserError where there is none."""
+def load_recommender(folder: str | Path, predictor: Predictor | None = None, int8: bool = True) -> Recommender:
+    """A saved model, as `load` reads it, over the catalogue that lies beside it: of a folder of `fisher-ld export` its
+    own, of what a stage saved the data set's. Raises UserError where there is none."""
     folder = Path(folder)
-    return Recommender(predictor or load(folder), read_catalogue(folder))
+    return Recommender(predictor or load(folder, int8=int8), read_catalogue(folder))
 
 
 def read_catalogue(folder: Path) -> Catalogue:

@@ -19,16 +19,19 @@ COLUMNS = ("history", "candidates")  # lists of texts
 SCORES = pa.list_(pa.float32())
 
 
-def score_file(predictor: Predictor, model: Path, source: Path, out: Path) -> int:
+def score_file(predictor: Predictor, model: Path, source: Path, out: Path, fp32: bool = False) -> int:
     """Writes `out`, which has the columns of `source` and `scores`, a list of z in the order of the candidates; returns
     its rows. `source` has a row a query: history (texts, oldest first) and candidates (texts). `model`: the
-    predictor's folder, of which parts of an earlier run must be. Raises UserError for other columns, for a row that
-    cannot be scored, by its number, and for an `out` that is `source`."""
+    predictor's folder, of which parts of an earlier run must be, as must `fp32` (its graph in float32). Raises
+    UserError for other columns, for a row that cannot be scored, by its number, and for an `out` that is `source`."""
     if source.absolute() == out.absolute():
         raise UserError(f"{out}: expected another file than the one that is read")
+    if out.is_dir():
+        raise UserError(f"{out}: expected a file to write, got a folder: name a file in it")
     with _open(source) as file:
         parts = out.with_name(f".{out.name}.parts")
-        _begin(parts, {"source": fingerprint([source])[str(source)], "model": fingerprint([model])[str(model)]})
+        whose = {"source": fingerprint([source])[str(source)], "model": fingerprint([model])[str(model)]}
+        _begin(parts, whose | {"graph": "float32" if fp32 else "8 bits where there are"})
         counts = _write_parts(predictor, file, source, parts)
         with atomic_path(out) as temporary, pq.ParquetWriter(temporary, _schema(file), compression="zstd") as writer:
             for number in range(counts):
@@ -68,8 +71,13 @@ def _scores(
     found: list[list[float]] = [[] for _ in candidates]
     try:
         scores = predictor.score([histories[row] for row in asked], [candidates[row] for row in asked])
-    except UserError as error:
-        raise UserError(f"{source}: among rows {first} to {first + len(candidates) - 1} (from 0): {error}") from error
+    except UserError:  # of one of them: which?
+        for row in asked:
+            try:
+                predictor.score([histories[row]], [candidates[row]])
+            except UserError as error:
+                raise UserError(f"{source}: row {first + row} (from 0): {error}") from error
+        raise
     for row, values in zip(asked, scores, strict=True):
         found[row] = values.tolist()
     return found

@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from fisher_ld.core.errors import UserError
@@ -83,6 +84,16 @@ def app(models: Mapping[str, Recommender], hosts: list[str]) -> FastAPI:
             return _refused(422, f"expected JSON: {first['ctx']['error']}")
         place = ".".join(str(part) for part in first["loc"] if part != "body") or "the request"
         return _refused(422, f"{place}: {first['msg']}, got {str(first.get('input'))[:60]!r}")
+
+    @served.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        asked = f"{request.method} {request.url.path}"
+        said = {
+            404: f"{asked}: no such address; docs/serving.md lists them",
+            405: f"{asked}: expected {(error.headers or {}).get('Allow', 'another method')}",
+            400: "expected JSON in UTF-8, not nested deeply",  # of FastAPI, which says this of a body alone
+        }
+        return JSONResponse({"error": said.get(error.status_code, error.detail)}, error.status_code, error.headers)
 
     @served.exception_handler(UserError)
     async def unfit(request: Request, error: UserError) -> JSONResponse:

@@ -11,14 +11,18 @@ from fisher_ld.batches.lists import Lists
 from fisher_ld.batches.packing import in_pieces, longest_first
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.core.compute import Compute
+from fisher_ld.core.errors import UserError
 from fisher_ld.models.scorer import Scorer
 
 
 class TorchBackend:
     """`folder`: what `save` of fisher_ld.models.student wrote. `compute` None: the CPU in float32, a query at a time;
-    its `batch_users` is how many queries are scored at once."""
+    its `batch_users` is how many queries are scored at once. Raises UserError where a file lacks."""
 
     def __init__(self, folder: Path, compute: Compute | None = None):
+        for name, pattern in (("config.json", "config.json"), ("model.safetensors", "*.safetensors")):
+            if not any(folder.glob(pattern)):
+                raise UserError(f"{folder / name}: no such file; copy the model's folder whole, or write it again")
         cpu = Compute(torch.device("cpu"), bf16=False)
         self.scorer = Scorer.placed(folder, compute or cpu, frozen=True)
 

@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from fisher_ld.serving.cli import main
+from fisher_ld.serving.cli import EXAMPLES, main
+from fisher_ld.serving.export import Exported
 from fisher_ld.serving.predictor import load
 from tests.serving.conftest import student
 
@@ -64,22 +66,94 @@ def test_a_file_of_queries(model, tmp_path, capsys):
     ("arguments", "said"),
     [
         (["rank", "/none", "--history", "a", "--candidates", "b"], "expected the folder of a model"),
-        (["rank", "MODEL", "--history", *["m1"] * 90, "--candidates", "b"], "the model's context ends at 64"),
+        (["rank", "MODEL", "--history", "m1 " * 90, "--candidates", "b"], "the model's context ends at 64"),
         (["rank", "MODEL", "--history", "m1"], "one or more candidates"),
+        (["rank", "MODEL", "--history", "\ud800", "--candidates", "b"], r"expected a text in Unicode, got '\ud800'"),
+        (["rank", "EMPTY", "--history", "m1", "--candidates", "b"], "model.safetensors: no such file; copy the model"),
+        (["export", "EMPTY", "/tmp/never"], "model.safetensors: no such file; copy the model"),
+        (["score", "MODEL", "FILE", "--out", "/dev/null/out.parquet"], "/dev/null/.out.parquet.parts: Not a dir"),
+        (["score", "MODEL", "FILE", "--out", "EMPTY"], "expected a file to write, got a folder"),
         (["score", "MODEL", "/none.parquet", "--out", "/tmp/never.parquet"], "expected a Parquet file"),
     ],
 )
-def test_what_can_be_put_right_is_one_sentence_and_exit_code_1(model, arguments, said, capsys):
-    assert main([model if word == "MODEL" else word for word in arguments]) == 1
+def test_what_can_be_put_right_is_one_sentence_and_exit_code_1(model, arguments, said, capsys, tmp_path):
+    places = {"MODEL": model, "EMPTY": str(tmp_path / "empty"), "FILE": str(tmp_path / "in.parquet")}
+    shutil.copytree(model, places["EMPTY"])
+    (tmp_path / "empty" / "model.safetensors").unlink()
+    pl.DataFrame({"history": [["m1"]], "candidates": [["m2"]]}).write_parquet(places["FILE"])
+    assert main([places.get(word, word) for word in arguments]) == 1
     err = capsys.readouterr().err
     assert err.splitlines()[-1].startswith("fisher-ld: ") and said in err and "Traceback" not in err
 
 
-@pytest.mark.parametrize("arguments", [[], ["rank"], ["recommend", "MODEL", "-k", "0"], ["fly"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["rank"],
+        ["recommend", "MODEL", "-k", "0"],
+        ["serve", "MODEL", "--port", "0"],
+        ["serve", "MODEL", "--port", "70000"],
+        ["fly"],
+    ],
+)
 def test_wrong_usage_is_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
+
+
+def test_an_error_of_the_program_keeps_its_traceback(model, monkeypatch):
+    def broken(*given, **options):
+        raise ValueError("shapes differ")
+
+    monkeypatch.setattr("fisher_ld.serving.predictor.load", broken)
+    with pytest.raises(ValueError, match="shapes differ"):
+        main(["rank", model, "--history", "m1", "--candidates", "m2"])
+
+
+@pytest.mark.parametrize("command", EXAMPLES)
+def test_each_command_shows_an_example(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert f"examples:\n  fisher-ld {command} " in capsys.readouterr().out
+
+
+ALONE = """
+import sys
+import fisher_ld
+from fisher_ld.serving.cli import main
+
+folder = sys.argv[1]
+query = ["--history", "m1", "m2"]
+assert main(["rank", folder, *query, "--candidates", "m3", "m4"]) == 0
+assert main(["rank", folder, "--fp32", *query, "--candidates", "m3", "m4"]) == 0
+assert main(["recommend", folder, *query, "-k", "3"]) == 0
+films = fisher_ld.load_recommender(folder)
+assert len(films.explain(["m1", "m2"], "m3")) == 2
+assert films.predictor.history_length == 3
+assert not {"torch", "transformers", "onnx"} & set(sys.modules)
+"""
+
+
+def test_an_exported_model_ranks_and_recommends_without_pytorch(model, tmp_path, capsys):
+    out = tmp_path / "exported"
+    assert main(["export", model, str(out)]) == 0
+    assert "which keep the order of " in capsys.readouterr().out
+    answer = subprocess.run([sys.executable, "-c", ALONE, out], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    rounded, exact, best = map(json.loads, answer.stdout.splitlines())
+    assert rounded != exact and len(best["items"]) == 3
+    expected = load(model).rank(["m1", "m2"], ["m3", "m4"]).scores
+    assert exact["scores"] == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize(("order", "warned"), [(0.9, True), (0.99, False)])
+def test_an_export_whose_candidates_change_places_is_warned_of(model, order, warned, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("fisher_ld.serving.export.export", lambda *given: Exported(1e-6, 0.1, order))
+    assert main(["export", model, str(tmp_path / "out")]) == 0
+    out, err = capsys.readouterr()
+    assert f"which keep the order of {order:.1%} of pairs" in out and ("answer by float32" in err) == warned
 
 
 def test_the_command_is_installed_and_help_has_examples_without_a_model_library(tmp_path):

@@ -21,6 +21,7 @@ from fisher_ld.serving.card import origin
 from fisher_ld.serving.export import export, write_graph, write_int8
 from fisher_ld.serving.onnx import FP32, INT8, OnnxBackend
 from fisher_ld.serving.predictor import Predictor, load, query_lists
+from fisher_ld.serving.recommender import Recommender
 from fisher_ld.serving.tokenizer import SavedTokenizer
 from tests.batches.test_packing import CANDIDATES, CONFIGS
 from tests.batches.test_packing import world as packed_world
@@ -68,7 +69,7 @@ def onnx_predictor(out, int8):
 
 def test_float32_is_near_torch_in_several_shapes(exported):
     folder, out, told = exported
-    assert 0 < told.fp32 < 1e-4 < told.int8
+    assert 0 < told.fp32 < 1e-4 < told.int8 and 0.5 < told.order <= 1
     found, expected = onnx_predictor(out, int8=False).score(*QUERIES), load(folder).score(*QUERIES)
     assert [len(z) for z in found] == [1, 2, 3, 8] and found[0].dtype == np.float32
     assert np.ptp(expected[3]) > 0.1
@@ -114,6 +115,27 @@ def test_eight_bits_rank_nearly_alike(exported):
     exact = np.concatenate(load(folder).score(histories, candidates))
     assert spearmanr(rounded, exact).statistic > 0.98
     assert 0 < np.abs(rounded - exact).max() < 0.2 * np.ptp(exact)
+
+
+def test_an_export_answers_in_float32_where_it_is_asked_to_and_explains_so(exported):
+    out = exported[1]
+    rounded, exact = load(out), load(out, int8=False)
+    expected = np.concatenate(onnx_predictor(out, int8=False).score(*QUERIES))
+    np.testing.assert_array_equal(np.concatenate(exact.score(*QUERIES)), expected)
+    np.testing.assert_array_equal(np.concatenate(rounded.exact.score(*QUERIES)), expected)
+    assert exact.exact is exact and not np.array_equal(np.concatenate(rounded.score(*QUERIES)), expected)
+
+
+def test_an_explanation_does_not_ask_the_graph_in_eight_bits(exported, recommender):
+    explained = [Recommender(load(exported[1], int8=int8), recommender.catalogue) for int8 in (True, False)]
+    rounded, exact = (films.explain(["m1", "m2", "m4"], "m3") for films in explained)
+    assert rounded == exact
+
+
+def test_of_pairs_of_candidates_the_share_in_the_same_order():
+    first, second = [np.array([1.0, 2, 3]), np.array([1.0])], [np.array([1.0, 3, 2]), np.array([5.0])]
+    assert exporting._agreement(first, first) == 1
+    assert exporting._agreement(first, second) == pytest.approx(2 / 3)
 
 
 def test_scoring_imports_neither_torch_nor_transformers(exported):

@@ -1,7 +1,10 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.onnx import same_rank
 from fisher_ld.batches.lists import read_lists, read_texts
 from fisher_ld.batches.prompts import saved_prompts
 from fisher_ld.core.compute import Compute
@@ -76,11 +79,16 @@ def test_in_float64_it_is_the_stored_scores_to_1e_9(world):
         np.testing.assert_allclose(mine, one_by_one(whole, lists, number), atol=1e-9)
 
 
-def test_under_bf16_the_first_keeps_its_place(world):
-    _, histories, candidates = texts_of(world[1])
+def test_under_bf16_the_positive_keeps_its_rank(world):
+    lists, histories, candidates = texts_of(world[1])
     exact, rounded = (load(world[0], Compute(CPU, bf16, 4)).score(histories, candidates) for bf16 in (False, True))
-    same = [np.argmax(a) == np.argmax(b) for a, b in zip(exact, rounded, strict=True)]
-    assert np.mean(same) >= 0.9
+    assert same_rank(rounded, exact, lists.positive) >= 0.9
+
+
+def test_the_share_of_positives_that_keep_their_rank():
+    exact, rounded = [np.array([3.0, 2, 1]), np.array([3.0, 2, 1])], [np.array([3.0, 1, 2]), np.array([3.0, 1, 2])]
+    assert same_rank(rounded, exact, np.array([0, 1])) == 0.5
+    assert same_rank([np.zeros(3)], exact[:1], np.array([0])) == 0, "a tie is another rank"
 
 
 def test_many_candidates_are_read_in_pieces(world, monkeypatch):
@@ -132,4 +140,18 @@ def test_queries_that_do_not_match_are_refused(world, histories, candidates):
 
 def test_a_query_longer_than_the_context_is_refused(world):
     with pytest.raises(UserError, match="context ends at 64"):
-        load(world[0]).score([["m1"] * 70], [["m2"]])
+        load(world[0]).score([["m1 " * 70]], [["m2"]])
+
+
+def test_of_a_long_history_the_latest_are_read_as_many_as_in_the_validation_lists(world, tmp_path):
+    predictor = load(world[0])
+    assert predictor.history_length == 3
+    long = [f"m{i}" for i in range(9)]
+    np.testing.assert_array_equal(predictor.score([long], [["m20"]]), predictor.score([long[-3:]], [["m20"]]))
+    shutil.copytree(world[0], tmp_path / "alone")
+    assert load(tmp_path / "alone").history_length is None
+
+
+def test_half_a_letter_is_refused(world):
+    with pytest.raises(UserError, match=r"expected a text in Unicode, got 'a\\ud800'"):
+        load(world[0]).rank(["m1"], ["a\ud800"])

@@ -1,8 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
+import polars as pl
 import pytest
 
 from fisher_ld.core.errors import UserError
-from fisher_ld.serving.recommender import Catalogue, load_recommender, read_catalogue
+from fisher_ld.core.files import write_json
+from fisher_ld.serving.predictor import HISTORY
+from fisher_ld.serving.recommender import Catalogue, Recommender, load_recommender, read_catalogue
 from tests.evaluation.world import ITEMS, write_model
 from tests.serving.conftest import student
 
@@ -46,6 +51,49 @@ def test_titles_stand_for_texts_and_what_is_no_item_is_read_as_it_is(recommender
     assert again == recommender.recommend(["m3"], k=3).items
 
 
+@pytest.fixture(scope="module")
+def renamed(recommender):
+    """Over the same catalogue with other titles and texts by item number."""
+
+    def make(**changed):
+        items = recommender.catalogue.items.to_dict(as_series=False)
+        for column, values in changed.items():
+            for number, value in values.items():
+                items[column][number] = value
+        return Recommender(recommender.predictor, replace(recommender.catalogue, items=pl.DataFrame(items)))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("Toy Story (1995)", 1),
+        ("toy story (2010)", 2),
+        ("Toy Story", 2),
+        ("Toy Story (1937)", 2),
+        ("Mummy, The (1932)", 4),
+        ("Mummy, The", 5),
+        ("  Caf&eacute; Society  (1995)", 6),
+        ("Heat (1995)", None),
+    ],
+)
+def test_a_title_as_its_source_spells_it_is_the_item_of_that_year(renamed, name, number):
+    titles = {1: "Toy Story", 2: "Toy Story", 4: "The Mummy", 5: "The Mummy", 6: "Café Society"}
+    texts = {1: "Toy Story '95", 2: "Toy Story (2010)", 4: "The Mummy '32", 5: "The Mummy 1999", 6: "Café Society '95"}
+    films = renamed(title=titles, text=texts, count={1: 1, 2: 9, 4: 1, 5: 9})
+    known, read, unknown = films.resolve([name])
+    assert (known, read) == (([], [name]) if number is None else ([number], [texts[number]]))
+    assert unknown == ([name] if number is None else [])
+
+
+def test_a_text_that_two_items_have_is_not_recommended_twice_nor_after_it_was_liked(renamed):
+    films = renamed(text={7: "M8", 9: "m10"}, count={7: 1, 8: 2, 9: 3, 10: 2})
+    assert not {7, 8} & set(films.catalogue.candidates(films.resolve(["m8"])[0], ["m8"], ITEMS).tolist())
+    found = films.catalogue.candidates([1], ["m1"], ITEMS - 3).tolist()
+    assert len(found) == ITEMS - 3 and {8, 9} < set(found) and not {1, 7, 10} & set(found)
+
+
 def test_a_user_without_likes_gets_the_popular_ones_ranked(recommender):
     assert len(recommender.recommend([], k=3).items) == 3
 
@@ -59,9 +107,22 @@ def test_the_explanation_is_true_of_the_model(recommender, liked):
         assert moved[place] == pytest.approx(whole - part, abs=1e-5)
 
 
+def test_of_a_long_history_the_model_reads_the_latest_and_nothing_liked_comes_back(recommender):
+    long = [f"m{i}" for i in range(12)]
+    assert recommender.predictor.history_length == 3
+    found = recommender.first_stage(long, ITEMS)
+    assert found.texts == long and sorted(found.candidates.tolist()) == list(range(12, ITEMS))
+    candidates = [f"m{i}" for i in found.candidates]
+    best = recommender.predictor.rank(long[-3:], candidates).scores.max()
+    assert recommender.ranked(found, 1).items[0].score == pytest.approx(best, abs=1e-5)
+    moved = recommender.explain(long, "m20")
+    assert moved[:9] == [0] * 9 and all(moved[9:])
+
+
 def test_a_written_catalogue_finds_the_same(recommender, liked, tmp_path):
     write_model(tmp_path / "exported", 2)
     recommender.catalogue.write(tmp_path / "exported" / "catalogue")
+    write_json(tmp_path / "exported" / HISTORY, {"length": recommender.predictor.history_length})
     exported = load_recommender(tmp_path / "exported")
     assert exported.recommend(liked, 5).items == recommender.recommend(liked, 5).items
 

@@ -61,6 +61,10 @@ def test_a_killed_run_goes_on_and_another_model_begins_anew(predictor, data, sou
     calls.clear()
     with pytest.raises(KeyboardInterrupt):
         score_file(Killed(), student(data), source, out)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(KeyboardInterrupt):
+        calls.clear()
+        score_file(Killed(), student(data), source, out, fp32=True)  # pyright: ignore[reportArgumentType]
+    assert "of another file or model are deleted" in capsys.readouterr().out, "by the other graph"
     score_file(predictor, source.parent / "in.parquet", source, out)
     assert "of another file or model are deleted" in capsys.readouterr().out
 
@@ -74,7 +78,10 @@ def test_a_killed_run_goes_on_and_another_model_begins_anew(predictor, data, sou
             {"history": [["a"], None], "candidates": [["b"], ["c"]]},
             r"row 1 \(from 0\): expected a list of texts as his",
         ),
-        ({"history": [["m1"] * 90], "candidates": [["b"]]}, r"among rows 0 to 0 \(from 0\): a prompt has 93 tokens"),
+        (
+            {"history": [["m1"], [], ["m1 " * 90]], "candidates": [["b"], [], ["c"]]},
+            r"row 2 \(from 0\): a prompt has 93 tokens",
+        ),
         ({"history": [["a"]], "candidates": [["b"]], "scores": [1]}, "has a column scores already"),
     ],
 )

@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import threading
 import time
+import warnings
 from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
@@ -12,6 +13,7 @@ import uvicorn
 
 from fisher_ld.core.errors import UserError
 from fisher_ld.serving.server import app, serve
+from tests.evaluation.world import ITEMS
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,14 @@ def test_models_side_by_side_and_what_moved_a_candidate(address, recommender, li
     assert moved["moved"] == pytest.approx(recommender.explain(liked, "m3"), abs=1e-5)
 
 
+def test_to_a_user_who_liked_everything_nothing_is_recommended(address):
+    everything = {"history": [f"m{i}" for i in range(ITEMS)]}
+    status, answer = ask(f"{address}/recommend", everything)
+    assert status == 200 and answer["items"] == []
+    status, answer = ask(f"{address}/compare", everything)
+    assert status == 200 and [column["items"] for column in answer["columns"]] == [[], [], []]
+
+
 LONG = [f"m{i % 40}" for i in range(10_000)]
 
 
@@ -71,14 +81,29 @@ LONG = [f"m{i % 40}" for i in range(10_000)]
         ({"history": "m1", "candidates": ["m1"]}, 422, "history: Input should be a valid list, got 'm1'"),
         ({"history": ["m1"], "candidates": [1]}, 422, "candidates.0: Input should be a valid string, got '1'"),
         ({"history": ["m1"], "candidates": ["m1"], "k": 3}, 422, "k: Extra inputs are not permitted"),
-        ({"history": ["m1"] * 90, "candidates": ["m1"]}, 422, "the model's context ends at 64"),
+        ({"history": ["m1 " * 90], "candidates": ["m1"]}, 422, "the model's context ends at 64"),
         ([], 422, "the request: Input should be a valid dictionary"),
         (b"{", 422, "expected JSON: "),
+        (b'{"history": ["\xff"]}', 400, "expected JSON in UTF-8"),
+        (b"[" * 100_000, 400, "not nested deeply"),
+        (b'{"history": ["\\ud800"], "candidates": ["m1"]}', 422, "history.0: "),
     ],
 )
 def test_what_cannot_be_answered_is_said(address, body, status, said):
     found, text = ask(f"{address}/rank", body)
     assert found == status and list(json.loads(text)) == ["error"] and said in json.loads(text)["error"]
+
+
+def test_other_addresses_and_methods_are_said(address):
+    status, text = ask(f"{address}/nowhere")
+    assert status == 404 and json.loads(text) == {"error": "GET /nowhere: no such address; docs/serving.md lists them"}
+    status, text = ask(f"{address}/rank")
+    assert status == 405 and json.loads(text) == {"error": "GET /rank: expected POST"}
+
+
+def test_the_page_may_ask_no_other_address(address):
+    with urlopen(address) as response:
+        assert response.headers["Content-Security-Policy"].startswith("default-src 'self'; ")
 
 
 def test_other_names_of_the_host_and_other_models_are_refused(address):
@@ -92,18 +117,21 @@ def test_a_port_that_is_taken_is_said(address, recommender):
         serve({"student": recommender}, "127.0.0.1", int(address.rpartition(":")[2]))
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
-def test_the_page_shows_the_models_side_by_side(address, recommender, liked):
+@pytest.fixture(scope="module")
+def chromium():
+    names = ("chromium", "chromium-browser", "google-chrome", "/usr/bin/chromium", "/snap/bin/chromium")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        reason = "the page is not tested: no Chromium on this machine (apt-get install chromium)"
+        warnings.warn(reason, stacklevel=1)
+        pytest.skip(reason)
+    return found
+
+
+def test_the_page_shows_the_models_side_by_side(chromium, address, recommender, liked):
     page = f"{address}/?" + urlencode([("liked", text) for text in [*liked, "unheard of"]])
-    command = [
-        "chromium",
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--virtual-time-budget=10000",
-        "--dump-dom",
-        page,
-    ]
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000", "--dump-dom"]
+    command = [chromium, *options, page]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
     shown = [text.split("<")[0] for text in dom.split("<h2>")[1:]]
     assert shown == ["student", "teacher", "first stage"]
