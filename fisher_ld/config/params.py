@@ -338,7 +338,6 @@ class Distill(Section):
 
 class Evaluate(Section):
     margin: Rate  # within which two models are called equal
-    bootstrap_samples: Positive
     permutations: Annotated[Whole, Field(ge=500)]  # some 400 is the least that ten comparisons take after Holm
 
 

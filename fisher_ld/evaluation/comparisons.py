@@ -178,7 +178,7 @@ def compared(
 ) -> list[dict[str, Any]]:
     """One row a pair: a minus b in `metric` over their common users and their seeds, with Holm's p (`p_holm`, of the t
     test) over all pairs, the verdict, and `why` where that is "not tested"."""
-    draws = params.margin, params.bootstrap_samples, params.permutations, seed, len(chosen)
+    draws = params.margin, params.permutations, seed, len(chosen)
     found = [compare(*paired(frames, pair.a, pair.b, metric), *draws) for pair in chosen]
     rows = []
     for pair, comparison, p in zip(chosen, found, holm([c.p for c in found]), strict=True):
