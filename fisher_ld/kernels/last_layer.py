@@ -102,9 +102,5 @@ def _only_at(
         whole[row, column] = hidden[row, slot]
         return (whole, *output[1:]) if isinstance(output, tuple) else whole
 
-    hooks = [layer.register_forward_pre_hook(narrow, with_kwargs=True), layer.register_forward_hook(widen)]
-    try:
+    with layer.register_forward_pre_hook(narrow, with_kwargs=True), layer.register_forward_hook(widen):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -145,19 +145,13 @@ class Scorer(nn.Module):
 
         mask = self._mask(batch)
         keep_attention = keeping(self.model) if with_attention else nullcontext(())
-        with only_at_decisions(self.layers[-1], batch.decision), keep_attention as attended:
-            hooks = [layer.register_forward_hook(keep) for layer in self.layers] if with_states else []
-            try:
-                with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=self.bf16):
-                    last = self.body(
-                        input_ids=batch.input_ids,
-                        position_ids=batch.position_ids,
-                        attention_mask=mask,
-                        use_cache=False,
-                    ).last_hidden_state  # (B, T, d), the last layer's only at the decision tokens
-            finally:
-                for hook in hooks:
-                    hook.remove()
+        with only_at_decisions(self.layers[-1], batch.decision), keep_attention as attended, ExitStack() as until:
+            for layer in self.layers if with_states else ():
+                until.enter_context(layer.register_forward_hook(keep))
+            with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=self.bf16):
+                last = self.body(
+                    input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=mask, use_cache=False
+                ).last_hidden_state  # (B, T, d), the last layer's only at the decision tokens
         no, yes = self.model.score(last[row, column].to(self.model.score.weight.dtype)).unbind(-1)  # (N,), (N,)
         return Scored(yes - no, torch.stack(states, 1) if states else None, hidden, attended)
 
@@ -191,11 +185,10 @@ class Scorer(nn.Module):
         place[tokens] = torch.arange(len(tokens), device=whole.device)
         embedding.weight = nn.Parameter(whole.detach()[tokens], requires_grad=whole.requires_grad)
         embedding.padding_idx = int(place[padding]) if padding is not None and padding in tokens else None
-        handle = embedding.register_forward_pre_hook(lambda module, given: (place[given[0]],))
         try:
-            yield
+            with embedding.register_forward_pre_hook(lambda module, given: (place[given[0]],)):
+                yield
         finally:
-            handle.remove()
             whole.data[tokens] = embedding.weight.detach()
             embedding.weight, embedding.padding_idx = whole, padding
 

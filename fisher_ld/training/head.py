@@ -32,14 +32,11 @@ def fit_head(
     inputs: list[torch.Tensor] = []
     labels: list[torch.Tensor] = []
     hook = scorer.model.score.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
-    try:
-        with scorer.inference():
-            for group in progress(groups, "fitting the head", unit="batch"):
-                batch = scorer.pack(lists, group, prompts)
-                scorer(batch)
-                labels.append(batch.labels)
-    finally:
-        hook.remove()
+    with hook, scorer.inference():
+        for group in progress(groups, "fitting the head", unit="batch"):
+            batch = scorer.pack(lists, group, prompts)
+            scorer(batch)
+            labels.append(batch.labels)
     x, y = torch.cat(inputs).double(), torch.cat(labels).double()  # (N, d), (N,)
     p = float(y.mean())
     response = math.log(p / (1 - p)) + (y - p) / (p * (1 - p))  # (N,)

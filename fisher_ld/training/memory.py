@@ -118,13 +118,9 @@ def _keeping(layer: torch.nn.Module) -> Iterator[dict[int, int]]:
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     begin = layer.register_forward_pre_hook(lambda module, given: hooks.__enter__())
-    end = layer.register_forward_hook(lambda module, given, output: hooks.__exit__())
-    try:
+    with begin, layer.register_forward_hook(lambda module, given, output: hooks.__exit__()):
         yield found
-    finally:
-        begin.remove()
-        end.remove()
-        alive.clear()
+    alive.clear()
 
 
 def check_memory(need: Need, compute: Compute) -> None:
