@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from fisher_ld.config import paths
 from fisher_ld.config.messages import describe, nearest, template_fault
 from fisher_ld.config.paths import SHALLOW, is_shallow
 from fisher_ld.core.errors import UserError
@@ -408,6 +409,11 @@ class Run(Section):
     seeds: Annotated[list[Seed], AfterValidator(_distinct)]
     teacher_seeds: Annotated[list[Seed], AfterValidator(_distinct)]  # students distil from the first
     shallow: Annotated[list[Shallow], AfterValidator(_distinct)]
+
+    def trained(self) -> dict[str, list[int]]:
+        """Every model that is trained, with its seeds."""
+        alone = {"teacher": self.teacher_seeds} | {model: [0] for model in self.shallow}
+        return alone | {paths.student(s, method): self.seeds for s in self.students for method in self.methods}
 
 
 class Params(Section):

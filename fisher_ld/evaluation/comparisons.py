@@ -60,8 +60,8 @@ class Known:
 
     @classmethod
     def read(cls, data: DataPaths, run: Run) -> Known:
-        trained = [paths.student(student, method) for student in run.students for method in run.methods]
-        fits = {m: [read_json(data.training(m, seed) / "fit.json") for seed in run.seeds] for m in trained}
+        trained = {model: seeds for model, seeds in run.trained().items() if of_student(model)}
+        fits = {m: [read_json(data.training(m, seed) / "fit.json") for seed in seeds] for m, seeds in trained.items()}
         return cls({student: read_json(data.gate(student)) for student in run.students}, fits)
 
     def truncation(self, student: str) -> str:
