@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from fisher_ld.core import ranks
-from fisher_ld.core.errors import UserError
+from fisher_ld.core.errors import KNOWN, UserError
 from fisher_ld.models.layers import transformer_layers
 from fisher_ld.models.weights import empty
 
@@ -119,7 +119,7 @@ def _kind(module: nn.Module, name: str) -> tuple[Kind, int]:
     refusal = UserError(
         f"{name} ({type(module).__name__} with the parameters {', '.join(own)}): no gradient norm is known for it, "
         "so this model's Fisher traces would have a gap; use a teacher of linear layers, RMS or layer norms and "
-        "embeddings (Llama, Qwen, Mistral, Gemma, GPT-2)"
+        f"embeddings {KNOWN}"
     )
     if weight is None or not weight.is_floating_point() or own.keys() - {"weight", "bias"}:
         raise refusal

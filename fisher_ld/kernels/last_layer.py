@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torch.nn.attention.flex_attention import BlockMask
 
-from fisher_ld.core.errors import UserError
+from fisher_ld.core.errors import ANOTHER, UserError
 from fisher_ld.kernels.flex import seen_by
 
 _NO_CACHE = (
     "{} does not hand its keys and values to transformers' cache, so that it cannot be run at the decision tokens "
-    "alone; choose a teacher of another architecture"
+    f"alone; {ANOTHER}"
 )
 
 

@@ -21,7 +21,7 @@ from fisher_ld.batches.packing import PackedBatch, in_pieces, longest_first, pac
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.core import ranks
 from fisher_ld.core.compute import Compute
-from fisher_ld.core.errors import UserError
+from fisher_ld.core.errors import ANOTHER, UserError
 from fisher_ld.core.progress import progress
 from fisher_ld.kernels.attention import STRIPS
 from fisher_ld.kernels.flex import FLEX, block_mask
@@ -85,7 +85,7 @@ class Scorer(nn.Module):
         if self.model.config._attn_implementation != wanted:
             raise UserError(
                 f"{type(self.model).__name__} has its own attention, which does not take the masks of packed rows: "
-                "choose a teacher of another architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
+                + ANOTHER
             )
 
     @property
@@ -208,10 +208,7 @@ class Scorer(nn.Module):
         try:
             causal = AutoModelForCausalLM.from_config(small, dtype=torch.float32)
         except ValueError as error:
-            raise UserError(
-                f"transformers has no causal language model for {config.model_type}: take a teacher of another "
-                "architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
-            ) from error
+            raise UserError(f"transformers has no causal language model for {config.model_type}: {ANOTHER}") from error
         for parameter in causal.get_output_embeddings().parameters():  # so that a bias or soft capping tells
             parameter.data.normal_(0, 3)
         return cls(_with_answers(causal, 1, 2))
@@ -270,7 +267,7 @@ class Scorer(nn.Module):
         if length is None:
             raise UserError(
                 f"the config of {type(self.model).__name__} has no max_position_embeddings, so that prompts cannot be "
-                "checked against its context: take a teacher of another architecture"
+                f"checked against its context: {ANOTHER}"
             )
         return min(length, getattr(self.model.config, "sliding_window", None) or length)
 
@@ -321,7 +318,7 @@ def _with_answers(causal: Any, yes: int, no: int) -> Any:
     except ValueError as error:
         raise UserError(
             f"transformers has no sequence classification model for {config.model_type}, which teacher "
-            "and students are: take a teacher of another architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
+            f"and students are: {ANOTHER}"
         ) from error
     setattr(model, model.base_model_prefix, causal.base_model)
     model.score = nn.Linear(rows.shape[1], 2, bias=False)
@@ -333,7 +330,6 @@ def _with_answers(causal: Any, yes: int, no: int) -> Any:
     if not torch.allclose(answer, expected, 1e-3, 1e-3):
         raise UserError(
             f"the yes and no rows of the head of {type(causal).__name__} give {answer.tolist()}, the model itself "
-            f"{expected.tolist()}: a head with a bias, a scale or soft capping is not supported; take a teacher of "
-            "another architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
+            f"{expected.tolist()}: a head with a bias, a scale or soft capping is not supported; {ANOTHER}"
         )
     return model
