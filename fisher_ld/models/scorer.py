@@ -203,10 +203,8 @@ class Scorer(nn.Module):
     def of_first_layer(cls, config: Any) -> Scorer:
         """One with random weights, of four words and the first layer alone of what a causal LM's config describes.
         Raises UserError as `from_causal_lm` does."""
-        small = with_layers(config, 1)
-        small.vocab_size, small.pad_token_id = 4, None
         try:
-            causal = AutoModelForCausalLM.from_config(small, dtype=torch.float32)
+            causal = AutoModelForCausalLM.from_config(with_layers(config, 1, words=4), dtype=torch.float32)
         except ValueError as error:
             raise UserError(f"transformers has no causal language model for {config.model_type}: {ANOTHER}") from error
         for parameter in causal.get_output_embeddings().parameters():  # so that a bias or soft capping tells
@@ -292,12 +290,14 @@ def score_lists(
     return np.split(ranks.total(logits), lists.offsets[1:-1])
 
 
-def with_layers(config: Any, count: int) -> Any:
-    """A config with the first layers alone."""
+def with_layers(config: Any, count: int, words: int | None = None) -> Any:
+    """A config with the first layers alone, and with so few words (None: its own), of which none is for padding."""
     config = copy.deepcopy(config)
     config.num_hidden_layers = count
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:count]
+    if words:
+        config.vocab_size, config.pad_token_id = words, None
     return config
 
 
