@@ -145,9 +145,9 @@ class Part:
         """mean, low, high, spread, n; None where it was not measured."""
         return self.evaluate["quality"][family].get(model, {}).get(metric)
 
-    def comparisons(self, student: str | None, group: str, family: str = MAIN) -> list[dict[str, Any]]:
+    def comparisons(self, student: str | None, group: str) -> list[dict[str, Any]]:
         """The rows of a student (None: those of no student) that were tested together."""
-        rows = self.evaluate["comparisons"][family]
+        rows = self.evaluate["comparisons"][MAIN]
         return [row for row in rows if row["student"] == student and row["group"] == group]
 
     def asked(self, question: str, student: str) -> dict[str, Any] | None:
@@ -156,9 +156,9 @@ class Part:
         found = (row for row in rows if row["question"] == question and row["student"] in (student, None))
         return next(found, None)
 
-    def comparison(self, a: str, b: str, family: str = MAIN) -> dict[str, Any] | None:
+    def comparison(self, a: str, b: str) -> dict[str, Any] | None:
         """a minus b in NDCG@10 with interval and verdict; None where it was not made."""
-        rows = self.evaluate["comparisons"][family]
+        rows = self.evaluate["comparisons"][MAIN]
         return next((row for row in rows if (row["a"], row["b"], row["metric"]) == (a, b, PRIMARY)), None)
 
 
