@@ -40,7 +40,7 @@ def plain(scorer: Scorer, lists: Lists, windows: list[np.ndarray], prompts: Prom
     rows = sorted((prompts.example(lists, int(example)) for example in examples), key=len)
     began = time.perf_counter()
     for begin in range(0, len(rows), size):
-        batch = pad_prompts(rows[begin : begin + size], "right")
+        batch = pad_prompts(rows[begin : begin + size])
         hidden = scorer.body(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)[0]
         no, yes = scorer.model.score(hidden[torch.arange(len(hidden)), batch.decision]).unbind(-1)
         (yes - no).sum().backward()

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
 
+from fisher_ld.config.params import Family
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.errors import UserError
 
@@ -56,7 +57,7 @@ class Lists:
 
 # Of test lists, by how their negatives are drawn: of the positive's popularity; uniformly; by popularity; all items;
 # the best of a first stage. The first is the main one.
-FAMILIES = ("matched", "uniform", "popularity", "full", "two-stage")
+FAMILIES: tuple[str, ...] = get_args(Family)
 MAIN = FAMILIES[0]
 COLUMNS = ("user", "start", "position", "positive")
 
@@ -106,8 +107,6 @@ def _lists(rows: pl.LazyFrame, sequences: list[np.ndarray]) -> Lists:
 
 def _arrays(column: pl.Series) -> list[np.ndarray]:
     """One for each row of a column of lists; they are parts of one."""
-    if isinstance(column.dtype, pl.Array):  # where all lists were as long
-        column = column.arr.to_list()
     joined: Any = column.to_arrow()
     offsets = joined.offsets.to_numpy()
     return np.split(joined.flatten().to_numpy(), offsets[1:-1] - offsets[0]) if len(column) else []

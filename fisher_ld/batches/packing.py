@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Array = Any  # of NumPy as packed, of PyTorch after `to`: what is served by another runtime does without PyTorch
 LARGEST = 4096  # tokens of candidates in one row: longer windows are cut, for memory grows with the square
+POOL = 64  # batches that are sorted by length together
 MULTIPLE = 32  # of tokens in a row: matrix kernels are made anew for each length, and fast at even ones
 
 
@@ -210,16 +211,14 @@ def step_plan(
     return plan[:steps]
 
 
-def by_length(
-    windows: list[np.ndarray], length: np.ndarray, size: int, seed: int, pool: int = 64
-) -> list[list[np.ndarray]]:
+def by_length(windows: list[np.ndarray], length: np.ndarray, size: int, seed: int) -> list[list[np.ndarray]]:
     """Seeded batches of `size` windows. Windows of like `length` share a batch, for little padding: each pool of
-    `pool` shuffled batches is sorted by length, then its batches are shuffled."""
+    POOL shuffled batches is sorted by length, then its batches are shuffled."""
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(len(windows))
     plan = []
-    for begin in range(0, len(shuffled), pool * size):
-        chunk = shuffled[begin : begin + pool * size]
+    for begin in range(0, len(shuffled), POOL * size):
+        chunk = shuffled[begin : begin + POOL * size]
         chunk = chunk[np.argsort(length[chunk], kind="stable")]
         cuts = [chunk[i : i + size] for i in range(0, len(chunk), size)]
         plan += [[windows[i] for i in cuts[k]] for k in rng.permutation(len(cuts))]

@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from fisher_ld.config import paths
 from fisher_ld.config.messages import describe, nearest, template_fault
 from fisher_ld.config.paths import SHALLOW, is_shallow
 from fisher_ld.core.errors import UserError
@@ -55,6 +56,7 @@ Seed = Annotated[Whole, Field(ge=0, le=2**64 - 1)]  # as torch takes them
 Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$")]  # part of file and stage names
 Shallow = Annotated[str, Field(pattern=rf"^({'|'.join(SHALLOW)})-[1-9][0-9]*$")]  # truncated-2
 Family = Literal["matched", "uniform", "popularity", "full", "two-stage"]  # of test lists, by their negatives
+Fishers = Literal["model", "label", "list"]  # by what labels are drawn from
 Precision = Literal["auto", "fp32", "bf16"]  # auto: bf16 where the hardware computes it
 MODELS = ("teacher", "zero-shot", *SHALLOW, "rivals")  # that are no students, by the first part of their name
 
@@ -270,7 +272,7 @@ class Cache(Section):
 
 
 class Fisher(Section):
-    kind: Literal["model", "label", "list"]
+    kind: Fishers
     samples: Annotated[Whole, Field(ge=10)]  # examples of each kind
     unsampled: Annotated[Whole, Field(ge=0)]  # those of the method without sampling
     tolerance: NonNegative
@@ -338,7 +340,6 @@ class Distill(Section):
 
 class Evaluate(Section):
     margin: Rate  # within which two models are called equal
-    bootstrap_samples: Positive
     permutations: Annotated[Whole, Field(ge=500)]  # some 400 is the least that ten comparisons take after Holm
 
 
@@ -409,6 +410,11 @@ class Run(Section):
     seeds: Annotated[list[Seed], AfterValidator(_distinct)]
     teacher_seeds: Annotated[list[Seed], AfterValidator(_distinct)]  # students distil from the first
     shallow: Annotated[list[Shallow], AfterValidator(_distinct)]
+
+    def trained(self) -> dict[str, list[int]]:
+        """Every model that is trained, with its seeds."""
+        alone = {"teacher": self.teacher_seeds} | {model: [0] for model in self.shallow}
+        return alone | {paths.student(s, method): self.seeds for s in self.students for method in self.methods}
 
 
 class Params(Section):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT), ("No space left on device", "disk is full", "Disk quota exceeded")
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS), ("Permission denied", "Read-only file system", "readonly database")
+KNOWN = "(Llama, Qwen, Mistral, Gemma, GPT-2)"  # architectures
+ANOTHER = f"take a teacher of another architecture {KNOWN}"
 
 
 class UserError(Exception):

@@ -127,6 +127,11 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def fingerprint(paths: Iterable[str | Path]) -> dict[str, str]:
     """Path as given -> BLAKE2b of its contents; a folder's covers the names and contents of all files in it."""
 

@@ -26,25 +26,12 @@ from fisher_ld.models.scorer import Scored, Scorer
 SHARD, DONE, MANIFEST = "{}-{:05d}.npy", "done.npy", "manifest.json"
 STATISTICS = 4000  # examples
 AGAIN = "Run the stage that wrote it again (dvc repro -f cache_teacher, or -f cache_signals@DATA-METHOD)."
-CODE = (  # that turns a teacher into signals, in fisher_ld/
-    "batches/lists.py",
-    "batches/packing.py",
-    "batches/prompts.py",
-    "distillation/cache.py",
-    "distillation/signals.py",
-    "kernels/attention.py",
-    "kernels/flex.py",
-    "kernels/last_layer.py",
-    "models/relations.py",
-    "models/scorer.py",
-    "models/weights.py",
-)
 
 
 def signal_fingerprint(teacher: Path, processed: Path, lists: Lists) -> dict[str, str]:
     """A digest for each thing that the signals depend on: the adapted teacher's weights and config, its tokenizer,
-    its prompt, the training data, which of its lists are cached, and the code that turns them into signals. Raises
-    UserError where a file is missing."""
+    its prompt, the training data, and which of its lists are cached. The code is a dependency of the stages, and in the
+    key of a checkpoint. Raises UserError where a file is missing."""
 
     def digest(root: Path, names: Iterable[str]) -> str:
         found = fingerprint(root / name for name in sorted(names))
@@ -61,7 +48,6 @@ def signal_fingerprint(teacher: Path, processed: Path, lists: Lists) -> dict[str
         "windows": hashlib.blake2b(
             b"".join(part.tobytes() for part in (lists.user, lists.start, lists.position)), digest_size=16
         ).hexdigest(),
-        "code": digest(Path(__file__).parents[1], CODE),
     }
 
 

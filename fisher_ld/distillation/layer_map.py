@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from fisher_ld.core.errors import UserError
+from fisher_ld.models.student import layers_taken
 
 
 def layer_map(
@@ -24,8 +25,9 @@ def layer_map(
     students = range(1, student_layers + 1)
     if kind == "all":
         return every
+    spaced = [(layer + 1, m) for m, layer in enumerate(layers_taken("spaced", teacher_layers, student_layers), 1)]
     if kind == "spaced":
-        return [(math.ceil(m * teacher_layers / student_layers), m) for m in students]
+        return spaced
     if kind == "last":
         return [(teacher_layers - student_layers + m, m) for m in students]
     if kind == "middle":
@@ -35,7 +37,7 @@ def layer_map(
     if kind == "skip":
         if student_layers < 2:
             raise UserError("PKD matches all layers but the last: expected a student of at least 2 layers, got 1")
-        return [(math.ceil(m * teacher_layers / student_layers), m) for m in students[:-1]]
+        return spaced[:-1]
     if mass is None:
         raise ValueError(f"layer_map {kind}: expected the Fisher mass of {teacher_layers} layers, got none")
     of_layer = dict(enumerate(mass, 1))

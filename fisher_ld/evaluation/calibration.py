@@ -16,7 +16,7 @@ Of other negatives, such as the best of a first stage, T and b say less: those a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -25,7 +25,6 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from fisher_ld.batches.lists import MAIN, Lists, read_lists
-from fisher_ld.config import paths
 from fisher_ld.config.params import Run
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.evaluation.scores import Scores, read_scores
@@ -119,20 +118,15 @@ def described(lists: Lists) -> dict[str, float]:
     return {"lists": len(lists), "share": share, "log_loss": float(entropy)}
 
 
-def models(run: Run) -> Iterator[tuple[str, int]]:
-    """Those that answer yes or no, and their seeds."""
-    yield from (("teacher", seed) for seed in run.teacher_seeds)
-    yield from ((model, 0) for model in run.shallow)
-    yield from ((paths.student(s, method), seed) for s in run.students for method in run.methods for seed in run.seeds)
-
-
 def calibration(data: DataPaths, run: Run) -> Mapping[str, Any]:
-    """`validation` and `test`, the lists (`described`), and `models`: of each model, seed by seed, `seed` and what
-    `calibrated` says. Raises UserError where a model was not scored."""
+    """`validation` and `test`, the lists (`described`), and `models`: of each that was trained, seed by seed, `seed`
+    and what `calibrated` says. Raises UserError where a model was not scored."""
     lists = {"validation": read_lists(data.processed, "val"), "test": read_lists(data.processed, f"test_{MAIN}")}
-    found: dict[str, list[dict[str, Any]]] = {}
-    for model, seed in models(run):
+
+    def of(model: str, seed: int) -> dict[str, Any]:
         files = {"validation": data.validation(model, seed), "test": data.test(model, seed) / f"{MAIN}.parquet"}
         both = {name: Scored.of(lists[name], read_scores(path, lists[name])) for name, path in files.items()}
-        found.setdefault(model, []).append({"seed": seed, **calibrated(**both)})
+        return {"seed": seed, **calibrated(**both)}
+
+    found = {model: [of(model, seed) for seed in seeds] for model, seeds in run.trained().items()}
     return {**{name: described(part) for name, part in lists.items()}, "models": found}

@@ -60,8 +60,8 @@ class Known:
 
     @classmethod
     def read(cls, data: DataPaths, run: Run) -> Known:
-        trained = [paths.student(student, method) for student in run.students for method in run.methods]
-        fits = {m: [read_json(data.training(m, seed) / "fit.json") for seed in run.seeds] for m in trained}
+        trained = {model: seeds for model, seeds in run.trained().items() if of_student(model)}
+        fits = {m: [read_json(data.training(m, seed) / "fit.json") for seed in seeds] for m, seeds in trained.items()}
         return cls({student: read_json(data.gate(student)) for student in run.students}, fits)
 
     def truncation(self, student: str) -> str:
@@ -178,7 +178,7 @@ def compared(
 ) -> list[dict[str, Any]]:
     """One row a pair: a minus b in `metric` over their common users and their seeds, with Holm's p (`p_holm`, of the t
     test) over all pairs, the verdict, and `why` where that is "not tested"."""
-    draws = params.margin, params.bootstrap_samples, params.permutations, seed, len(chosen)
+    draws = params.margin, params.permutations, seed, len(chosen)
     found = [compare(*paired(frames, pair.a, pair.b, metric), *draws) for pair in chosen]
     rows = []
     for pair, comparison, p in zip(chosen, found, holm([c.p for c in found]), strict=True):

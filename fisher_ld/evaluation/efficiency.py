@@ -25,7 +25,7 @@ from fisher_ld.evaluation.meters import (
     size_on_disk,
     throughput,
 )
-from fisher_ld.evaluation.significance import interval
+from fisher_ld.evaluation.significance import LEVEL
 from fisher_ld.serving.predictor import Predictor, load
 from fisher_ld.serving.torch_backend import TorchBackend
 
@@ -145,6 +145,12 @@ def batch_seconds(model: Model, queries: Sequence[int], size: int) -> np.ndarray
     """Seconds of each batch of `size` queries, after an untimed one."""
     groups = [queries[i : i + size] for i in range(0, len(queries), size)]
     return throughput({"": lambda number: model(groups[number[0]])}, range(len(groups)), 1)[""][1]
+
+
+def interval(draws: np.ndarray) -> tuple[float, float]:
+    """Percentile interval of bootstrap draws (samples,)."""
+    low, high = np.quantile(draws, [LEVEL / 2, 1 - LEVEL / 2])
+    return float(low), float(high)
 
 
 def latency_interval(reference: np.ndarray, model: np.ndarray, seed: int) -> dict[str, float]:

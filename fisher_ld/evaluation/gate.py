@@ -19,7 +19,7 @@ from fisher_ld.evaluation.per_user import Frames, paired, read_categories, user_
 from fisher_ld.evaluation.scores import read_scores
 from fisher_ld.evaluation.significance import compare, verdict
 
-DRAWS = 0.01, 2000, 5000  # margin, bootstrap samples, permutations; fixed: those of `evaluate` re-run no student
+DRAWS = 0.01, 5000  # margin, permutations; fixed: those of `evaluate` re-run no student
 
 
 def judge(frames: Frames, depth: int, labels: Mapping[str, str], seed: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Its mean varies with each of them (`estimate`). With one seed users alone are co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,25 +84,6 @@ def _ratio(a: np.ndarray, b: np.ndarray, otherwise: float = 0.0) -> np.ndarray:
     return np.divide(a, b, out=np.full_like(np.asarray(a, float), otherwise), where=b > 0)
 
 
-def blocks(draws: int, width: int) -> Iterator[int]:
-    """Cuts so many draws of `width` numbers into parts of at most BLOCK numbers."""
-    step = max(1, BLOCK // width)
-    yield from (min(step, draws - begin) for begin in range(0, draws, step))
-
-
-def bootstrap_means(values: np.ndarray, samples: int, seed: int) -> np.ndarray:
-    """Means over resampled users: (n,) -> (samples,)."""
-    rng = np.random.default_rng(seed)
-    n = len(values)
-    return np.concatenate([values[rng.integers(0, n, (rows, n))].mean(1) for rows in blocks(samples, n)])
-
-
-def interval(draws: np.ndarray) -> tuple[float, float]:
-    """Percentile interval of bootstrap draws (samples,)."""
-    low, high = np.quantile(draws, [LEVEL / 2, 1 - LEVEL / 2])
-    return float(low), float(high)
-
-
 def randomisation_test(values: np.ndarray, draws: int, seed: int) -> float:
     """Two-sided p of a zero mean of paired differences (S, n) when the two sides are free to swap, seed by seed and
     user by user. Of the mean the seeds' share swaps with the seeds, the rest with the users: with S = 1 the sign of
@@ -112,8 +93,9 @@ def randomisation_test(values: np.ndarray, draws: int, seed: int) -> float:
     mean, share = float(found.mean), float(found.seeds)
     by_seed = values.mean(1) - mean + share * mean  # (S,)
     by_user = np.sqrt(1 - found.residual) * (values.mean(0) - mean) + (1 - share) * mean  # (n,)
-    as_far = 1
-    for rows in blocks(draws, values.shape[1]):
+    as_far, step = 1, max(1, BLOCK // values.shape[1])
+    for begin in range(0, draws, step):
+        rows = min(step, draws - begin)
         of_seeds, of_users = (_signs(rng, rows, len(side)) @ side / len(side) for side in (by_seed, by_user))
         means = of_seeds + of_users  # (rows,)
         as_far += int((np.abs(means) >= abs(mean) * (1 - 1e-9)).sum())
@@ -143,17 +125,13 @@ class Comparison:
     detectable: float  # the smallest true difference that 80% power would have shown, by this test alone
     detectable_holm: float  # and at LEVEL / m, where it is one of a family of m: the most that Holm asks
     equal: bool  # within the margin, by two one-sided t tests
-    bootstrap_low: float  # 95% interval over users, seed-averaged; no verdict rests on it
-    bootstrap_high: float
     by_seed: list[float]  # the difference of each training seed
 
 
-def compare(
-    a: np.ndarray, b: np.ndarray, margin: float, samples: int, permutations: int, seed: int, family: int = 1
-) -> Comparison:
+def compare(a: np.ndarray, b: np.ndarray, margin: float, permutations: int, seed: int, family: int = 1) -> Comparison:
     """a minus b, both (n,) or (S, n), user by user and seed by seed in the same order; a single run stands beside each
-    of the other's S. `samples`: of the bootstrap; `family`: how many comparisons are tested together. Raises
-    ValueError where the pairs do not match, are fewer than 2 or not finite."""
+    of the other's S. `family`: how many comparisons are tested together. Raises ValueError where the pairs do not
+    match, are fewer than 2 or not finite."""
     a, b = np.atleast_2d(a), np.atleast_2d(b)
     if a.shape[1] != b.shape[1] or a.shape[1] < 2:
         raise ValueError(f"expected the same 2 or more users on both sides, got {a.shape[1]} and {b.shape[1]}")
@@ -164,7 +142,6 @@ def compare(
         raise ValueError(f"expected finite values, got {np.sum(~np.isfinite(runs))} pairs that are not")
     found, difference = estimate(runs), runs.mean(0)
     low, high = found.interval()
-    bootstrap = interval(bootstrap_means(difference, samples, seed))
     seeds, n = runs.shape
     return Comparison(
         n=n,
@@ -181,8 +158,6 @@ def compare(
         detectable=float(found.detectable()),
         detectable_holm=float(found.detectable(LEVEL / family)),
         equal=bool(found.within(margin)),
-        bootstrap_low=bootstrap[0],
-        bootstrap_high=bootstrap[1],
         by_seed=runs.mean(1).tolist(),
     )
 

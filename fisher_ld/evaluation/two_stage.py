@@ -55,8 +55,8 @@ class TwoStage(NamedTuple):
     missing: np.ndarray  # (lists,) bool: the first stage left the true item out
 
 
-def two_stage(fitted: Fitted, main: Lists, pools: list[np.ndarray], seed: int, size: int = SIZE) -> TwoStage:
-    """The `size` best of each pool by the scores of `fitted`, in random order, equal ones drawn. A true item that is
+def two_stage(fitted: Fitted, main: Lists, pools: list[np.ndarray], seed: int) -> TwoStage:
+    """The SIZE best of each pool by the scores of `fitted`, in random order, equal ones drawn. A true item that is
     not among them takes the place of the last."""
     rng = np.random.default_rng(seed)
     chosen: list[np.ndarray] = []
@@ -67,7 +67,7 @@ def two_stage(fitted: Fitted, main: Lists, pools: list[np.ndarray], seed: int, s
         columns = {name: getattr(main, name)[numbers] for name in COLUMNS}
         block = make_lists(columns, [pools[number] for number in numbers], main.sequences)
         for number, items, scores in zip(numbers, block.candidates, fitted.score(block), strict=True):
-            best = items[np.lexsort((rng.random(len(items)), -scores))[:size]]
+            best = items[np.lexsort((rng.random(len(items)), -scores))[:SIZE]]
             missing[number] = true_items[number] not in best
             if missing[number]:
                 best[-1] = true_items[number]

@@ -57,15 +57,11 @@ def cells(body: Mapping[str, Any], run: Mapping[str, Sequence]) -> list[tuple[An
     return list(product(*names))
 
 
-def seconds(stages: Mapping[str, Any], run: Mapping[str, Sequence]) -> dict[str, dict[str, float]]:
-    """Stage of dvc.yaml -> number of its cells and their seconds, together; stages that leave no run.json apart."""
-    result = {}
-    for stage, body in stages.items():
-        files = [cell(stage, *names) / "run.json" for names in cells(body, run)]
-        found = [read_json(file)["seconds"] for file in files if file.is_file()]
-        if found:
-            result[stage] = {"cells": len(found), "seconds": round(sum(found), 1)}
-    return result
+def took(stages: Mapping[str, Any], run: Mapping[str, Sequence]) -> dict[str, list[dict[str, Any]]]:
+    """Stage of dvc.yaml -> run.json of each of its cells; stages that left none apart."""
+    files = {s: [cell(s, *names) / "run.json" for names in cells(body, run)] for s, body in stages.items()}
+    found = {stage: [read_json(file) for file in of_stage if file.is_file()] for stage, of_stage in files.items()}
+    return {stage: records for stage, records in found.items() if records}
 
 
 def collect(params: Mapping[str, Any], stages: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,7 +82,10 @@ def collect(params: Mapping[str, Any], stages: Mapping[str, Any]) -> dict[str, A
         "outcome": {name: outcomes(part) for name, part in parts.items()},
         "gate": {name: {key: part.gates[s][key] for key in GATE} for name, (part, s) in cells.items()},
         "efficiency": {name: {key: content[key] for key in TIMED} for name, content in efficiency.items()},
-        "seconds": seconds(stages, run),
+        "seconds": {
+            stage: {"cells": len(records), "seconds": round(sum(record["seconds"] for record in records), 1)}
+            for stage, records in took(stages, run).items()
+        },
     }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -94,38 +93,32 @@ class Part:
         return _csv(self.paths.profile)
 
     @cached_property
-    def trained(self) -> dict[str, list[int]]:
-        """Every model that was trained, with its seeds."""
-        alone = {"teacher": self.run.teacher_seeds} | {model: [0] for model in self.run.shallow}
-        students = product(self.run.students, self.run.methods)
-        return alone | {paths.student(student, method): self.run.seeds for student, method in students}
-
-    @cached_property
     def fits(self) -> dict[str, list[dict[str, Any]]]:
         """Model -> fit.json of each seed."""
-        return {m: [_json(self.paths.training(m, s) / "fit.json") for s in seeds] for m, seeds in self.trained.items()}
+        trained = self.run.trained()
+        return {m: [_json(self.paths.training(m, s) / "fit.json") for s in seeds] for m, seeds in trained.items()}
 
     @cached_property
     def costs(self) -> dict[str, list[dict[str, Any]]]:
         """Student -> what the training of each seed took: `seconds`, `peak_memory_mib`."""
-        students = {model: seeds for model, seeds in self.trained.items() if "/" in model}
+        students = {model: seeds for model, seeds in self.run.trained().items() if "/" in model}
         return {m: [_json(self.paths.training(m, s) / "run.json") for s in seeds] for m, seeds in students.items()}
 
     @cached_property
     def curves(self) -> dict[str, pl.DataFrame]:
         """Model -> its training curves, a column `seed` among them."""
-        return {model: self._by_seed(model, "curve.csv") for model in self.trained}
+        return {model: self._by_seed(model, "curve.csv") for model in self.run.trained()}
 
     @cached_property
     def weights(self) -> dict[str, pl.DataFrame]:
         """Student with a layer loss -> seed, step, layer, weight."""
-        frames = {model: self._by_seed(model, "weights.csv") for model in self.trained if "/" in model}
+        frames = {model: self._by_seed(model, "weights.csv") for model in self.run.trained() if "/" in model}
         return {model: frame for model, frame in frames.items() if len(frame)}
 
     def _by_seed(self, model: str, file: str) -> pl.DataFrame:
         frames = [
             _csv(self.paths.training(model, seed) / file).select(pl.lit(seed).alias("seed"), pl.all())
-            for seed in self.trained[model]
+            for seed in self.run.trained()[model]
         ]
         return pl.concat(frames, how="diagonal_relaxed")
 
@@ -152,9 +145,9 @@ class Part:
         """mean, low, high, spread, n; None where it was not measured."""
         return self.evaluate["quality"][family].get(model, {}).get(metric)
 
-    def comparisons(self, student: str | None, group: str, family: str = MAIN) -> list[dict[str, Any]]:
+    def comparisons(self, student: str | None, group: str) -> list[dict[str, Any]]:
         """The rows of a student (None: those of no student) that were tested together."""
-        rows = self.evaluate["comparisons"][family]
+        rows = self.evaluate["comparisons"][MAIN]
         return [row for row in rows if row["student"] == student and row["group"] == group]
 
     def asked(self, question: str, student: str) -> dict[str, Any] | None:
@@ -163,9 +156,9 @@ class Part:
         found = (row for row in rows if row["question"] == question and row["student"] in (student, None))
         return next(found, None)
 
-    def comparison(self, a: str, b: str, family: str = MAIN) -> dict[str, Any] | None:
+    def comparison(self, a: str, b: str) -> dict[str, Any] | None:
         """a minus b in NDCG@10 with interval and verdict; None where it was not made."""
-        rows = self.evaluate["comparisons"][family]
+        rows = self.evaluate["comparisons"][MAIN]
         return next((row for row in rows if (row["a"], row["b"], row["metric"]) == (a, b, PRIMARY)), None)
 
 

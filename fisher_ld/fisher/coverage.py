@@ -6,7 +6,6 @@ and a model that is still wrapped by an adapter are refused by name.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,8 +17,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from fisher_ld.core import ranks
-from fisher_ld.core.errors import UserError
+from fisher_ld.core.errors import KNOWN, UserError
 from fisher_ld.models.layers import transformer_layers
+from fisher_ld.models.scorer import with_layers
 from fisher_ld.models.weights import empty
 
 Kind = Literal["linear", "layer_norm", "rms_norm", "embedding", "swiglu"]
@@ -69,9 +69,7 @@ def cover(model: PreTrainedModel) -> list[Covered]:
 
 def check_covered(config: Any) -> None:
     """Raises UserError where `cover` would, for all layers of a classifier of this config, without its weights."""
-    small = copy.deepcopy(config)
-    small.vocab_size, small.pad_token_id = 4, None
-    model = empty(small)
+    model = empty(with_layers(config, config.num_hidden_layers, words=4))
     for module in model.modules():
         parameters = dict(module.named_parameters(recurse=False))
         if isinstance(module, nn.Embedding) or all(parameter.ndim == 1 for parameter in parameters.values()):
@@ -119,7 +117,7 @@ def _kind(module: nn.Module, name: str) -> tuple[Kind, int]:
     refusal = UserError(
         f"{name} ({type(module).__name__} with the parameters {', '.join(own)}): no gradient norm is known for it, "
         "so this model's Fisher traces would have a gap; use a teacher of linear layers, RMS or layer norms and "
-        "embeddings (Llama, Qwen, Mistral, Gemma, GPT-2)"
+        f"embeddings {KNOWN}"
     )
     if weight is None or not weight.is_floating_point() or own.keys() - {"weight", "bias"}:
         raise refusal

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import nn
@@ -32,7 +31,7 @@ from fisher_ld.models.scorer import Scorer
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """N independent prompts, one a row, padded on either side."""
+    """N independent prompts, one a row, padded behind."""
 
     input_ids: torch.Tensor  # (N, T)
     attention_mask: torch.Tensor  # (N, T), 1 where a token is real
@@ -44,7 +43,7 @@ class PromptBatch:
 
 @dataclass(frozen=True)
 class Squares:
-    """Squared norms of n gradients, float64. Columns are the layers asked for."""
+    """Squared norms of n gradients, float64. Columns are the layers."""
 
     layers: torch.Tensor  # (n, L)
     normalisation: torch.Tensor  # (n, L) the part of `layers` that belongs to normalisation parameters
@@ -62,7 +61,7 @@ class GradientNorms(Squares):
     lists: Squares | None  # of sum_c p_c dz_c/dtheta of each list, p the softmax of z over its candidates
 
 
-def pad_prompts(prompts: Sequence[Sequence[int]], side: Literal["left", "right"] = "right") -> PromptBatch:
+def pad_prompts(prompts: Sequence[Sequence[int]]) -> PromptBatch:
     """Prompts that end with their decision token, padded with token 0 to the longest. Raises ValueError where there is
     no prompt, or an empty one."""
     if not prompts or not all(prompts):
@@ -71,11 +70,9 @@ def pad_prompts(prompts: Sequence[Sequence[int]], side: Literal["left", "right"]
     ids = torch.zeros(len(prompts), longest, dtype=torch.long)  # (N, T)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
-        first = 0 if side == "right" else longest - len(prompt)
-        ids[row, first : first + len(prompt)] = torch.tensor(prompt)
-        mask[row, first : first + len(prompt)] = 1
-    last = torch.tensor([longest if side == "left" else len(prompt) for prompt in prompts]) - 1
-    return PromptBatch(ids, mask, last)
+        ids[row, : len(prompt)] = torch.tensor(prompt)
+        mask[row, : len(prompt)] = 1
+    return PromptBatch(ids, mask, mask.sum(1) - 1)
 
 
 def logits_of(model: PreTrainedModel, batch: PromptBatch) -> torch.Tensor:
@@ -86,7 +83,7 @@ def logits_of(model: PreTrainedModel, batch: PromptBatch) -> torch.Tensor:
             f"expected a sequence classification model with a head `score` of two labels (no, yes), got "
             f"{type(model).__name__} with {model.config.num_labels} labels; Scorer.from_causal_lm makes one"
         )
-    positions = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)  # (N, T)
+    positions = batch.attention_mask.cumsum(1) - 1  # (N, T)
     hidden = model.base_model(
         input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=positions, use_cache=False
     ).last_hidden_state  # (N, T, d)
@@ -98,16 +95,15 @@ def logits_of(model: PreTrainedModel, batch: PromptBatch) -> torch.Tensor:
 def gradient_norms(
     scorer: Scorer,
     batch: PromptBatch,
-    layers: Sequence[int] | None = None,
     checkpointing: bool = False,
-    covered: Sequence[Covered] | None = None,
+    covered: list[Covered] | None = None,
     candidates: int | None = None,
 ) -> GradientNorms:
     """||dz/dtheta_l||^2 of every example and layer, in float32 at least.
 
-    candidates: so many rows after each other are a list, of which ||sum_c p_c dz_c/dtheta_l||^2 is told too. layers:
-    which layers (1..L), default all. checkpointing: keep only each layer's input and recompute the rest in the
-    backward pass. covered: `cover(scorer.model)`, where it was taken before: its probes cost some 2% of a batch.
+    candidates: so many rows after each other are a list, of which ||sum_c p_c dz_c/dtheta_l||^2 is told too.
+    checkpointing: keep only each layer's input and recompute the rest in the backward pass. covered:
+    `cover(scorer.model)`, where it was taken before: its probes cost some 2% of a batch.
 
     The last layer computes its queries, keys and values at all tokens, the rest at the decision tokens alone:
     elsewhere its gradient is zero.
@@ -118,13 +114,10 @@ def gradient_norms(
     """
     model, stack = scorer.model, scorer.layers
     count = len(stack)
-    wanted = list(layers) if layers is not None else list(range(1, count + 1))
-    if not set(wanted) <= set(range(1, count + 1)):
-        raise UserError(f"layers: expected numbers from 1 to {count}, got {wanted}")
     rows = torch.arange(len(batch.decision), device=batch.decision.device)
     if not batch.attention_mask[rows, batch.decision].all():
         raise UserError("the decision token of an example is padding: expected attention_mask 1 at its column")
-    covered = [c for c in covered or cover(model) if c.column in {0, *wanted, count + 1} or c.kind == "swiglu"]
+    covered = covered or cover(model)
     size = len(rows)
     if candidates and size % candidates:
         raise ValueError(f"expected lists of {candidates} rows each, got {size} rows")
@@ -166,12 +159,12 @@ def gradient_norms(
             "look at the model's weights and at the attention mask"
         )
     columns = [part.squares for part in sums]
-    of_examples, *lists = [Squares(s[:, wanted], n[:, wanted], s[:, 0], s[:, -1]) for s, n in columns]
+    of_examples, *lists = [Squares(s[:, 1:-1], n[:, 1:-1], s[:, 0], s[:, -1]) for s, n in columns]
     return GradientNorms(
         **vars(of_examples),
         logits=z.detach().double(),
-        sensitivity=sensitivity[:, [layer - 1 for layer in wanted]],
-        attention=None if divergence is None else divergence[:, [layer - 1 for layer in wanted]].double(),
+        sensitivity=sensitivity,
+        attention=None if divergence is None else divergence.double(),
         lists=lists[0] if lists else None,
     )
 

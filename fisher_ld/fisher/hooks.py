@@ -4,7 +4,7 @@ transformer layers, and RMS norms and SwiGLUs that compute otherwise than the mo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -146,18 +146,16 @@ class GradientReader:
                 shape = self.rows, sum(p.numel() for p in own)
                 self.of_normalisations[part.name] = torch.zeros(shape, dtype=dtype, device=self.every.device)
         hooks = {"linear": self._linear, "embedding": self._embedding, "layer_norm": self._layer_norm}
-        handles = [c.module.register_forward_hook(partial(hooks[c.kind], c)) for c in covered if c.kind in hooks]
         forwards = {"rms_norm": self._rms_norm, "swiglu": self._swiglu}
         wraps = {
             c.module: lambda forward, part=c: partial(forwards[part.kind], part) for c in covered if c.kind in forwards
         }
-        try:
-            with replaced(wraps):
-                yield
-        finally:
-            self.shared = None
-            for handle in handles:
-                handle.remove()
+        with ExitStack() as until, replaced(wraps):
+            until.callback(setattr, self, "shared", None)
+            for part in covered:
+                if part.kind in hooks:
+                    until.enter_context(part.module.register_forward_hook(partial(hooks[part.kind], part)))
+            yield
 
     def finish(self, covered: list[Covered]) -> None:
         for part in covered:
@@ -282,12 +280,10 @@ def reading_states(layers: Sequence[nn.Module], decision: torch.Tensor, into: to
 
         whole.register_hook(read)
 
-    handles = [layer.register_forward_hook(partial(take, column)) for column, layer in enumerate(layers)]
-    try:
+    with ExitStack() as until:
+        for column, layer in enumerate(layers):
+            until.enter_context(layer.register_forward_hook(partial(take, column)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _unknown(part: Covered, found: str) -> UserError:

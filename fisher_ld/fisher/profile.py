@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import polars as pl
 from scipy.special import expit, softmax
 from scipy.stats import rankdata
 
+from fisher_ld.config.params import Fishers as Kind
 from fisher_ld.core.errors import UserError
 
-Kind = Literal["model", "label", "list"]
-KINDS: tuple[Kind, ...] = ("model", "label", "list")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from fisher_ld.core.errors import UserError
+from fisher_ld.core.errors import ANOTHER, UserError
 
 STRIPS = "strips"
 AMX = torch.cpu.get_capabilities().get("amx_bf16", False)
@@ -80,8 +80,7 @@ def refuse_others(module: torch.nn.Module, options: Mapping[str, object]) -> Non
         extra.append("sight of later tokens")
     if extra:
         raise UserError(
-            f"{type(module).__name__} needs {', '.join(extra)}, which attention does not have here: choose a teacher "
-            "of another architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
+            f"{type(module).__name__} needs {', '.join(extra)}, which attention does not have here: {ANOTHER}"
         )
 
 

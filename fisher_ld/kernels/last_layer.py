@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torch.nn.attention.flex_attention import BlockMask
 
-from fisher_ld.core.errors import UserError
+from fisher_ld.core.errors import ANOTHER, UserError
 from fisher_ld.kernels.flex import seen_by
 
 _NO_CACHE = (
     "{} does not hand its keys and values to transformers' cache, so that it cannot be run at the decision tokens "
-    "alone; choose a teacher of another architecture"
+    f"alone; {ANOTHER}"
 )
 
 
@@ -102,9 +102,5 @@ def _only_at(
         whole[row, column] = hidden[row, slot]
         return (whole, *output[1:]) if isinstance(output, tuple) else whole
 
-    hooks = [layer.register_forward_pre_hook(narrow, with_kwargs=True), layer.register_forward_hook(widen)]
-    try:
+    with layer.register_forward_pre_hook(narrow, with_kwargs=True), layer.register_forward_hook(widen):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from transformers import PreTrainedModel
 
-from fisher_ld.core.errors import UserError
+from fisher_ld.core.errors import ANOTHER, UserError
 
 
 def layers_name(model: PreTrainedModel) -> str:
@@ -16,7 +16,7 @@ def layers_name(model: PreTrainedModel) -> str:
     if len(names) != 1:
         raise UserError(
             f"expected one list of {wanted} transformer layers in {type(model.base_model).__name__}, found "
-            f"{len(names)}: take a teacher of another architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
+            f"{len(names)}: {ANOTHER}"
         )
     return names[0]
 

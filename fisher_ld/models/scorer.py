@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from fisher_ld.batches.packing import PackedBatch, in_pieces, longest_first, pac
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.core import ranks
 from fisher_ld.core.compute import Compute
-from fisher_ld.core.errors import UserError
+from fisher_ld.core.errors import ANOTHER, UserError
 from fisher_ld.core.progress import progress
 from fisher_ld.kernels.attention import STRIPS
 from fisher_ld.kernels.flex import FLEX, block_mask
@@ -85,7 +85,7 @@ class Scorer(nn.Module):
         if self.model.config._attn_implementation != wanted:
             raise UserError(
                 f"{type(self.model).__name__} has its own attention, which does not take the masks of packed rows: "
-                "choose a teacher of another architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
+                + ANOTHER
             )
 
     @property
@@ -145,19 +145,13 @@ class Scorer(nn.Module):
 
         mask = self._mask(batch)
         keep_attention = keeping(self.model) if with_attention else nullcontext(())
-        with only_at_decisions(self.layers[-1], batch.decision), keep_attention as attended:
-            hooks = [layer.register_forward_hook(keep) for layer in self.layers] if with_states else []
-            try:
-                with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=self.bf16):
-                    last = self.body(
-                        input_ids=batch.input_ids,
-                        position_ids=batch.position_ids,
-                        attention_mask=mask,
-                        use_cache=False,
-                    ).last_hidden_state  # (B, T, d), the last layer's only at the decision tokens
-            finally:
-                for hook in hooks:
-                    hook.remove()
+        with only_at_decisions(self.layers[-1], batch.decision), keep_attention as attended, ExitStack() as until:
+            for layer in self.layers if with_states else ():
+                until.enter_context(layer.register_forward_hook(keep))
+            with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=self.bf16):
+                last = self.body(
+                    input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=mask, use_cache=False
+                ).last_hidden_state  # (B, T, d), the last layer's only at the decision tokens
         no, yes = self.model.score(last[row, column].to(self.model.score.weight.dtype)).unbind(-1)  # (N,), (N,)
         return Scored(yes - no, torch.stack(states, 1) if states else None, hidden, attended)
 
@@ -191,11 +185,10 @@ class Scorer(nn.Module):
         place[tokens] = torch.arange(len(tokens), device=whole.device)
         embedding.weight = nn.Parameter(whole.detach()[tokens], requires_grad=whole.requires_grad)
         embedding.padding_idx = int(place[padding]) if padding is not None and padding in tokens else None
-        handle = embedding.register_forward_pre_hook(lambda module, given: (place[given[0]],))
         try:
-            yield
+            with embedding.register_forward_pre_hook(lambda module, given: (place[given[0]],)):
+                yield
         finally:
-            handle.remove()
             whole.data[tokens] = embedding.weight.detach()
             embedding.weight, embedding.padding_idx = whole, padding
 
@@ -210,15 +203,10 @@ class Scorer(nn.Module):
     def of_first_layer(cls, config: Any) -> Scorer:
         """One with random weights, of four words and the first layer alone of what a causal LM's config describes.
         Raises UserError as `from_causal_lm` does."""
-        small = with_layers(config, 1)
-        small.vocab_size, small.pad_token_id = 4, None
         try:
-            causal = AutoModelForCausalLM.from_config(small, dtype=torch.float32)
+            causal = AutoModelForCausalLM.from_config(with_layers(config, 1, words=4), dtype=torch.float32)
         except ValueError as error:
-            raise UserError(
-                f"transformers has no causal language model for {config.model_type}: take a teacher of another "
-                "architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
-            ) from error
+            raise UserError(f"transformers has no causal language model for {config.model_type}: {ANOTHER}") from error
         for parameter in causal.get_output_embeddings().parameters():  # so that a bias or soft capping tells
             parameter.data.normal_(0, 3)
         return cls(_with_answers(causal, 1, 2))
@@ -277,7 +265,7 @@ class Scorer(nn.Module):
         if length is None:
             raise UserError(
                 f"the config of {type(self.model).__name__} has no max_position_embeddings, so that prompts cannot be "
-                "checked against its context: take a teacher of another architecture"
+                f"checked against its context: {ANOTHER}"
             )
         return min(length, getattr(self.model.config, "sliding_window", None) or length)
 
@@ -302,12 +290,14 @@ def score_lists(
     return np.split(ranks.total(logits), lists.offsets[1:-1])
 
 
-def with_layers(config: Any, count: int) -> Any:
-    """A config with the first layers alone."""
+def with_layers(config: Any, count: int, words: int | None = None) -> Any:
+    """A config with the first layers alone, and with so few words (None: its own), of which none is for padding."""
     config = copy.deepcopy(config)
     config.num_hidden_layers = count
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:count]
+    if words:
+        config.vocab_size, config.pad_token_id = words, None
     return config
 
 
@@ -328,7 +318,7 @@ def _with_answers(causal: Any, yes: int, no: int) -> Any:
     except ValueError as error:
         raise UserError(
             f"transformers has no sequence classification model for {config.model_type}, which teacher "
-            "and students are: take a teacher of another architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
+            f"and students are: {ANOTHER}"
         ) from error
     setattr(model, model.base_model_prefix, causal.base_model)
     model.score = nn.Linear(rows.shape[1], 2, bias=False)
@@ -340,7 +330,6 @@ def _with_answers(causal: Any, yes: int, no: int) -> Any:
     if not torch.allclose(answer, expected, 1e-3, 1e-3):
         raise UserError(
             f"the yes and no rows of the head of {type(causal).__name__} give {answer.tolist()}, the model itself "
-            f"{expected.tolist()}: a head with a bias, a scale or soft capping is not supported; take a teacher of "
-            "another architecture (Llama, Qwen, Mistral, Gemma, GPT-2)"
+            f"{expected.tolist()}: a head with a bias, a scale or soft capping is not supported; {ANOTHER}"
         )
     return model

@@ -150,19 +150,13 @@ class _Again(torch.autograd.Function):
 
 def gather_rows(own: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
     """The rows (n_r, ...) of all ranks r, `sizes` of them, one rank after the other, with a gradient for its own."""
-    return _Gather.apply(own, sizes)  # pyright: ignore[reportReturnType]
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, own: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
-        ctx.begin, ctx.size = sum(sizes[: ranks.rank()]), len(own)
-        padded = own.new_zeros(max(sizes), *own.shape[1:])
-        padded[: len(own)] = own
-        found = [torch.empty_like(padded) for _ in sizes]
-        torch.distributed.all_gather(found, padded)
-        return torch.cat([rows[:size] for rows, size in zip(found, sizes, strict=True)])
-
-    @staticmethod
-    def backward(ctx, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return gradients[0][ctx.begin : ctx.begin + ctx.size] * ranks.world(), None
+    padded = own.new_zeros(max(sizes), *own.shape[1:])
+    padded[: len(own)] = own.detach()
+    found = [torch.empty_like(padded) for _ in sizes]
+    torch.distributed.all_gather(found, padded)
+    rows = [rows[:size] for rows, size in zip(found, sizes, strict=True)]
+    rows[ranks.rank()] = own
+    joined = torch.cat(rows)
+    if joined.requires_grad:
+        joined.register_hook(lambda gradient: gradient * ranks.world())
+    return joined

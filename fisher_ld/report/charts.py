@@ -17,6 +17,7 @@ from fisher_ld.batches.lists import MAIN
 from fisher_ld.experiments.claims import FISHER
 from fisher_ld.experiments.peers import front, places
 from fisher_ld.experiments.results import PROPOSED, Part
+from fisher_ld.fisher.profile import quarter
 from fisher_ld.report.names import (
     BLUE,
     GREY,
@@ -214,9 +215,9 @@ def profile(part: Part) -> Figure:
             yerr=100 * layers[f"{column}_share_standard_error"], error_kw=error,
         )  # fmt: skip
     count = int(rows["layer"].to_numpy().max())
-    quarter = max(1, count // 4)
-    for start in (0, count - quarter):
-        above.axvspan(start + 0.5, start + quarter + 0.5, color=GREY, alpha=0.12, linewidth=0, zorder=0)
+    shaded = quarter(count)
+    for start in (0, count - shaded):
+        above.axvspan(start + 0.5, start + shaded + 0.5, color=GREY, alpha=0.12, linewidth=0, zorder=0)
     above.set_title("Upper quarter of the layers over the lower (shaded):\n" + ", ".join(said))
     above.set_ylabel("share of the trace (%)")
     middle.set_ylabel("after adaptation (%)")

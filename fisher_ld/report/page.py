@@ -10,7 +10,7 @@ from fisher_ld.config.paths import TABLES, cell
 from fisher_ld.core.files import read_json, read_yaml
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.experiments.claims import judge
-from fisher_ld.experiments.record import cells
+from fisher_ld.experiments.record import took
 from fisher_ld.experiments.results import Part, Results
 from fisher_ld.experiments.tables import paper
 from fisher_ld.report import sections
@@ -88,10 +88,8 @@ def _paper(results: Results) -> list[Block]:
 def _costs(results: Results) -> list[Block]:
     """Of the cells of this run that left a run.json; that of the report itself is an older one."""
     rows, total = [], 0.0
-    for stage, body in read_yaml("dvc.yaml")["stages"].items():
-        names = cells(body, results.run.model_dump()) if stage != "report" else []
-        files = [cell(stage, *one) / "run.json" for one in names]
-        if found := [read_json(file) for file in files if file.is_file()]:
+    for stage, found in took(read_yaml("dvc.yaml")["stages"], results.run.model_dump()).items():
+        if stage != "report":
             seconds, peak = (f(c[key] for c in found) for f, key in ((sum, "seconds"), (max, "peak_memory_mib")))
             rows.append([stage, f"{len(found):,}", f"{seconds:,.0f}", f"{peak:,.0f}"])
             total += seconds
@@ -108,8 +106,8 @@ def _signals(results: Results) -> list[Block]:
         places += [(METHODS[m].label, cell("cache_signals", data, m)) for m in results.run.methods]
         for who, folder in places:
             if (folder / "signals.json").is_file():
-                found, took = read_json(folder / "signals.json"), read_json(folder / "run.json")
+                found, ran = read_json(folder / "signals.json"), read_json(folder / "run.json")
                 rows.append(
-                    [data, who, ", ".join(found["signals"]), f"{found['bytes'] / 1e6:,.0f}", f"{took['seconds']:,.0f}"]
+                    [data, who, ", ".join(found["signals"]), f"{found['bytes'] / 1e6:,.0f}", f"{ran['seconds']:,.0f}"]
                 )
     return [Table(["data set", "cached for", "signals", "MB", "seconds"], rows, words=(0, 1, 2))] if rows else []

@@ -45,7 +45,7 @@ def best_student(part: Part) -> tuple[str, int, dict[str, str | float]]:
         (fit["validation_ndcg_10"], model, seed)
         for model, fits in part.fits.items()
         if "/" in model
-        for seed, fit in zip(part.trained[model], fits, strict=True)
+        for seed, fit in zip(part.run.trained()[model], fits, strict=True)
     ]
     validation, model, seed = max(found, key=lambda entry: entry[0])
     student, method = model.split("/")

@@ -19,6 +19,8 @@ from fisher_ld.core.errors import UserError
 from fisher_ld.core.progress import progress
 from fisher_ld.models.sharded import divided_as
 
+CLIP = 1.0  # gradient norm
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -28,7 +30,6 @@ class Schedule:
     eval_every: int  # optimiser steps
     patience: int | None  # validations without a better score; None: never stop early
     checkpoint_every: int
-    clip: float = 1.0  # gradient norm
     begins: Sequence[int] = (0,)  # the steps with which a cycle of the rate begins
 
     def rate(self, step: int, steps: int) -> float:
@@ -145,7 +146,7 @@ def fit(
             total, parts, tokens = loss(plan[step], step)
             total.backward()
             ranks.average_gradients(list(trained.values()))
-            norm = _clip(kinds, schedule.clip)
+            norm = _clip(kinds)
             if not (torch.isfinite(total) and torch.isfinite(norm)):
                 raise UserError(
                     f"{training.label}: the loss is {total.item()} and its gradient norm {norm.item()} at step {step}, "
@@ -186,12 +187,12 @@ def resumed_of(value: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     return divided_as(value.to(p.device, copy=True), p)
 
 
-def _clip(kinds: Sequence[Sequence[nn.Parameter]], limit: float) -> torch.Tensor:
-    """Scales all gradients so that their common norm is at most `limit`; the norm before. `kinds`: parameters that are
+def _clip(kinds: Sequence[Sequence[nn.Parameter]]) -> torch.Tensor:
+    """Scales all gradients so that their common norm is at most CLIP; the norm before. `kinds`: parameters that are
     whole, and those that are divided among ranks."""
     present = [[p for p in part if p.grad is not None] for part in kinds]
     norms = [ranks.whole(nn.utils.get_total_norm([p.grad for p in part])) for part in present if part]  # type: ignore
     norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
     for part in present:
-        nn.utils.clip_grads_with_norm_(part, limit, norm)
+        nn.utils.clip_grads_with_norm_(part, CLIP, norm)
     return norm

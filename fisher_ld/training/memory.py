@@ -83,8 +83,7 @@ def _in_layer(name: str) -> bool:
 
 def kept_by_a_layer(config: Any, batch: PackedBatch, compute: Compute, frozen: bool) -> int:
     """Bytes that one layer keeps for the backward pass of `batch`, beside its weights."""
-    small = with_layers(config, 1)
-    small.vocab_size, small.pad_token_id = 4, None
+    small = with_layers(config, 1, words=4)
     scorer = Scorer(AutoModelForSequenceClassification.from_config(small, dtype=torch.float32)).on(compute)
     shared = {id(p): p for p in scorer.layers.parameters()}
     scorer.layers.append(copy.deepcopy(scorer.layers[0], shared))  # a second, for the last is narrow
@@ -118,13 +117,9 @@ def _keeping(layer: torch.nn.Module) -> Iterator[dict[int, int]]:
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     begin = layer.register_forward_pre_hook(lambda module, given: hooks.__enter__())
-    end = layer.register_forward_hook(lambda module, given, output: hooks.__exit__())
-    try:
+    with begin, layer.register_forward_hook(lambda module, given, output: hooks.__exit__()):
         yield found
-    finally:
-        begin.remove()
-        end.remove()
-        alive.clear()
+    alive.clear()
 
 
 def check_memory(need: Need, compute: Compute) -> None:

@@ -21,7 +21,7 @@ from fisher_ld.models.relations import HEADS
 from fisher_ld.models.scorer import Scored, Scorer, score_lists, unit_rms
 
 ROOT = Path(__file__).parents[2]
-MARKS = {"teacher": "aa", "tokenizer": "bb", "prompt": "cc", "data": "dd", "windows": "ff", "code": "ee"}
+MARKS = {"teacher": "aa", "tokenizer": "bb", "prompt": "cc", "data": "dd", "windows": "ff"}
 BOTH = ("logits", "states")
 SHAPE = {"examples": 10, "sizes": Sizes(layers=3, width=4, tokens=9), "shard_rows": 4}
 BATCH: Any = None  # logits and states are made of no batch

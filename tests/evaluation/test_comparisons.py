@@ -18,7 +18,7 @@ from fisher_ld.evaluation.significance import holm
 from tests.evaluation.world import DATA, fit, make_scores
 from tests.given import given
 
-PARAMS = given({"evaluate": {"bootstrap_samples": 200, "permutations": 500}}).evaluate
+PARAMS = given({"evaluate": {"permutations": 500}}).evaluate
 CATEGORIES = category_matrix([["a"], ["b"], ["a", "b"], ["c"], []] * 4)
 
 

@@ -73,7 +73,8 @@ def test_the_first_stage_is_the_best_with_all_labels_or_reads_where_items_are_co
 def test_lists_come_back_as_other_families_do(tmp_path):
     import polars as pl
 
-    pl.DataFrame({"user": range(2), "items": SEQUENCES}).write_parquet(tmp_path / "sequences.parquet")
+    liked = {"user": range(2), "items": [items.tolist() for items in SEQUENCES]}
+    pl.DataFrame(liked).write_parquet(tmp_path / "sequences.parquet")
     lists, _ = made()
     write_lists(tmp_path / "test_two-stage.parquet", lists)
     back = read_lists(tmp_path, "test_two-stage")

@@ -34,7 +34,7 @@ CHANGES = {
         | dict.fromkeys(("hidden_size", "intermediate_size", "heads", "kv_heads"))
     },
     "run": {"methods": list(METHODS), "seeds": list(range(SEEDS)), "shallow": ["truncated-1"]},
-    "evaluate": {"bootstrap_samples": 200, "permutations": 1000},
+    "evaluate": {"permutations": 1000},
     "efficiency": {"queries": 6},
     "gate": {"override": False},
     "cluster": {"threads": 1},

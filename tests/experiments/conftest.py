@@ -17,7 +17,7 @@ FEWER = {
     },
     "distill": {"batch_users": 2, "transfer_users": 2, "list_weight": 0.5},
     "teacher": {"adapt": {"batch_users": 1}},
-    "evaluate": {"margin": 0.01, "bootstrap_samples": 300, "permutations": 999},
+    "evaluate": {"margin": 0.01, "permutations": 999},
 }  # fmt: skip
 
 

@@ -10,7 +10,6 @@ from fisher_ld.distillation.methods import METHODS
 from fisher_ld.evaluation import efficiency, gate, meters
 from fisher_ld.evaluation.baselines.catalogue import rivals_of
 from fisher_ld.evaluation.calibration import calibration
-from fisher_ld.evaluation.calibration import models as answering
 from fisher_ld.evaluation.comparisons import Known, cut, evaluate
 from fisher_ld.evaluation.examples import examples
 from fisher_ld.evaluation.metrics.catalogue import METRICS
@@ -224,7 +223,7 @@ def write_data(params, paths, folder):
 def write_scored(params, paths):
     """Calibration and examples, of scores that start from a share of likes of a fifth."""
     rng = np.random.default_rng(4)
-    for model, seed in answering(params.run):
+    for model, seed in ((model, seed) for model, seeds in params.run.trained().items() for seed in seeds):
         for name, path in (("val", paths.validation(model, seed)), ("test_matched", paths.test(model, seed))):
             own = read_lists(paths.processed, name)
             z = rng.normal(-1.8, 1, (len(own), SIZE)) + skill(model) * (np.arange(SIZE) == own.positive[:, None])

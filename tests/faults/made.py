@@ -26,7 +26,7 @@ TINY = {
     "students": {"small": {"layers": 1, "hidden_size": 16, "heads": 2, "kv_heads": 1, "intermediate_size": 32}},
     "fisher": {"samples": 10, "update_interval": 2},
     "distill": {"precision": "fp32", "steps": 4, "eval_every": 2, "checkpoint_every": 1, "val_users": 4},
-    "evaluate": {"bootstrap_samples": 50, "permutations": 500},
+    "evaluate": {"permutations": 500},
     "efficiency": {"queries": 2},
     "cluster": {"threads": 1},
     "tracking": {"system_metrics": False},

@@ -21,11 +21,10 @@ def assert_equal(result, case, rtol):
 
 
 @pytest.mark.parametrize("gram_form", [True, False, None], ids=["gram", "gradient", "cheaper"])
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_norms_are_those_of_the_naive_loop(case, prompts, side, gram_form, monkeypatch):
+def test_norms_are_those_of_the_naive_loop(case, prompts, gram_form, monkeypatch):
     if gram_form is not None:
         monkeypatch.setattr("fisher_ld.fisher.hooks.gram_is_cheaper", lambda *sizes: gram_form)
-    assert_equal(gradient_norms(Scorer(case.model), pad_prompts(prompts, side)), case, 1e-10)
+    assert_equal(gradient_norms(Scorer(case.model), pad_prompts(prompts)), case, 1e-10)
 
 
 def assert_list(lists, row, expected, rtol):
@@ -37,20 +36,18 @@ def assert_list(lists, row, expected, rtol):
 
 
 @pytest.mark.parametrize("gram_form", [True, False, None], ids=["gram", "gradient", "cheaper"])
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_a_lists_weighted_gradient_has_one_norm(case, naive_of_list, prompts, side, gram_form, monkeypatch):
+def test_a_lists_weighted_gradient_has_one_norm(case, naive_of_list, prompts, gram_form, monkeypatch):
     """Of two lists of two prompts, from the backward pass that gives each example's norm."""
     if gram_form is not None:
         monkeypatch.setattr("fisher_ld.fisher.hooks.gram_is_cheaper", lambda *sizes: gram_form)
-    result = gradient_norms(Scorer(case.model), pad_prompts(prompts, side), candidates=2)
+    result = gradient_norms(Scorer(case.model), pad_prompts(prompts), candidates=2)
     assert_equal(result, case, 1e-10)
     for row in range(2):
         assert_list(result.lists, row, naive_of_list(case.model, prompts[2 * row : 2 * row + 2]), 1e-10)
 
 
 @pytest.mark.parametrize("gram_form", [True, False, None], ids=["gram", "gradient", "cheaper"])
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_what_a_lists_prompts_have_in_common_counts_once(case, naive_of_list, side, gram_form, monkeypatch):
+def test_what_a_lists_prompts_have_in_common_counts_once(case, naive_of_list, gram_form, monkeypatch):
     """Two lists of three prompts, which share eight and nine tokens. One of them ends there."""
     if gram_form is not None:
         monkeypatch.setattr("fisher_ld.fisher.hooks.gram_is_cheaper", lambda *sizes: gram_form)
@@ -59,12 +56,12 @@ def test_what_a_lists_prompts_have_in_common_counts_once(case, naive_of_list, si
     monkeypatch.setattr(Sums, "joined", lambda sums, x: lengths.append((result := plain(sums, x)).shape[:2]) or result)
     history, other = [3, 4, 0, 6, 3, 3, 9, 8], [7, 7, 5, 4, 3, 2, 2, 6, 1]
     lists = [[[*history, *end] for end in ([5], [6, 7], [])], [[*other, *end] for end in ([5, 3, 2, 1], [9], [8, 8])]]
-    batch = pad_prompts([prompt for prompts in lists for prompt in prompts], side)
+    batch = pad_prompts([prompt for prompts in lists for prompt in prompts])
     result = gradient_norms(Scorer(case.model), batch, candidates=3)
     for row, prompts in enumerate(lists):
         assert_list(result.lists, row, naive_of_list(case.model, prompts), 1e-10)
     longest = len(other) + 4
-    assert (2, 8 + 3 * (longest - 8) if side == "right" else 3 * longest) in lengths
+    assert (2, 8 + 3 * (longest - 8)) in lengths
 
 
 @pytest.mark.parametrize("architecture", ["llama", "llama-biases", "qwen3", "gemma", "gpt2"])
@@ -111,11 +108,10 @@ def test_attention_is_by_strips_meanwhile(build_model, prompts, monkeypatch, att
     assert len(taken) == strips  # once a layer
 
 
-@pytest.mark.parametrize("layers", [None, [1]], ids=["all", "one"])
-def test_a_swiglu_keeps_gate_and_up_alone(build_model, prompts, layers):
+def test_a_swiglu_keeps_gate_and_up_alone(build_model, prompts):
     model, batch, kept = build_model(), pad_prompts(prompts), []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.shape) or x, lambda x: x):
-        gradient_norms(Scorer(model), batch, layers)
+        gradient_norms(Scorer(model), batch)
     assert kept.count((*batch.input_ids.shape, model.config.intermediate_size)) == 2 * 2  # the last layer's are short
 
 
@@ -172,16 +168,6 @@ def test_the_logit_is_that_of_the_plain_model(build_model, prompts):
     batch = pad_prompts(prompts[1:2])
     no, yes = model(batch.input_ids, attention_mask=batch.attention_mask).logits[0]
     torch.testing.assert_close(logits_of(model, batch)[0], yes - no)
-
-
-def test_layer_subset(build_model, prompts):
-    model, batch = build_model(), pad_prompts(prompts)
-    every, some = gradient_norms(Scorer(model), batch), gradient_norms(Scorer(model), batch, layers=[3, 1])
-    torch.testing.assert_close(some.layers, every.layers[:, [2, 0]])
-    torch.testing.assert_close(some.normalisation, every.normalisation[:, [2, 0]])
-    torch.testing.assert_close(some.sensitivity, every.sensitivity[:, [2, 0]])
-    with pytest.raises(UserError, match="from 1 to 3"):
-        gradient_norms(Scorer(model), batch, layers=[0])
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -280,11 +266,8 @@ def test_another_head_is_refused(build_model, prompts):
         gradient_norms(Scorer(model), pad_prompts(prompts))
 
 
-def test_prompts_are_padded_on_either_side():
-    right, left = pad_prompts([[5, 6], [7, 8, 9]]), pad_prompts([[5, 6], [7, 8, 9]], "left")
-    assert right.input_ids.tolist() == [[5, 6, 0], [7, 8, 9]]
-    assert right.attention_mask.tolist() == [[1, 1, 0], [1, 1, 1]]
-    assert right.decision.tolist() == [1, 2]
-    assert left.input_ids.tolist() == [[0, 5, 6], [7, 8, 9]]
-    assert left.attention_mask.tolist() == [[0, 1, 1], [1, 1, 1]]
-    assert left.decision.tolist() == [2, 2]
+def test_prompts_are_padded_behind():
+    found = pad_prompts([[5, 6], [7, 8, 9]])
+    assert found.input_ids.tolist() == [[5, 6, 0], [7, 8, 9]]
+    assert found.attention_mask.tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert found.decision.tolist() == [1, 2]

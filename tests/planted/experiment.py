@@ -44,7 +44,7 @@ PARAMS = given(
             "explicit_l2": False, "temperature": 4.0, "layer_map": "all", "learning_rate": 6.0e-3, "steps": STEPS,
             "batch_users": 2, "transfer_users": 8, "warmup": 0.1, "eval_every": STEPS, "checkpoint_every": STEPS,
         },
-        "evaluate": {"margin": 0.01, "bootstrap_samples": 100, "permutations": 500},
+        "evaluate": {"margin": 0.01, "permutations": 500},
     }
 )  # fmt: skip
 WORLD = World(labelled=30, transfer=250, validation=50, test=250)

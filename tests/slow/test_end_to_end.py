@@ -39,7 +39,7 @@ SMALL = {
                           "intermediate_size": 128, "vocabulary": "pruned"}},
     "fisher": {"samples": 10, "update_interval": 2},
     "distill": {"steps": 12, "eval_every": 6, "checkpoint_every": 3, "val_users": 8},
-    "evaluate": {"bootstrap_samples": 200, "permutations": 500},
+    "evaluate": {"permutations": 500},
     "efficiency": {"queries": 2},
     "tracking": {"system_metrics": False},
 }  # fmt: skip
@@ -257,18 +257,18 @@ def test_a_second_student_shape_runs_its_own_cells_alone(project):
 
 def test_a_temporary_experiment_lands_in_the_same_store(project):
     before = len(parents(project))
-    run(project, "dvc", "exp", "run", "--temp", "-S", "evaluate.bootstrap_samples=190")
+    run(project, "dvc", "exp", "run", "--temp", "-S", "evaluate.permutations=510")
     found = parents(project)
     assert len(found) == before + 1
-    (new,) = [p for p in found if p.data.params["evaluate.bootstrap_samples"] == "190"]
+    (new,) = [p for p in found if p.data.params["evaluate.permutations"] == "510"]
     assert new.info.status == "FINISHED"
 
 
 def test_two_queue_workers_write_to_the_same_store(project):
     """A change of an evaluation parameter, so that no model is trained, scored or timed again."""
-    draws = {"150", "250"}
+    draws = {"520", "530"}
     for count in draws:
-        run(project, "dvc", "exp", "run", "--queue", "-S", f"evaluate.bootstrap_samples={count}")
+        run(project, "dvc", "exp", "run", "--queue", "-S", f"evaluate.permutations={count}")
     # without pipes, which the workers would hold open until they end
     start(project, "dvc", "queue", "start", "-j", "2", OMP_NUM_THREADS="1").wait()
     deadline = time.monotonic() + 300
@@ -276,7 +276,7 @@ def test_two_queue_workers_write_to_the_same_store(project):
         assert time.monotonic() < deadline, status
         time.sleep(2)
     assert status.count("Success") == 2, status
-    found = [p for p in parents(project) if p.data.params["evaluate.bootstrap_samples"] in draws]
+    found = [p for p in parents(project) if p.data.params["evaluate.permutations"] in draws]
     assert len(found) == 2
     for parent in found:
         assert parent.info.status == "FINISHED"

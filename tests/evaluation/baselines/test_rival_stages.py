@@ -48,7 +48,8 @@ def project(tmp_path, monkeypatch):
     pl.DataFrame(items).write_parquet(DATA.processed / "items.parquet")
     users = {"user": everyone, "train_positives": 10, "test": True, "touched": sequences}
     pl.DataFrame(users).write_parquet(DATA.processed / "users.parquet")
-    pl.DataFrame({"user": everyone, "items": sequences}).write_parquet(DATA.processed / "sequences.parquet")
+    liked = {"user": everyone, "items": [items.tolist() for items in sequences]}
+    pl.DataFrame(liked).write_parquet(DATA.processed / "sequences.parquet")
     save_file({name: rng.normal(size=(ITEMS, 4)).astype(np.float16) for name in DEPTHS}, DATA.item_states)
 
 
