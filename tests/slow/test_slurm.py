@@ -14,6 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+
+from tests.slow.test_end_to_end import SMALL, begin, environment, run
+from tests.slow.test_registry import free_port
 
 ROOT = Path(__file__).parents[2]
 CONF = Path(__file__).parent / "slurm.conf"
@@ -284,3 +288,46 @@ def test_a_waiting_process_that_was_killed(project):
     assert left
     code, said = project.run("long")
     assert code == 0 and f"job {left}, left in the queue by an earlier run, is cancelled\n" in said
+
+
+def test_cells_of_a_sweep_are_jobs_side_by_side(cluster, tmp_path):
+    """Two students in training at once, each a job; dvc.lock and the store of MLflow are whole afterwards."""
+    project = tmp_path / "project"
+    uri = f"http://127.0.0.1:{free_port()}"
+    store = [
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/mlflow.db",
+        "--artifacts-destination",
+        str(tmp_path / "kept"),
+    ]
+    command = [sys.executable, "-m", "mlflow", "server", *store, "--port", uri.rpartition(":")[2], "--workers", "1"]
+    with open(tmp_path / "server.log", "w") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
+        try:
+            methods = ["none", "uniform", "linear"]
+            few = {
+                "run": {"methods": methods, "seeds": [0]},
+                "tracking": {"uri": uri},
+                "evaluate": {"permutations": 500},
+            }
+            begin(project, SMALL, few, {"cluster": {"cells": 2, "stages": {"distill": {"launcher": "slurm"}}}})
+            with open(tmp_path / "out", "w") as out, subprocess.Popen(
+                [sys.executable, "-m", "fisher_ld.run.cells"], cwd=project, stdout=out, stderr=out,
+                env=environment(SLURM_CONF=cluster["SLURM_CONF"]),
+            ) as cells:  # fmt: skip
+                at_once = 0
+                while cells.poll() is None:
+                    asked = ["squeue", "-h", "-t", "RUNNING", "-o", "%j"]
+                    at_once = max(
+                        at_once, subprocess.run(asked, capture_output=True, env=cluster).stdout.count(b"distill")
+                    )
+                    time.sleep(0.3)
+            assert cells.returncode == 0, (tmp_path / "out").read_text()[-3000:]
+            assert at_once == 2
+            assert "up to date" in run(project, "dvc", "status")
+            client = MlflowClient(uri)
+            runs = client.search_runs([e.experiment_id for e in client.search_experiments()], max_results=1000)
+            trained = [found for found in runs if found.info.run_name.startswith("distill@")]
+            assert len(trained) == len(methods) and {found.info.status for found in trained} == {"FINISHED"}
+            assert len({found.data.tags["mlflow.parentRunId"] for found in trained}) == 1
+        finally:
+            server.terminate()
