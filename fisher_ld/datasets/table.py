@@ -37,7 +37,7 @@ def parts(source: DataSource) -> list[Part]:
     for name, address in tables.items():
         folder = work_root() / Path(address.removeprefix("file://")).expanduser()
         if "://" not in address.removeprefix("file://") and folder.is_dir():
-            files = [file for file in sorted(folder.iterdir()) if file.name.lower().endswith(SUFFIXES)]
+            files = [file for file in sorted(folder.iterdir(), key=_counted) if file.name.lower().endswith(SUFFIXES)]
             if not files:
                 raise UserError(f"{folder}: expected a folder with files ending in {', '.join(SUFFIXES)}, got none")
             found += [Part(str(file), f"{name}-{i:05d}{_suffix(file.name)}") for i, file in enumerate(files)]
@@ -82,6 +82,11 @@ class _Form:
     encoding: str = "utf-8"
     delimiter: str = ","
     escape: str | None = None
+
+
+def _counted(path: Path) -> list[str | int]:
+    """Sorts part-2 before part-10."""
+    return [int(piece) if piece.isdigit() else piece for piece in re.split(r"([0-9]+)", path.name)]
 
 
 def _find(raw: Path, name: str) -> list[Path]:

@@ -38,7 +38,7 @@ RAW_CHARACTERS = 2000  # of an unreadable row that are kept
 @dataclass(frozen=True)
 class Raw:
     """interactions: user str, item str, rating f64 or null, timestamp i64 (seconds) or null, order i64 (the source's,
-    or nanoseconds beyond the second), row i64. items: item str (unique), title str or null, categories list[str], and
+    or nanoseconds beyond the second), row i64 (over all parts). items: item str (unique), title str or null, categories list[str], and
     the fields asked for (str or null). rejected: file, row, reason, raw. rows: file -> rows in it, readable or not.
     repeated: items that have several rows."""
 
@@ -114,16 +114,20 @@ def _write_interactions(source: Interactions, missing: Collection[str], rejects:
     fields |= {name: field for name, field in optional.items() if field is not None}
     clock = None if source.own else Clock("milliseconds" if source.milliseconds else "seconds")
     schema = pl.DataFrame(schema=INTERACTIONS).to_arrow().schema
-    numbers = True
+    numbers, file, before, last = True, "", 0, 0
     with pq.ParquetWriter(target, schema, compression="lz4", use_dictionary=False, write_statistics=False) as writer:
         for block in source.blocks:
+            if block.file != file:  # rows of a later part come after those of the earlier ones
+                file, before = block.file, last
+            rows = pl.Series(block.numbers, dtype=pl.Int64) + before
+            last = max([last, *rows[-1:]])
             table = block.table.select(pl.col(field).alias(name) for name, field in fields.items())
             if missing:
                 table = table.with_columns(pl.when(~pl.all().is_in(list(missing))).then(pl.all()))
             if clock is None and "timestamp" in fields and table["timestamp"].count():
                 clock = find_clock(table["timestamp"])
                 print(f"{block.file}: {clock.what}", file=sys.stderr, flush=True)
-            table = _same_ids(table).with_columns(row=pl.Series(block.numbers, dtype=pl.Int64))
+            table = _same_ids(table).with_columns(row=rows)
             checked = _check(table, source, clock or Clock())
             rejects.of(block, checked["reason"])
             writer.write_table(checked.filter(pl.col("reason").is_null()).select(*INTERACTIONS).to_arrow())

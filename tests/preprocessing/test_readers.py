@@ -284,6 +284,24 @@ def test_a_table_in_parts_is_read_whole_and_an_empty_part_is_none(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("timed", [True, False])
+def test_a_table_cut_into_parts_keeps_its_order(tmp_path, timed):
+    head, lines = "user_id,item_id,time", [f"a,{i},1500000000" for i in (3, 1, 4, 1, 5, 9, 2, 6)]
+    cut = {
+        f"interactions-{i:05d}.csv": [head, *lines[begin:end]] for i, begin, end in ((0, 0, 5), (1, 5, 6), (2, 6, 8))
+    }
+    found = []
+    for name, files in (("one", {"interactions.csv": [head, *lines]}), ("parts", cut)):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, files | {"items.csv": ["item_id,title", "1,X"]})
+        columns = Columns(**NAMES, timestamp="time") if timed else Columns(**NAMES, order="time")
+        likes = read(tmp_path / name, DataSource(**TABLE, columns=columns)).interactions
+        found.append(likes.sort("user", "timestamp", "order", "row").collect())
+    assert found[0]["item"].equals(found[1]["item"])
+    assert found[1]["item"].to_list() == list("31415926")
+    assert found[1]["row"].is_unique().all()
+
+
 @pytest.mark.parametrize("numbers", ["interactions", "items"])
 def test_a_number_on_one_side_is_text_with_zeros_on_the_other(tmp_path, numbers):
     likes = pl.DataFrame({"user_id": ["a", "a"], "item_id": [7, 40], "pos": [1, 2]})
