@@ -55,8 +55,8 @@ def delimited(
     escape: str | None = None,
 ) -> Iterator[Row]:
     """Records of a delimited file. `header` None: it is the first line; a `required` column it lacks raises UserError.
-    A `quoted` field may hold delimiters, doubled quotes (or quotes after `escape`) and line breaks. A delimiter of
-    several characters is not for quoted files."""
+    A `quoted` field may hold delimiters, doubled quotes (or quotes after `escape`, which else stays as it is but
+    before itself and a delimiter) and line breaks. A delimiter of several characters is not for quoted files."""
     with utf8(path, encoding) as file:
         lines = Lines(file)
         rows = split(lines, delimiter, quoted, escape)
@@ -223,11 +223,15 @@ def _plain_rows(lines: Lines, delimiter: str) -> Iterator[Fields]:
 
 def _quoted_rows(lines: Lines, delimiter: str, escape: str | None) -> Iterator[Fields]:
     taken: list[str] = []  # the lines of the current row
+    escaped = re.compile(re.escape(escape) + f'(["{re.escape(escape + delimiter)}]?)') if escape else None
+
+    def kept(match: re.Match[str]) -> str:  # the mark is a letter as any other, but before what it can escape
+        return match[0] if match[1] else 2 * match[0]
 
     def feed() -> Iterator[str]:
         for line in lines:
             taken.append(line)
-            yield line
+            yield escaped.sub(kept, line) if escaped else line
 
     reader = csv.reader(feed(), delimiter=delimiter, strict=True, escapechar=escape)
     while True:

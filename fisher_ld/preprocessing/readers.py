@@ -38,9 +38,9 @@ RAW_CHARACTERS = 2000  # of an unreadable row that are kept
 @dataclass(frozen=True)
 class Raw:
     """interactions: user str, item str, rating f64 or null, timestamp i64 (seconds) or null, order i64 (the source's,
-    or nanoseconds beyond the second), row i64 (over all parts). items: item str (unique), title str or null, categories list[str], and
-    the fields asked for (str or null). rejected: file, row, reason, raw. rows: file -> rows in it, readable or not.
-    repeated: items that have several rows."""
+    or nanoseconds beyond the second), row i64 (over all parts). items: item str (unique), title str or null, categories
+    list[str], and the fields asked for (str or null). rejected: file, row, reason, raw. rows: file -> rows in it,
+    readable or not. repeated: items that have several rows."""
 
     interactions: pl.LazyFrame
     items: pl.DataFrame

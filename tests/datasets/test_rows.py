@@ -67,6 +67,17 @@ def test_quoted_fields_hold_anything(tmp_path):
     assert (second.number, second.record["title"]) == (4, "d")
 
 
+def test_a_backslash_stays_but_before_what_it_escapes(tmp_path):
+    lines = [r"id,a,b", r'\N,"\N",DOM\joe', r'1,"a \"b\" c",C:\\x', r'2,"C:\d, \\\"e\"",x\,y', '3,"a\\', 'b",c\\']
+    path = write(tmp_path, "a.csv", "\n".join(lines))
+    assert [tuple(row.record.values()) for row in delimited(path, quoted=True, escape="\\")] == [
+        ("\\N", "\\N", "DOM\\joe"),
+        ("1", 'a "b" c', "C:\\x"),
+        ("2", 'C:\\d, \\"e"', "x,y"),
+        ("3", "a\\\nb", "c\\"),
+    ]
+
+
 def test_a_stray_quote_costs_every_line_it_swallows(tmp_path):
     path = write(tmp_path, "a.csv", 'id,title\n1,"open\n2,b\n3,"c" d\n4,e\n5,"never closed\n6,f\n')
     rows = list(delimited(path, quoted=True))

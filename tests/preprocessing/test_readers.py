@@ -20,10 +20,10 @@ def write(folder, files):
         (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
 
 
-def read(folder, source, fields=()):
+def read(folder, source, fields=(), missing=()):
     work = folder / "work"
     work.mkdir()
-    return read_source(folder, source, work, fields)
+    return read_source(folder, source, work, fields, missing)
 
 
 def rows(raw):
@@ -315,6 +315,16 @@ def test_a_number_on_one_side_is_text_with_zeros_on_the_other(tmp_path, numbers)
             frame.with_columns(zeros).write_csv(tmp_path / f"{name}.csv")
     raw = read(tmp_path, DataSource(**TABLE, columns=Columns(**NAMES, order="pos")))
     assert [row[1] for row in rows(raw)] == raw.items["item"].to_list() == ["7", "40"]
+
+
+def test_the_missing_word_of_a_dump_with_escaped_quotes(tmp_path):
+    likes = ["user_id,item_id,r,pos", r'"a\"b","x",\N,1', r'"DOM\joe","x",5,2', r'\N,"x",5,3']
+    items = ["item_id,title", r'"x","A \"B\""', r"y,\N"]
+    write(tmp_path, {"interactions.csv": likes, "items.csv": items})
+    raw = read(tmp_path, DataSource(**TABLE, columns=Columns(**NAMES, rating="r", order="pos")), missing=[r"\N"])
+    assert [row[:3] for row in rows(raw)] == [("DOM\\joe", "x", 5.0)]
+    assert raw.rejected["reason"].to_list() == ["missing rating", "missing user id"]
+    assert raw.items["title"].to_list() == ['A "B"', None]
 
 
 def test_a_decimal_comma_in_ratings(tmp_path):
