@@ -27,19 +27,19 @@ SUFFIXES = (*(suffix + packed for packed in ("", *PACKED) for suffix in (*TEXT, 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 SAMPLE = 1 << 18  # bytes
 SAMPLED_ITEMS = 10_000
+NAMED = 5  # files in a message
+DOCUMENT = re.compile(r"(readme|licen[cs]e|copying|notice|changelog|citation)\b", re.IGNORECASE)
 
 
 def parts(source: DataSource) -> list[Part]:
     """Each table under its name here, with its suffix there; of a local folder every table in it, one by one. Raises
-    UserError for another suffix."""
+    UserError for another suffix, also of a file in the folder, which would else be lost."""
     tables = {"interactions": source.interactions or "", "items": source.items or ""}
     found = []
     for name, address in tables.items():
         folder = work_root() / Path(address.removeprefix("file://")).expanduser()
         if "://" not in address.removeprefix("file://") and folder.is_dir():
-            files = [file for file in sorted(folder.iterdir(), key=_counted) if file.name.lower().endswith(SUFFIXES)]
-            if not files:
-                raise UserError(f"{folder}: expected a folder with files ending in {', '.join(SUFFIXES)}, got none")
+            files = _tables(folder)
             found += [Part(str(file), f"{name}-{i:05d}{_suffix(file.name)}") for i, file in enumerate(files)]
         else:
             found.append(Part(address, f"{name}{_suffix(address)}"))
@@ -82,6 +82,23 @@ class _Form:
     encoding: str = "utf-8"
     delimiter: str = ","
     escape: str | None = None
+
+
+def _tables(folder: Path) -> list[Path]:
+    """All in it but what is hidden, by other programs too (_SUCCESS), and documents."""
+    shown = [path for path in sorted(folder.iterdir(), key=_counted) if not path.name.startswith((".", "_"))]
+    documents = [path for path in shown if DOCUMENT.match(path.name) and path.is_file()]
+    files = [path for path in shown if path not in documents]
+    others = [path for path in files if path.is_dir() or not path.name.lower().endswith(SUFFIXES)]
+    if others or not files:
+        named = ", ".join(path.name + "/" * path.is_dir() for path in others[:NAMED]) + ", .." * (len(others) > NAMED)
+        raise UserError(
+            f"{folder}: expected a folder with files ending in {', '.join(SUFFIXES)}, got {named or 'none'}"
+            + ("; convert what holds rows, and move all else to another folder" if others else "")
+        )
+    if documents:
+        _say(f"{folder}: left out {', '.join(path.name for path in documents)}")
+    return files
 
 
 def _counted(path: Path) -> list[str | int]:
