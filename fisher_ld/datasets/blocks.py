@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,8 +24,9 @@ from fisher_ld.datasets.rows import (
     Lines,
     Row,
     as_rows,
-    check_columns,
+    broken_rows,
     count_lines,
+    decoded,
     json_rows,
     open_parquet,
     read_header,
@@ -89,19 +91,24 @@ def json_blocks(path: Path, names: Sequence[str], encoding: str = "utf-8") -> It
 
 def parquet_blocks(path: Path, names: Sequence[str]) -> Iterator[Block]:
     """The columns `names` of a Parquet file; times as seconds since 1970."""
-    number, file = 0, open_parquet(path)
-    check_columns(path, file.schema_arrow.names, names)
+    number, file, distinct = 0, open_parquet(path, names), list(dict.fromkeys(names))
     with file, progress(file.metadata.num_rows, f"Reading {path.name}", "rows") as bar:
-        for batch in file.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(names))):
-            table = pl.DataFrame([_as_text(name, batch.column(name)) for name in dict.fromkeys(names)])
-
-            def raw(i: int, batch: pa.RecordBatch = batch) -> str:
-                return json.dumps(batch.slice(i, 1).to_pylist()[0], default=str, ensure_ascii=False)
-
+        for batch in file.iter_batches(BATCH_ROWS, columns=distinct):
+            batch = pa.RecordBatch.from_arrays([decoded(batch.column(name)) for name in distinct], names=distinct)
+            numbers: Sequence[int] = range(number + 1, number + 1 + batch.num_rows)
+            number += batch.num_rows
+            bad = [Row(numbers[i], {}, "wrong encoding", _json(batch, i)) for i in broken_rows(batch)]
+            if bad:
+                good = np.setdiff1d(numbers, [row.number for row in bad])
+                batch, numbers = batch.take(pa.array(good - numbers[0])), good.tolist()
+            table = pl.DataFrame([_as_text(name, decoded(batch.column(name))) for name in distinct])
             numeric = frozenset(field.name for field in batch.schema if _is_number(field.type))
-            yield Block(path.name, table, range(number + 1, number + 1 + len(table)), raw, numeric=numeric)
-            number += len(table)
-            bar.advance(len(table))
+            yield Block(path.name, table, numbers, partial(_json, batch), bad, numeric)
+            bar.advance(len(table) + len(bad))
+
+
+def _json(batch: pa.RecordBatch, row: int) -> str:
+    return json.dumps(batch.slice(row, 1).to_pylist()[0], default=str, ensure_ascii=False)
 
 
 def of_rows(path: Path, rows: Iterable[Row], names: Sequence[str]) -> Block:

@@ -199,6 +199,10 @@ def _read_items(
         numbers &= isinstance(record[source.item], int | float)
         item = re.sub(r"^(-?\d+)\.0$", r"\1", item)
         described = source.describe(record)
+        used = (record[source.item], *(described.get(name) for name in ("title", "categories", *fields)))
+        if any(isinstance(value, bytes) for value in used):
+            rejects.add(source.path.name, row, "wrong encoding")
+            continue
         available |= dict.fromkeys(described)
         if item in found:
             repeated.add(item)

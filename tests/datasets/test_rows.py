@@ -139,6 +139,10 @@ def test_parquet_times_become_seconds(tmp_path):
         {"t": 1577836800, "d": 1577836800, "n": 1, "l": ["a"]},
         {"t": None, "d": 1577836800, "n": 2, "l": None},
     ]
+    with pytest.raises(UserError, match=r"got durations in w; write them as numbers"):
+        table = pl.DataFrame({"w": [datetime.timedelta(1)], "i": ["a"]})
+        table.write_parquet(tmp_path / "c.parquet")
+        list(parquet(tmp_path / "c.parquet", required=("i", "w")))
     write(tmp_path, "b.parquet", "no Parquet")
     with pytest.raises(UserError, match="not a Parquet file"):
         list(parquet(tmp_path / "b.parquet"))

@@ -237,6 +237,23 @@ def test_unreadable_parquet_rows_are_kept_as_json(tmp_path):
     assert json.loads(rejected[3]) == {"user_id": None, "item_id": "y", "pos": 2}
 
 
+def test_parquet_bytes_that_are_no_utf8_are_rejected_on_both_sides(tmp_path):
+    ids = [b"x", b"\xff\x01", b"\xfe\x01", b"z"]
+    likes = pl.DataFrame({"user_id": ["a"] * 4, "item_id": ids, "pos": [1, 2, 3, 4]})
+    items = pl.DataFrame({"item_id": ids, "title": [b"X", b"Y", b"Y", b"nan"], "tags": [[b"t"], [], [], [b"t", b"u"]]})
+    likes.write_parquet(tmp_path / "interactions.parquet")
+    items = items.vstack(pl.DataFrame({"item_id": [b"v", b"w"], "title": [b"V", b"\xff"], "tags": [[b"\xff"], []]}))
+    items.write_parquet(tmp_path / "items.parquet")
+    columns = Columns(**NAMES, order="pos", categories="tags")
+    raw = read(tmp_path, DataSource(**TABLE, columns=columns), missing=["nan"])
+    assert [row[1] for row in rows(raw)] == ["x", "z"]
+    assert raw.items.rows() == [("x", "X", ["t"]), ("z", None, ["t", "u"])]
+    assert [row[:3] for row in raw.rejected.rows()] == [
+        *(("interactions.parquet", row, "wrong encoding") for row in (2, 3)),
+        *(("items.parquet", row, "wrong encoding") for row in (2, 3, 5, 6)),
+    ]
+
+
 def test_batches_do_not_matter(tmp_path, monkeypatch):
     lines = [f"u{i % 7},i{i % 5},{i % 7},{1_000_000 + i}" for i in range(50)]  # ratings 0 and 6 are impossible
     write(
