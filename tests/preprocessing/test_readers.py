@@ -334,6 +334,46 @@ def test_a_number_on_one_side_is_text_with_zeros_on_the_other(tmp_path, numbers)
     assert [row[1] for row in rows(raw)] == raw.items["item"].to_list() == ["7", "40"]
 
 
+FORMS = {
+    "json": ("jsonl", lambda number: {"item_id": number}),
+    "json float": ("jsonl", lambda number: {"item_id": float(number)}),
+    "csv": ("csv", lambda number: f"{number}"),
+    "csv with zeros": ("csv", lambda number: f"{number:020d}"),
+    "csv to the cent": ("csv", lambda number: f"{number}.00"),
+    "csv with a comma": ("csv", lambda number: f'"{number},0"'),
+    "csv of floats": ("csv", lambda number: f"{float(number)}"),
+    "parquet": ("parquet", pl.Int64),
+    "parquet float": ("parquet", pl.Float64),
+    "parquet decimal": ("parquet", pl.Decimal(20, 2)),
+}
+
+
+@pytest.mark.parametrize("likes", FORMS)
+@pytest.mark.parametrize("items", FORMS)
+def test_ids_that_mean_the_same_are_the_same(tmp_path, likes, items):
+    numbers = [7, 40, 10**16]
+    for name, form, more in (("interactions", likes, {"user_id": "a", "pos": 1}), ("items", items, {"title": "X"})):
+        suffix, write_id = FORMS[form]
+        path = tmp_path / f"{name}.{suffix}"
+        if suffix == "parquet":
+            ids = pl.Series("item_id", numbers).cast(write_id)
+            pl.DataFrame([ids]).with_columns(pl.lit(value).alias(key) for key, value in more.items()).write_parquet(
+                path
+            )
+        elif suffix == "csv":
+            write(tmp_path, {path.name: [",".join(["item_id", *more])] + [
+                ",".join([write_id(number), *map(str, more.values())]) for number in numbers
+            ]})  # fmt: skip
+        else:
+            write(tmp_path, {path.name: [write_id(number) | more for number in numbers]})
+    raw = read(tmp_path, DataSource(**TABLE, columns=Columns(**NAMES, order="pos")))
+    found, rest = [row[1] for row in rows(raw)], raw.items["item"].to_list()
+    if "csv with zeros" in (likes, items) and all(FORMS[form][0] == "csv" for form in (likes, items)):
+        assert (found == rest) == (likes == items)  # text on both sides: zeros count
+    else:
+        assert found == rest == ["7", "40", "10000000000000000"]
+
+
 def test_the_missing_word_of_a_dump_with_escaped_quotes(tmp_path):
     likes = ["user_id,item_id,r,pos", r'"a\"b","x",\N,1', r'"DOM\joe","x",5,2', r'\N,"x",5,3']
     items = ["item_id,title", r'"x","A \"B\""', r"y,\N"]
