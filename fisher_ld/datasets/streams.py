@@ -53,6 +53,12 @@ def find_encoding(path: Path) -> str:
         return "cp1252" if bad > good else "utf-8"
 
 
+def is_empty(path: Path) -> bool:
+    """Whether a text file has nothing but blanks, byte order marks and zeros."""
+    with open(path, "rb") as file, _unpacked(path, file) as inner:
+        return not inner.read(CHUNK).strip(b"".join((codecs.BOM_UTF8, *BYTE_ORDERS, b" \t\r\n\0")))
+
+
 def _is_utf8(line: bytes) -> bool:
     try:
         line.decode()

@@ -19,7 +19,7 @@ from fisher_ld.core.locks import work_root
 from fisher_ld.datasets.blocks import Block, delimited_blocks, json_blocks, parquet_blocks
 from fisher_ld.datasets.kind import Interactions, Items, Part, Record
 from fisher_ld.datasets.rows import Row, delimited, find, json_lines, parquet
-from fisher_ld.datasets.streams import find_encoding, utf8
+from fisher_ld.datasets.streams import find_encoding, is_empty, utf8
 from fisher_ld.datasets.titles import find_separator, item, listed
 
 TEXT, JSON, PARQUET, PACKED = (".csv", ".tsv", ".txt"), (".json", ".jsonl"), ".parquet", (".gz", ".zst")
@@ -108,7 +108,14 @@ def _counted(path: Path) -> list[str | int]:
 
 def _find(raw: Path, name: str) -> list[Path]:
     files = sorted(path for path in raw.glob(f"{name}-*") if path.name.endswith(SUFFIXES))
-    return files or [find(raw, name, SUFFIXES)]
+    if not files:
+        return [find(raw, name, SUFFIXES)]
+    empty = [path for path in files if _kind(path) != PARQUET and is_empty(path)]
+    if len(empty) < len(files):
+        for path in empty:
+            _say(f"{path.name}: empty, left out")
+        files = [path for path in files if path not in empty]
+    return files
 
 
 def _kind(path: Path) -> str:

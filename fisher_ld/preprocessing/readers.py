@@ -6,7 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -115,25 +115,34 @@ def _write_interactions(source: Interactions, missing: Collection[str], rejects:
     fields |= {name: field for name, field in optional.items() if field is not None}
     clock = None if source.own else Clock("milliseconds" if source.milliseconds else "seconds")
     schema = pl.DataFrame(schema=INTERACTIONS).to_arrow().schema
-    numbers, file, before, last = True, "", 0, 0
+    numbers, file, before, last, told = True, "", 0, 0, False
     with pq.ParquetWriter(target, schema, compression="lz4", use_dictionary=False, write_statistics=False) as writer:
         for block in source.blocks:
             if block.file != file:  # rows of a later part come after those of the earlier ones
-                file, before = block.file, last
+                file, before, told = block.file, last, False
             rows = pl.Series(block.numbers, dtype=pl.Int64) + before
             last = max([last, *rows[-1:]])
             table = block.table.select(pl.col(field).alias(name) for name, field in fields.items())
             if missing:
                 table = table.with_columns(pl.when(~pl.all().is_in(list(missing))).then(pl.all()))
-            if clock is None and "timestamp" in fields and table["timestamp"].count():
-                clock = find_clock(table["timestamp"])
-                print(f"{block.file}: {clock.what}", file=sys.stderr, flush=True)
+            if source.own and not told and "timestamp" in fields and table["timestamp"].count():
+                clock, told = _clock_of(block.file, table["timestamp"], clock), True
             table = table.with_columns(same_ids(table["user"]), same_ids(table["item"]), row=rows)
             checked = _check(table, source, clock or Clock())
             rejects.of(block, checked["reason"])
             writer.write_table(checked.filter(pl.col("reason").is_null()).select(*INTERACTIONS).to_arrow())
             numbers = numbers and block.is_number(source.item)
     return numbers
+
+
+def _clock_of(file: str, times: pl.Series, former: Clock | None) -> Clock:
+    """Of a part. 0 is no time where it was none in the part before."""
+    found = find_clock(times)
+    if former is not None:
+        found = replace(found, zero=found.zero and former.zero)
+    if former is None or found.unit != former.unit:
+        print(f"{file}: {found.what}", file=sys.stderr, flush=True)
+    return found
 
 
 def _check(frame: pl.DataFrame, source: Interactions, clock: Clock) -> pl.DataFrame:

@@ -301,6 +301,33 @@ def test_a_table_in_parts_is_read_whole_and_an_empty_part_is_none(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("content", [b"", b"\n", b"\xef\xbb\xbf", "\ufeff".encode("utf-16"), gzip.compress(b"")])
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_empty_part_is_left_out_and_said(tmp_path, capsys, content, place):
+    packed = ".gz" * (content[:2] == b"\x1f\x8b")
+    for name, lines in (("interactions", ["user_id,item_id,pos", "a,x,1"]), ("items", ["item_id,title", "x,X"])):
+        write(tmp_path, {f"{name}-{1 - place:05d}.csv": lines})
+        (tmp_path / f"{name}-{place:05d}.csv{packed}").write_bytes(content)
+    raw = read(tmp_path, DataSource(**TABLE, columns=Columns(**NAMES, order="pos")))
+    assert rows(raw) == [("a", "x", None, None)] and raw.items["title"].to_list() == ["X"]
+    assert f"items-{place:05d}.csv{packed}: empty, left out" in capsys.readouterr().err
+
+
+def test_parts_tell_time_in_their_own_unit(tmp_path, capsys):
+    head, time = "user_id,item_id,time", 1_500_000_000
+    times = [[time, 0], [time * 1000 + 5], ["2017-07-14T02:40:00Z"], [time, time], [0]]
+    parts = {f"interactions-{i:05d}.csv": [head, *(f"a,x,{one}" for one in some)] for i, some in enumerate(times)}
+    write(tmp_path, parts | {"items.csv": ["item_id,title", "x,X"]})
+    raw = read(tmp_path, DataSource(**TABLE, columns=Columns(**NAMES, timestamp="time")))
+    assert [row[3] for row in rows(raw)] == [time] * 5
+    assert [row[:3] for row in raw.rejected.rows()] == [
+        ("interactions-00000.csv", 3, "no time (0)"),
+        ("interactions-00004.csv", 2, "no time (0)"),
+    ]
+    said = [line for line in capsys.readouterr().err.splitlines() if ": time" in line]
+    assert [line.split(".csv")[0][-1] for line in said] == list("0123")
+
+
 @pytest.mark.parametrize("timed", [True, False])
 def test_a_table_cut_into_parts_keeps_its_order(tmp_path, timed):
     head, lines = "user_id,item_id,time", [f"a,{i},1500000000" for i in (3, 1, 4, 1, 5, 9, 2, 6)]
