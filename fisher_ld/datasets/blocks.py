@@ -69,7 +69,7 @@ def delimited_blocks(
 ) -> Iterator[Block]:
     """The columns `names` of a delimited file; all else as `rows.delimited` has it, with the same reasons."""
     with utf8(path, encoding) as file:
-        lines = Lines(file)
+        lines = Lines(file, path.name)
         if header is None:
             header = read_header(path, split(lines, delimiter, quoted, escape), names)
 

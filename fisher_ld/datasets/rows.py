@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,7 +63,7 @@ def delimited(
     A `quoted` field may hold delimiters, doubled quotes (or quotes after `escape`, which else stays as it is but
     before itself and a delimiter) and line breaks. A delimiter of several characters is not for quoted files."""
     with utf8(path, encoding) as file:
-        lines = Lines(file)
+        lines = Lines(file, path.name)
         rows = split(lines, delimiter, quoted, escape)
         header = read_header(path, rows, required) if header is None else header
         for number, fields, raw in rows:
@@ -126,10 +127,11 @@ def json_rows(lines: Lines, literals: bool = False) -> Iterator[Row]:
 
 class Lines:
     """The lines of a stream, and how many were taken. `put`: a block to go on with before the stream, and
-    others behind it; `left`: lines of that block that were not taken yet."""
+    others behind it; `left`: lines of that block that were not taken yet. `name`: of the file, for `warn`."""
 
-    def __init__(self, file: io.BufferedReader) -> None:
+    def __init__(self, file: io.BufferedReader, name: str = "") -> None:
         self.file, self.number, self.left = file, 0, 0
+        self.name, self.warned = name, False
         self.block: Iterator[bytes] = iter(())
 
     def __iter__(self) -> Iterator[str]:
@@ -142,6 +144,12 @@ class Lines:
         self.number += 1
         self.left -= 1
         return line.decode("utf-8", "surrogateescape")
+
+    def warn(self, line: str) -> None:
+        """Prints the first warning of the file."""
+        if not self.warned:
+            print(f"warning: {self.name}: {line}", file=sys.stderr, flush=True)
+        self.warned = True
 
     def take(self, size: int) -> bytes:
         """Whole lines, of some `size` bytes, or all that is left of blocks that were put."""
@@ -298,5 +306,10 @@ def _quoted_rows(lines: Lines, delimiter: str, escape: str | None) -> Iterator[F
         except csv.Error:
             fields = None
         raw = "".join(taken).rstrip("\r\n")
+        if fields and len(fields) > 1 and any(line.count(delimiter) >= len(fields) - 1 for line in taken[1:]):
+            lines.warn(
+                f"row {number} has a line within quotes that looks like a row of its own; if a quote is not closed "
+                "there, rows are joined: remove it"
+            )
         if raw.strip():
             yield number, fields, raw

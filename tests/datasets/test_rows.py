@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 from fisher_ld.core.errors import UserError
+from fisher_ld.datasets.blocks import delimited_blocks
 from fisher_ld.datasets.rows import delimited, find, json_lines, parquet
 
 
@@ -65,6 +66,20 @@ def test_quoted_fields_hold_anything(tmp_path):
     first, second = delimited(path, quoted=True)
     assert (first.number, first.record["title"]) == (2, 'a, "b"\nc')
     assert (second.number, second.record["title"]) == (4, "d")
+
+
+@pytest.mark.parametrize("delimiter", ["\t", ",", "|"])
+def test_rows_joined_by_an_open_quote_are_told_once_a_file(tmp_path, capsys, delimiter):
+    lines = ["id,title,x", '1,"Foo,a', '2,Bar",b', '3,"two\nlines",c', '4,"Foo,d', "5,Baz,e", '6,Bar",f']
+    path = write(tmp_path, "a.tsv", "\n".join(lines).replace(",", delimiter))
+    assert [row.number for row in delimited(path, delimiter, quoted=True)] == [2, 4, 6]
+    said = capsys.readouterr().err
+    assert said.startswith("warning: a.tsv: row 2 has a line within quotes that looks like a row of its own")
+    list(delimited_blocks(path, ["id"], delimiter, quoted=True))
+    assert capsys.readouterr().err == said and said.count("\n") == 1
+    path = write(tmp_path, "b.tsv", "\n".join((lines[0], *lines[3:4])).replace(",", delimiter))
+    assert [row.record["title"] for row in delimited(path, delimiter, quoted=True)] == ["two\nlines"]
+    assert not capsys.readouterr().err
 
 
 def test_a_backslash_stays_but_before_what_it_escapes(tmp_path):
