@@ -2,6 +2,7 @@ import gzip
 import json
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from fisher_ld.config.params import Columns, DataSource
@@ -166,6 +167,33 @@ def test_tables_in_every_format(tmp_path):
             raw = read(folder, source, ["maker"])
             assert rows(raw) == [("a", "1", 4.5, 1_500_000_000), ("b", "2", 1.0, 1_500_000_001)]
             assert raw.items.rows() == [("1", "One, the first", ["x", "y"], "m"), ("2", "Two", ["y"], None)]
+
+
+def _zst(path, frame):
+    path.write_bytes(pa.compress(frame.write_csv().encode(), "zstd", asbytes=True))
+
+
+WRITERS = {
+    "pipes.csv": lambda path, frame: frame.write_csv(path, separator="|"),
+    "pipes.txt": lambda path, frame: frame.write_csv(path, separator="|"),
+    "commas.txt": lambda path, frame: frame.write_csv(path),
+    "tabs.txt": lambda path, frame: frame.write_csv(path, separator="\t"),
+    "lines.json": lambda path, frame: frame.write_ndjson(path),
+    "packed.csv.zst": _zst,
+}
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_tables_in_rarer_formats(tmp_path, form):
+    table = pl.DataFrame({"user_id": ["a", "b|c"], "item_id": [1, 2], "r": [4.5, 1.0], "pos": [1, 2]})
+    items = pl.DataFrame({"item_id": [1, 2], "title": ["One, the | first", 'The "second"\tone']})
+    suffix = form.partition(".")[2]
+    for name, frame in (("interactions", table), ("items", items)):
+        WRITERS[form](tmp_path / f"{name}.{suffix}", frame)
+    raw = read(tmp_path, DataSource(**TABLE, columns=Columns(**NAMES, rating="r", order="pos")))
+    assert rows(raw) == [("a", "1", 4.5, None), ("b|c", "2", 1.0, None)]
+    assert raw.items["title"].to_list() == ["One, the | first", 'The "second" one']
+    assert not len(raw.rejected)
 
 
 def test_a_table_with_order_only(tmp_path):
