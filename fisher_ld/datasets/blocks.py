@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,8 +24,9 @@ from fisher_ld.datasets.rows import (
     Lines,
     Row,
     as_rows,
-    check_columns,
+    broken_rows,
     count_lines,
+    decoded,
     json_rows,
     open_parquet,
     read_header,
@@ -44,14 +46,15 @@ SEPARATOR = "\x1f"
 @dataclass(frozen=True)
 class Block:
     """Rows of a file. `table`: the columns asked for, as text; null: missing. `numbers`: of the rows in the file;
-    `raw` gives the text of one by its place here. `bad`: rows that cannot be read."""
+    `raw` gives the text of one by its place here. `bad`: rows that cannot be read. `is_number`: whether the file has
+    the values of a column as numbers, which have no leading zeros."""
 
     file: str
     table: pl.DataFrame
     numbers: Sequence[int]
     raw: Callable[[int], str]
     bad: list[Row] = field(default_factory=list)
-    numeric: frozenset[str] = frozenset()  # columns that the file has as numbers
+    is_number: Callable[[str], bool] = lambda name: False
 
 
 def delimited_blocks(
@@ -66,7 +69,7 @@ def delimited_blocks(
 ) -> Iterator[Block]:
     """The columns `names` of a delimited file; all else as `rows.delimited` has it, with the same reasons."""
     with utf8(path, encoding) as file:
-        lines = Lines(file)
+        lines = Lines(file, path.name)
         if header is None:
             header = read_header(path, split(lines, delimiter, quoted, escape), names)
 
@@ -83,25 +86,36 @@ def json_blocks(path: Path, names: Sequence[str], encoding: str = "utf-8") -> It
         refuse_array(path, file)
         lines = Lines(file)
         yield from _in_columns(
-            path, lines, names, partial(_objects, names=names), lambda: ([row] for row in json_rows(lines))
+            path,
+            lines,
+            names,
+            partial(_objects, names=names),
+            lambda: ([row] for row in json_rows(lines)),
+            _is_json_number,
         )
 
 
 def parquet_blocks(path: Path, names: Sequence[str]) -> Iterator[Block]:
     """The columns `names` of a Parquet file; times as seconds since 1970."""
-    number, file = 0, open_parquet(path)
-    check_columns(path, file.schema_arrow.names, names)
+    number, file, distinct = 0, open_parquet(path, names), list(dict.fromkeys(names))
     with file, progress(file.metadata.num_rows, f"Reading {path.name}", "rows") as bar:
-        for batch in file.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(names))):
-            table = pl.DataFrame([_as_text(name, batch.column(name)) for name in dict.fromkeys(names)])
-
-            def raw(i: int, batch: pa.RecordBatch = batch) -> str:
-                return json.dumps(batch.slice(i, 1).to_pylist()[0], default=str, ensure_ascii=False)
-
+        for batch in file.iter_batches(BATCH_ROWS, columns=distinct):
+            batch = pa.RecordBatch.from_arrays([decoded(batch[name]) for name in distinct], names=distinct)
+            numbers: Sequence[int] = range(number + 1, number + 1 + batch.num_rows)
+            number += batch.num_rows
+            bad = [Row(numbers[i], {}, "wrong encoding", _json(batch, i)) for i in broken_rows(batch)]
+            if bad:
+                good = np.setdiff1d(numbers, [row.number for row in bad])
+                kept, numbers = batch.take(pa.array(good - numbers[0])), good.tolist()
+                batch = pa.RecordBatch.from_arrays([decoded(column) for column in kept.columns], names=distinct)
+            table = pl.DataFrame([_as_text(name, batch[name]) for name in distinct])
             numeric = frozenset(field.name for field in batch.schema if _is_number(field.type))
-            yield Block(path.name, table, range(number + 1, number + 1 + len(table)), raw, numeric=numeric)
-            number += len(table)
-            bar.advance(len(table))
+            yield Block(path.name, table, numbers, partial(_json, batch), bad, numeric.__contains__)
+            bar.advance(len(table) + len(bad))
+
+
+def _json(batch: pa.RecordBatch, row: int) -> str:
+    return json.dumps(batch.slice(row, 1).to_pylist()[0], default=str, ensure_ascii=False)
 
 
 def of_rows(path: Path, rows: Iterable[Row], names: Sequence[str]) -> Block:
@@ -110,7 +124,11 @@ def of_rows(path: Path, rows: Iterable[Row], names: Sequence[str]) -> Block:
     values = {name: [text(row.record.get(name)) for row in good] for name in names}
     table = pl.DataFrame(values, schema=dict.fromkeys(names, pl.String))
     bad = [row for row in rows if row.reason is not None]
-    return Block(path.name, table, [row.number for row in good], lambda i: good[i].raw, bad)
+
+    def is_number(name: str) -> bool:
+        return all(isinstance(row.record.get(name), int | float | None) for row in good)
+
+    return Block(path.name, table, [row.number for row in good], lambda i: good[i].raw, bad, is_number)
 
 
 def _in_columns(
@@ -119,6 +137,7 @@ def _in_columns(
     names: Sequence[str],
     parse: Callable[[bytes], pl.DataFrame | None],
     rows: Callable[[], Iterator[list[Row]]],
+    is_number: Callable[[bytes, str], bool] = lambda data, name: False,
 ) -> Iterator[Block]:
     """Blocks of `lines` by `parse`, some at once; by `rows`, from `lines` on, where that gives None."""
     ahead = deque[tuple[bytes, Future[pl.DataFrame | None]]]()
@@ -130,7 +149,7 @@ def _in_columns(
                 return
             data, parsed = ahead.popleft()
             if (table := parsed.result()) is not None:
-                yield _block(path, table, data, lines)
+                yield _block(path, table, data, lines, partial(is_number, data))
                 continue
             lines.put(data, *(later for later, _ in ahead))
             found: list[Row] = []
@@ -145,7 +164,7 @@ def _in_columns(
             yield of_rows(path, found, names)
 
 
-def _block(path: Path, table: pl.DataFrame, data: bytes, lines: Lines) -> Block:
+def _block(path: Path, table: pl.DataFrame, data: bytes, lines: Lines, is_number: Callable[[str], bool]) -> Block:
     first = lines.number + 1
     lines.number += len(table)
 
@@ -153,7 +172,8 @@ def _block(path: Path, table: pl.DataFrame, data: bytes, lines: Lines) -> Block:
     def every() -> list[bytes]:
         return data.split(b"\n")
 
-    return Block(path.name, table, range(first, first + len(table)), lambda i: every()[i].decode().rstrip("\r"))
+    numbers = range(first, first + len(table))
+    return Block(path.name, table, numbers, lambda i: every()[i].decode().rstrip("\r"), is_number=is_number)
 
 
 def _stripped(table: pl.DataFrame) -> pl.DataFrame:
@@ -225,7 +245,12 @@ def _objects(data: bytes, names: Sequence[str]) -> pl.DataFrame | None:
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+
+
+def _is_json_number(data: bytes, name: str) -> bool:
+    key = re.escape(json.dumps(name, ensure_ascii=False).encode()) + rb"\s*:\s*"
+    return re.search(key + b'"', data) is None and re.search(key + rb"-?\d", data) is not None
 
 
 def _as_text(name: str, column: pa.Array) -> pl.Series:

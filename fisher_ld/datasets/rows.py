@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,10 @@ from fisher_ld.datasets.streams import utf8
 from fisher_ld.datasets.titles import parse
 
 MOST_FIELDS = 1000  # of JSON objects that are searched for those that are required
+TEXTS = (
+    pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_binary, pa.types.is_large_binary,
+    pa.types.is_binary_view, pa.types.is_fixed_size_binary,
+)  # fmt: skip
 Fields = tuple[int, list[str] | None, str]
 csv.field_size_limit(1 << 26)
 
@@ -55,10 +60,10 @@ def delimited(
     escape: str | None = None,
 ) -> Iterator[Row]:
     """Records of a delimited file. `header` None: it is the first line; a `required` column it lacks raises UserError.
-    A `quoted` field may hold delimiters, doubled quotes (or quotes after `escape`) and line breaks. A delimiter of
-    several characters is not for quoted files."""
+    A `quoted` field may hold delimiters, doubled quotes (or quotes after `escape`, which else stays as it is but
+    before itself and a delimiter) and line breaks. A delimiter of several characters is not for quoted files."""
     with utf8(path, encoding) as file:
-        lines = Lines(file)
+        lines = Lines(file, path.name)
         rows = split(lines, delimiter, quoted, escape)
         header = read_header(path, rows, required) if header is None else header
         for number, fields, raw in rows:
@@ -122,10 +127,11 @@ def json_rows(lines: Lines, literals: bool = False) -> Iterator[Row]:
 
 class Lines:
     """The lines of a stream, and how many were taken. `put`: a block to go on with before the stream, and
-    others behind it; `left`: lines of that block that were not taken yet."""
+    others behind it; `left`: lines of that block that were not taken yet. `name`: of the file, for `warn`."""
 
-    def __init__(self, file: io.BufferedReader) -> None:
+    def __init__(self, file: io.BufferedReader, name: str = "") -> None:
         self.file, self.number, self.left = file, 0, 0
+        self.name, self.warned = name, False
         self.block: Iterator[bytes] = iter(())
 
     def __iter__(self) -> Iterator[str]:
@@ -138,6 +144,12 @@ class Lines:
         self.number += 1
         self.left -= 1
         return line.decode("utf-8", "surrogateescape")
+
+    def warn(self, line: str) -> None:
+        """Prints the first warning of the file."""
+        if not self.warned:
+            print(f"warning: {self.name}: {line}", file=sys.stderr, flush=True)
+        self.warned = True
 
     def take(self, size: int) -> bytes:
         """Whole lines, of some `size` bytes, or all that is left of blocks that were put."""
@@ -155,26 +167,76 @@ def count_lines(block: bytes) -> int:
 
 
 def parquet(path: Path, columns: Sequence[str] | None = None, required: Sequence[str] = ()) -> Iterator[Row]:
-    """Records of a Parquet file, times as seconds since 1970. `columns` None: all."""
-    file = open_parquet(path)
+    """Records of a Parquet file, times as seconds since 1970; what is no UTF-8 stays bytes. `columns` None: all."""
+    file = open_parquet(path, required)
     names = file.schema_arrow.names
-    check_columns(path, names, required)
     kept = [name for name in names if columns is None or name in columns]
     with file, progress(file.metadata.num_rows, f"Reading {path.name}", "rows") as bar:
         number = 0
         for batch in file.iter_batches(columns=kept):
-            batch = pa.RecordBatch.from_arrays([_seconds(column) for column in batch.columns], names=kept)
-            for record in batch.to_pylist():
+            for values in zip(*(_values(_seconds(column)) for column in batch.columns), strict=True):
                 number += 1
-                yield Row(number, record, None, "")
+                yield Row(number, dict(zip(kept, values, strict=True)), None, "")
             bar.advance(batch.num_rows)
 
 
-def open_parquet(path: Path) -> pq.ParquetFile:
+def open_parquet(path: Path, required: Sequence[str] = ()) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path)
+        file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a Parquet file ({error})") from error
+    schema = file.schema_arrow
+    check_columns(path, schema.names, required)
+    if spans := [name for name in required if pa.types.is_duration(schema.field(name).type)]:
+        raise UserError(
+            f"{path}: expected text, numbers or times, got durations in {', '.join(spans)}; write them as numbers, or "
+            "name another column in source.columns"
+        )
+    return file
+
+
+def decoded(column: pa.Array) -> pa.Array:
+    """Bytes and UUIDs as text. Text and bytes of which some are no UTF-8 as bytes."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column, kind = column.cast(kind.value_type), kind.value_type
+    if getattr(kind, "extension_name", "") == "arrow.uuid":
+        return pa.array([None if one is None else str(one) for one in column.to_pylist()], pa.string())
+    if not any(fits(kind) for fits in TEXTS):
+        return column
+    try:
+        return column.cast(pa.large_binary()).cast(pa.large_string())
+    except pa.ArrowInvalid:
+        return column.cast(pa.large_binary())
+
+
+def broken_rows(batch: pa.RecordBatch) -> list[int]:
+    """Places of the rows with bytes that are no UTF-8, where the columns come from `decoded`."""
+    texts = [_values(column) for column in batch.columns if pa.types.is_large_binary(column.type)]
+    return [i for i, row in enumerate(zip(*texts, strict=True)) if any(isinstance(value, bytes) for value in row)]
+
+
+def _values(column: pa.Array) -> list[Any]:
+    column = decoded(column)
+    if not (pa.types.is_nested(column.type) or pa.types.is_large_binary(column.type)):
+        return column.to_pylist()
+    return [_value(value) for value in column]
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    """What holds bytes that are no UTF-8 is bytes."""
+
+    def decode(value: Any) -> Any:
+        if isinstance(value, bytes):
+            return value.decode()
+        if isinstance(value, list):
+            return [decode(one) for one in value]
+        return {name: decode(one) for name, one in value.items()} if isinstance(value, dict) else value
+
+    try:
+        return decode(scalar.as_py())
+    except UnicodeDecodeError as error:
+        return error.object
 
 
 def _seconds(column: pa.Array) -> pa.Array:
@@ -223,11 +285,15 @@ def _plain_rows(lines: Lines, delimiter: str) -> Iterator[Fields]:
 
 def _quoted_rows(lines: Lines, delimiter: str, escape: str | None) -> Iterator[Fields]:
     taken: list[str] = []  # the lines of the current row
+    escaped = re.compile(re.escape(escape) + f'(["{re.escape(escape + delimiter)}]?)') if escape else None
+
+    def kept(match: re.Match[str]) -> str:  # the mark is a letter as any other, but before what it can escape
+        return match[0] if match[1] else 2 * match[0]
 
     def feed() -> Iterator[str]:
         for line in lines:
             taken.append(line)
-            yield line
+            yield escaped.sub(kept, line) if escaped else line
 
     reader = csv.reader(feed(), delimiter=delimiter, strict=True, escapechar=escape)
     while True:
@@ -240,5 +306,10 @@ def _quoted_rows(lines: Lines, delimiter: str, escape: str | None) -> Iterator[F
         except csv.Error:
             fields = None
         raw = "".join(taken).rstrip("\r\n")
+        if fields and len(fields) > 1 and any(line.count(delimiter) >= len(fields) - 1 for line in taken[1:]):
+            lines.warn(
+                f"row {number} has a line within quotes that looks like a row of its own; if a quote is not closed "
+                "there, rows are joined: remove it"
+            )
         if raw.strip():
             yield number, fields, raw

@@ -53,6 +53,12 @@ def find_encoding(path: Path) -> str:
         return "cp1252" if bad > good else "utf-8"
 
 
+def is_empty(path: Path) -> bool:
+    """Whether a text file has nothing but blanks, byte order marks and zeros."""
+    with open(path, "rb") as file, _unpacked(path, file) as inner:
+        return not inner.read(CHUNK).strip(b"".join((codecs.BOM_UTF8, *BYTE_ORDERS, b" \t\r\n\0")))
+
+
 def _is_utf8(line: bytes) -> bool:
     try:
         line.decode()
@@ -92,10 +98,10 @@ class _Zst(io.RawIOBase):
 
 class _Text(io.RawIOBase):
     def __init__(self, inner: Any, file: BinaryIO, encoding: str, bar: Progress[Any]) -> None:
-        self.inner, self.file, self.bar = inner, file, bar
-        utf_16, plain = encoding.startswith("utf-16"), codecs.lookup(encoding).name == "utf-8"
-        errors = "replace" if utf_16 else "surrogateescape"
-        self.decoder = None if plain else codecs.getincrementaldecoder(encoding)(errors)
+        self.inner, self.file, self.bar, self.encoding = inner, file, bar, encoding
+        errors = "replace" if encoding.startswith("utf-16") else "surrogateescape"
+        self.decoder = codecs.getincrementaldecoder(encoding)(errors)
+        self.plain = codecs.lookup(encoding).name == "utf-8"
         self.left, self.begun, self.returns = b"", False, False
 
     def readable(self) -> bool:
@@ -113,11 +119,20 @@ class _Text(io.RawIOBase):
         while not data:
             raw = data = self.inner.read(CHUNK)
             self.bar.advance(self.file.tell() - self.bar.done)
-            if self.decoder is not None:
-                data = self.decoder.decode(raw, final=not raw).encode("utf-8", "surrogateescape")
+            if not self.plain:
+                data = self._decode(raw)
             if not self.begun:
                 self.begun, data = True, data.removeprefix(codecs.BOM_UTF8)
                 self.returns = b"\r" in data and b"\n" not in data
             if not raw:
                 break
         return data.replace(b"\r", b"\n") if self.returns else data
+
+    def _decode(self, raw: bytes) -> bytes:
+        try:
+            return self.decoder.decode(raw, final=not raw).encode("utf-8", "surrogateescape")
+        except UnicodeError as error:
+            raise UserError(
+                f"{self.file.name}: expected text in {self.encoding}, got other bytes ({error}); set source.encoding "
+                "to that of the file, or leave it out where the files differ"
+            ) from error

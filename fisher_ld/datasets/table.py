@@ -19,7 +19,7 @@ from fisher_ld.core.locks import work_root
 from fisher_ld.datasets.blocks import Block, delimited_blocks, json_blocks, parquet_blocks
 from fisher_ld.datasets.kind import Interactions, Items, Part, Record
 from fisher_ld.datasets.rows import Row, delimited, find, json_lines, parquet
-from fisher_ld.datasets.streams import find_encoding, utf8
+from fisher_ld.datasets.streams import find_encoding, is_empty, utf8
 from fisher_ld.datasets.titles import find_separator, item, listed
 
 TEXT, JSON, PARQUET, PACKED = (".csv", ".tsv", ".txt"), (".json", ".jsonl"), ".parquet", (".gz", ".zst")
@@ -27,19 +27,19 @@ SUFFIXES = (*(suffix + packed for packed in ("", *PACKED) for suffix in (*TEXT, 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 SAMPLE = 1 << 18  # bytes
 SAMPLED_ITEMS = 10_000
+NAMED = 5  # files in a message
+DOCUMENT = re.compile(r"(readme|licen[cs]e|copying|notice|changelog|citation)\b", re.IGNORECASE)
 
 
 def parts(source: DataSource) -> list[Part]:
     """Each table under its name here, with its suffix there; of a local folder every table in it, one by one. Raises
-    UserError for another suffix."""
+    UserError for another suffix, also of a file in the folder, which would else be lost."""
     tables = {"interactions": source.interactions or "", "items": source.items or ""}
     found = []
     for name, address in tables.items():
         folder = work_root() / Path(address.removeprefix("file://")).expanduser()
         if "://" not in address.removeprefix("file://") and folder.is_dir():
-            files = [file for file in sorted(folder.iterdir()) if file.name.lower().endswith(SUFFIXES)]
-            if not files:
-                raise UserError(f"{folder}: expected a folder with files ending in {', '.join(SUFFIXES)}, got none")
+            files = _tables(folder)
             found += [Part(str(file), f"{name}-{i:05d}{_suffix(file.name)}") for i, file in enumerate(files)]
         else:
             found.append(Part(address, f"{name}{_suffix(address)}"))
@@ -84,9 +84,38 @@ class _Form:
     escape: str | None = None
 
 
+def _tables(folder: Path) -> list[Path]:
+    """All in it but what is hidden, by other programs too (_SUCCESS), and documents."""
+    shown = [path for path in sorted(folder.iterdir(), key=_counted) if not path.name.startswith((".", "_"))]
+    documents = [path for path in shown if DOCUMENT.match(path.name) and path.is_file()]
+    files = [path for path in shown if path not in documents]
+    others = [path for path in files if path.is_dir() or not path.name.lower().endswith(SUFFIXES)]
+    if others or not files:
+        named = ", ".join(path.name + "/" * path.is_dir() for path in others[:NAMED]) + ", .." * (len(others) > NAMED)
+        raise UserError(
+            f"{folder}: expected a folder with files ending in {', '.join(SUFFIXES)}, got {named or 'none'}"
+            + ("; convert what holds rows, and move all else to another folder" if others else "")
+        )
+    if documents:
+        _say(f"{folder}: left out {', '.join(path.name for path in documents)}")
+    return files
+
+
+def _counted(path: Path) -> list[str | int]:
+    """Sorts part-2 before part-10."""
+    return [int(piece) if piece.isdigit() else piece for piece in re.split(r"([0-9]+)", path.name)]
+
+
 def _find(raw: Path, name: str) -> list[Path]:
     files = sorted(path for path in raw.glob(f"{name}-*") if path.name.endswith(SUFFIXES))
-    return files or [find(raw, name, SUFFIXES)]
+    if not files:
+        return [find(raw, name, SUFFIXES)]
+    empty = [path for path in files if _kind(path) != PARQUET and is_empty(path)]
+    if len(empty) < len(files):
+        for path in empty:
+            _say(f"{path.name}: empty, left out")
+        files = [path for path in files if path not in empty]
+    return files
 
 
 def _kind(path: Path) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from fisher_ld.config.params import DataSource
 from fisher_ld.core.errors import UserError
 from fisher_ld.datasets.blocks import Block
 from fisher_ld.datasets.catalogue import SOURCES
+from fisher_ld.datasets.ids import PADDED, same_id, same_ids
 from fisher_ld.datasets.kind import Interactions, Items
 from fisher_ld.datasets.rows import Row
 from fisher_ld.datasets.titles import categories, clean, text
@@ -38,9 +39,9 @@ RAW_CHARACTERS = 2000  # of an unreadable row that are kept
 @dataclass(frozen=True)
 class Raw:
     """interactions: user str, item str, rating f64 or null, timestamp i64 (seconds) or null, order i64 (the source's,
-    or nanoseconds beyond the second), row i64. items: item str (unique), title str or null, categories list[str], and
-    the fields asked for (str or null). rejected: file, row, reason, raw. rows: file -> rows in it, readable or not.
-    repeated: items that have several rows."""
+    or nanoseconds beyond the second), row i64 (over all parts). items: item str (unique), title str or null, categories
+    list[str], and the fields asked for (str or null). rejected: file, row, reason, raw. rows: file -> rows in it,
+    readable or not. repeated: items that have several rows."""
 
     interactions: pl.LazyFrame
     items: pl.DataFrame
@@ -63,7 +64,7 @@ def read_source(
     others, before = [name for name in fields if name not in ("title", "categories")], rejects.rows.total()
     table, repeated, others_numbers = _read_items(items, missing, rejects, others)
     _check_any(items.path, rejects.rows.total() - before)
-    likes, unpadded = pl.scan_parquet(target), pl.col("item").str.replace(r"^0+(\d+)$", "$1")
+    likes, unpadded = pl.scan_parquet(target), pl.col("item").str.replace(PADDED, "$1")
     if others_numbers and not numbers:  # 007 and the number 7; text on both sides stays as it is
         likes = likes.with_columns(unpadded)
     elif numbers and not others_numbers and table.select(unpadded.is_unique().all()).item():
@@ -114,27 +115,34 @@ def _write_interactions(source: Interactions, missing: Collection[str], rejects:
     fields |= {name: field for name, field in optional.items() if field is not None}
     clock = None if source.own else Clock("milliseconds" if source.milliseconds else "seconds")
     schema = pl.DataFrame(schema=INTERACTIONS).to_arrow().schema
-    numbers = True
+    numbers, file, before, last, told = True, "", 0, 0, False
     with pq.ParquetWriter(target, schema, compression="lz4", use_dictionary=False, write_statistics=False) as writer:
         for block in source.blocks:
+            if block.file != file:  # rows of a later part come after those of the earlier ones
+                file, before, told = block.file, last, False
+            rows = pl.Series(block.numbers, dtype=pl.Int64) + before
+            last = max([last, *rows[-1:]])
             table = block.table.select(pl.col(field).alias(name) for name, field in fields.items())
             if missing:
                 table = table.with_columns(pl.when(~pl.all().is_in(list(missing))).then(pl.all()))
-            if clock is None and "timestamp" in fields and table["timestamp"].count():
-                clock = find_clock(table["timestamp"])
-                print(f"{block.file}: {clock.what}", file=sys.stderr, flush=True)
-            table = _same_ids(table).with_columns(row=pl.Series(block.numbers, dtype=pl.Int64))
+            if source.own and not told and "timestamp" in fields and table["timestamp"].count():
+                clock, told = _clock_of(block.file, table["timestamp"], clock), True
+            table = table.with_columns(same_ids(table["user"]), same_ids(table["item"]), row=rows)
             checked = _check(table, source, clock or Clock())
             rejects.of(block, checked["reason"])
             writer.write_table(checked.filter(pl.col("reason").is_null()).select(*INTERACTIONS).to_arrow())
-            numbers &= source.item in block.numeric
+            numbers = numbers and block.is_number(source.item)
     return numbers
 
 
-def _same_ids(table: pl.DataFrame) -> pl.DataFrame:
-    """7.0 is the id 7."""
-    whole = [name for name in ("user", "item") if table[name].str.ends_with(".0").any()]
-    return table.with_columns(pl.col(name).str.replace(r"^(-?\d+)\.0$", "$1") for name in whole)
+def _clock_of(file: str, times: pl.Series, former: Clock | None) -> Clock:
+    """Of a part. 0 is no time where it was none in the part before."""
+    found = find_clock(times)
+    if former is not None:
+        found = replace(found, zero=found.zero and former.zero)
+    if former is None or found.unit != former.unit:
+        print(f"{file}: {found.what}", file=sys.stderr, flush=True)
+    return found
 
 
 def _check(frame: pl.DataFrame, source: Interactions, clock: Clock) -> pl.DataFrame:
@@ -192,9 +200,13 @@ def _read_items(
         if item is None:
             rejects.add(source.path.name, row, "missing item id")
             continue
-        numbers &= isinstance(record[source.item], int | float)
-        item = re.sub(r"^(-?\d+)\.0$", r"\1", item)
+        numbers &= isinstance(record[source.item], int | float | Decimal)
+        item = same_id(item)
         described = source.describe(record)
+        used = (record[source.item], *(described.get(name) for name in ("title", "categories", *fields)))
+        if any(isinstance(value, bytes) for value in used):
+            rejects.add(source.path.name, row, "wrong encoding")
+            continue
         available |= dict.fromkeys(described)
         if item in found:
             repeated.add(item)

@@ -2,6 +2,7 @@
 
 import gzip
 import random
+import uuid
 
 import polars as pl
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pytest
 from fisher_ld.core.errors import UserError
 from fisher_ld.datasets import blocks
 from fisher_ld.datasets.blocks import delimited_blocks, json_blocks, parquet_blocks
-from fisher_ld.datasets.rows import delimited, json_lines
+from fisher_ld.datasets.rows import delimited, json_lines, parquet
 from fisher_ld.datasets.streams import find_encoding, utf8
 from fisher_ld.datasets.titles import text
 
@@ -123,6 +124,50 @@ def test_a_cut_zst(tmp_path):
     path.write_bytes(pa.compress(b"u,i\n" + b"1,2\n" * 99_999, "zstd", asbytes=True)[:-9])
     with pytest.raises(UserError, match=r"a.csv.zst: cannot be unpacked"):
         list(delimited_blocks(path, ["u"]))
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_a_file_of_another_encoding_than_is_set(tmp_path, packed):
+    path = tmp_path / f"a.csv{packed}"
+    path.write_bytes((gzip.compress if packed else bytes)("u,i\n1,é\n".encode()))
+    with pytest.raises(UserError, match=rf"a.csv{packed}: expected text in utf-16, got other bytes .* source.encoding"):
+        list(delimited_blocks(path, ["u"], encoding="utf-16"))
+
+
+KINDS = {
+    "bytes": (pa.binary(), [b"a", b"\xff", None, "é".encode()]),
+    "large": (pa.large_binary(), [b"a", b"\xff", None, "é".encode()]),
+    "fixed": (pa.binary(2), [b"aa", b"\xff\xff", None, "é".encode()]),
+    "text": (pa.string(), [b"a", b"\xff", None, "é".encode()]),
+    "categories": (pa.dictionary(pa.int32(), pa.binary()), [b"a", b"\xff", None, "é".encode()]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [1, 3, 50])
+def test_parquet_text_that_is_no_utf8(tmp_path, monkeypatch, kind, size):
+    monkeypatch.setattr(blocks, "BATCH_ROWS", size)
+    form, values = KINDS[kind]
+    column = pa.array(values).view(form) if kind == "text" else pa.array(values).cast(form)
+    pq.write_table(pa.table({"u": [1, 2, 3, 4], "i": column}), tmp_path / "a.parquet")
+    found, bad = outcome(parquet_blocks(tmp_path / "a.parquet", ["i", "u"]))
+    assert [(n, value[-1:] if (value := row[0]) else value, row[1]) for n, row in found] == [
+        (1, "a", "1"),
+        (3, None, "3"),
+        (4, "é", "4"),
+    ]
+    ((number, reason, raw),) = bad
+    assert (number, reason) == (2, "wrong encoding") and "xff" in raw
+    records = [row.record["i"] for row in parquet(tmp_path / "a.parquet")]
+    assert records[1].strip(b"\xff") == b"" and [records[0][-1], *records[2:]] == ["a", None, "é"]
+
+
+def test_parquet_ids_as_uuids(tmp_path):
+    name = uuid.UUID(int=7)
+    pq.write_table(pa.table({"i": pa.array([name.bytes, None], pa.uuid())}), tmp_path / "a.parquet")
+    (block,) = parquet_blocks(tmp_path / "a.parquet", ["i"])
+    assert block.table["i"].to_list() == [row.record["i"] for row in parquet(tmp_path / "a.parquet")]
+    assert block.table["i"].to_list() == [str(name), None]
 
 
 def test_text_of_another_encoding_is_read_in_columns(tmp_path):

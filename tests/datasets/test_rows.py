@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 from fisher_ld.core.errors import UserError
+from fisher_ld.datasets.blocks import delimited_blocks
 from fisher_ld.datasets.rows import delimited, find, json_lines, parquet
 
 
@@ -65,6 +66,31 @@ def test_quoted_fields_hold_anything(tmp_path):
     first, second = delimited(path, quoted=True)
     assert (first.number, first.record["title"]) == (2, 'a, "b"\nc')
     assert (second.number, second.record["title"]) == (4, "d")
+
+
+@pytest.mark.parametrize("delimiter", ["\t", ",", "|"])
+def test_rows_joined_by_an_open_quote_are_told_once_a_file(tmp_path, capsys, delimiter):
+    lines = ["id,title,x", '1,"Foo,a', '2,Bar",b', '3,"two\nlines",c', '4,"Foo,d', "5,Baz,e", '6,Bar",f']
+    path = write(tmp_path, "a.tsv", "\n".join(lines).replace(",", delimiter))
+    assert [row.number for row in delimited(path, delimiter, quoted=True)] == [2, 4, 6]
+    said = capsys.readouterr().err
+    assert said.startswith("warning: a.tsv: row 2 has a line within quotes that looks like a row of its own")
+    list(delimited_blocks(path, ["id"], delimiter, quoted=True))
+    assert capsys.readouterr().err == said and said.count("\n") == 1
+    path = write(tmp_path, "b.tsv", "\n".join((lines[0], *lines[3:4])).replace(",", delimiter))
+    assert [row.record["title"] for row in delimited(path, delimiter, quoted=True)] == ["two\nlines"]
+    assert not capsys.readouterr().err
+
+
+def test_a_backslash_stays_but_before_what_it_escapes(tmp_path):
+    lines = [r"id,a,b", r'\N,"\N",DOM\joe', r'1,"a \"b\" c",C:\\x', r'2,"C:\d, \\\"e\"",x\,y', '3,"a\\', 'b",c\\']
+    path = write(tmp_path, "a.csv", "\n".join(lines))
+    assert [tuple(row.record.values()) for row in delimited(path, quoted=True, escape="\\")] == [
+        ("\\N", "\\N", "DOM\\joe"),
+        ("1", 'a "b" c', "C:\\x"),
+        ("2", 'C:\\d, \\"e"', "x,y"),
+        ("3", "a\\\nb", "c\\"),
+    ]
 
 
 def test_a_stray_quote_costs_every_line_it_swallows(tmp_path):
@@ -128,6 +154,10 @@ def test_parquet_times_become_seconds(tmp_path):
         {"t": 1577836800, "d": 1577836800, "n": 1, "l": ["a"]},
         {"t": None, "d": 1577836800, "n": 2, "l": None},
     ]
+    with pytest.raises(UserError, match=r"got durations in w; write them as numbers"):
+        table = pl.DataFrame({"w": [datetime.timedelta(1)], "i": ["a"]})
+        table.write_parquet(tmp_path / "c.parquet")
+        list(parquet(tmp_path / "c.parquet", required=("i", "w")))
     write(tmp_path, "b.parquet", "no Parquet")
     with pytest.raises(UserError, match="not a Parquet file"):
         list(parquet(tmp_path / "b.parquet"))

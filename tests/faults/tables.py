@@ -33,10 +33,20 @@ def settings(name: str) -> DataSet:
     return given({"data_sets": {"mine": {"source": source} | few | own}}).data_sets["mine"]
 
 
+def rows_of(interactions: Path) -> int:
+    if interactions.suffix == ".parquet":
+        return len(pl.read_parquet(interactions))
+    lines = [line for line in interactions.read_text().splitlines() if line.strip()]
+    return len(lines) - (interactions.suffix != ".jsonl")
+
+
 def check_read(folder: Path, name: str, texts: Mapping[str, str | None], said: str, raw: Path | None = None) -> None:
-    """The table is read: some of its items have these texts, and what is printed matches `said`."""
+    """The table is read: no row is lost, some of its items have these texts, and what is printed matches `said`."""
     with redirect_stderr(StringIO()) as printed:
-        preprocess(raw or CASES / name, folder / "out", settings(name), 0)
+        report = preprocess(raw or CASES / name, folder / "out", settings(name), 0)
+    (file,) = (raw or CASES / name).glob("interactions.*")
+    rejected = sum(some["rows"] for some in report["rejected"]["by_reason"] if some["file"] == file.name)
+    assert report["filters"][0]["interactions"] + rejected == report["rows"][file.name] == rows_of(file)
     items = pl.read_parquet(folder / "out" / "items.parquet")
     found = dict(items.select("item_id", "text").iter_rows())
     assert {item: found.get(item) for item in texts} == texts

@@ -22,10 +22,10 @@ def write(folder, files):
         (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
 
 
-def read(folder, source, fields=()):
+def read(folder, source, fields=(), missing=()):
     work = folder / "work"
     work.mkdir()
-    return read_source(folder, source, work, fields)
+    return read_source(folder, source, work, fields, missing)
 
 
 def rows(raw):
@@ -170,6 +170,33 @@ def test_tables_in_every_format(tmp_path):
             assert raw.items.rows() == [("1", "One, the first", ["x", "y"], "m"), ("2", "Two", ["y"], None)]
 
 
+def _zst(path, frame):
+    path.write_bytes(pa.compress(frame.write_csv().encode(), "zstd", asbytes=True))
+
+
+WRITERS = {
+    "pipes.csv": lambda path, frame: frame.write_csv(path, separator="|"),
+    "pipes.txt": lambda path, frame: frame.write_csv(path, separator="|"),
+    "commas.txt": lambda path, frame: frame.write_csv(path),
+    "tabs.txt": lambda path, frame: frame.write_csv(path, separator="\t"),
+    "lines.json": lambda path, frame: frame.write_ndjson(path),
+    "packed.csv.zst": _zst,
+}
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_tables_in_rarer_formats(tmp_path, form):
+    table = pl.DataFrame({"user_id": ["a", "b|c"], "item_id": [1, 2], "r": [4.5, 1.0], "pos": [1, 2]})
+    items = pl.DataFrame({"item_id": [1, 2], "title": ["One, the | first", 'The "second"\tone']})
+    suffix = form.partition(".")[2]
+    for name, frame in (("interactions", table), ("items", items)):
+        WRITERS[form](tmp_path / f"{name}.{suffix}", frame)
+    raw = read(tmp_path, DataSource(**TABLE, columns=Columns(**NAMES, rating="r", order="pos")))
+    assert rows(raw) == [("a", "1", 4.5, None), ("b|c", "2", 1.0, None)]
+    assert raw.items["title"].to_list() == ["One, the | first", 'The "second" one']
+    assert not len(raw.rejected)
+
+
 def test_a_table_with_order_only(tmp_path):
     write(
         tmp_path,
@@ -239,6 +266,23 @@ def test_unreadable_parquet_rows_are_kept_as_json(tmp_path):
     assert json.loads(rejected[3]) == {"user_id": None, "item_id": "y", "pos": 2}
 
 
+def test_parquet_bytes_that_are_no_utf8_are_rejected_on_both_sides(tmp_path):
+    ids = [b"x", b"\xff\x01", b"\xfe\x01", b"z"]
+    likes = pl.DataFrame({"user_id": ["a"] * 4, "item_id": ids, "pos": [1, 2, 3, 4]})
+    items = pl.DataFrame({"item_id": ids, "title": [b"X", b"Y", b"Y", b"nan"], "tags": [[b"t"], [], [], [b"t", b"u"]]})
+    likes.write_parquet(tmp_path / "interactions.parquet")
+    items = items.vstack(pl.DataFrame({"item_id": [b"v", b"w"], "title": [b"V", b"\xff"], "tags": [[b"\xff"], []]}))
+    items.write_parquet(tmp_path / "items.parquet")
+    columns = Columns(**NAMES, order="pos", categories="tags")
+    raw = read(tmp_path, DataSource(**TABLE, columns=columns), missing=["nan"])
+    assert [row[1] for row in rows(raw)] == ["x", "z"]
+    assert raw.items.rows() == [("x", "X", ["t"]), ("z", None, ["t", "u"])]
+    assert [row[:3] for row in raw.rejected.rows()] == [
+        *(("interactions.parquet", row, "wrong encoding") for row in (2, 3)),
+        *(("items.parquet", row, "wrong encoding") for row in (2, 3, 5, 6)),
+    ]
+
+
 def test_batches_do_not_matter(tmp_path, monkeypatch):
     lines = [f"u{i % 7},i{i % 5},{i % 7},{1_000_000 + i}" for i in range(50)]  # ratings 0 and 6 are impossible
     write(
@@ -286,6 +330,51 @@ def test_a_table_in_parts_is_read_whole_and_an_empty_part_is_none(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("content", [b"", b"\n", b"\xef\xbb\xbf", "\ufeff".encode("utf-16"), gzip.compress(b"")])
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_empty_part_is_left_out_and_said(tmp_path, capsys, content, place):
+    packed = ".gz" * (content[:2] == b"\x1f\x8b")
+    for name, lines in (("interactions", ["user_id,item_id,pos", "a,x,1"]), ("items", ["item_id,title", "x,X"])):
+        write(tmp_path, {f"{name}-{1 - place:05d}.csv": lines})
+        (tmp_path / f"{name}-{place:05d}.csv{packed}").write_bytes(content)
+    raw = read(tmp_path, DataSource(**TABLE, columns=Columns(**NAMES, order="pos")))
+    assert rows(raw) == [("a", "x", None, None)] and raw.items["title"].to_list() == ["X"]
+    assert f"items-{place:05d}.csv{packed}: empty, left out" in capsys.readouterr().err
+
+
+def test_parts_tell_time_in_their_own_unit(tmp_path, capsys):
+    head, time = "user_id,item_id,time", 1_500_000_000
+    times = [[time, 0], [time * 1000 + 5], ["2017-07-14T02:40:00Z"], [time, time], [0]]
+    parts = {f"interactions-{i:05d}.csv": [head, *(f"a,x,{one}" for one in some)] for i, some in enumerate(times)}
+    write(tmp_path, parts | {"items.csv": ["item_id,title", "x,X"]})
+    raw = read(tmp_path, DataSource(**TABLE, columns=Columns(**NAMES, timestamp="time")))
+    assert [row[3] for row in rows(raw)] == [time] * 5
+    assert [row[:3] for row in raw.rejected.rows()] == [
+        ("interactions-00000.csv", 3, "no time (0)"),
+        ("interactions-00004.csv", 2, "no time (0)"),
+    ]
+    said = [line for line in capsys.readouterr().err.splitlines() if ": time" in line]
+    assert [line.split(".csv")[0][-1] for line in said] == list("0123")
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_a_table_cut_into_parts_keeps_its_order(tmp_path, timed):
+    head, lines = "user_id,item_id,time", [f"a,{i},1500000000" for i in (3, 1, 4, 1, 5, 9, 2, 6)]
+    cut = {
+        f"interactions-{i:05d}.csv": [head, *lines[begin:end]] for i, begin, end in ((0, 0, 5), (1, 5, 6), (2, 6, 8))
+    }
+    found = []
+    for name, files in (("one", {"interactions.csv": [head, *lines]}), ("parts", cut)):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, files | {"items.csv": ["item_id,title", "1,X"]})
+        columns = Columns(**NAMES, timestamp="time") if timed else Columns(**NAMES, order="time")
+        likes = read(tmp_path / name, DataSource(**TABLE, columns=columns)).interactions
+        found.append(likes.sort("user", "timestamp", "order", "row").collect())
+    assert found[0]["item"].equals(found[1]["item"])
+    assert found[1]["item"].to_list() == list("31415926")
+    assert found[1]["row"].is_unique().all()
+
+
 @pytest.mark.parametrize("numbers", ["interactions", "items"])
 def test_a_number_on_one_side_is_text_with_zeros_on_the_other(tmp_path, numbers):
     likes = pl.DataFrame({"user_id": ["a", "a"], "item_id": [7, 40], "pos": [1, 2]})
@@ -299,6 +388,56 @@ def test_a_number_on_one_side_is_text_with_zeros_on_the_other(tmp_path, numbers)
             frame.with_columns(zeros).write_csv(tmp_path / f"{name}.csv")
     raw = read(tmp_path, DataSource(**TABLE, columns=Columns(**NAMES, order="pos")))
     assert [row[1] for row in rows(raw)] == raw.items["item"].to_list() == ["7", "40"]
+
+
+FORMS = {
+    "json": ("jsonl", lambda number: {"item_id": number}),
+    "json float": ("jsonl", lambda number: {"item_id": float(number)}),
+    "csv": ("csv", lambda number: f"{number}"),
+    "csv with zeros": ("csv", lambda number: f"{number:020d}"),
+    "csv to the cent": ("csv", lambda number: f"{number}.00"),
+    "csv with a comma": ("csv", lambda number: f'"{number},0"'),
+    "csv of floats": ("csv", lambda number: f"{float(number)}"),
+    "parquet": ("parquet", pl.Int64),
+    "parquet float": ("parquet", pl.Float64),
+    "parquet decimal": ("parquet", pl.Decimal(20, 2)),
+}
+
+
+@pytest.mark.parametrize("likes", FORMS)
+@pytest.mark.parametrize("items", FORMS)
+def test_ids_that_mean_the_same_are_the_same(tmp_path, likes, items):
+    numbers = [7, 40, 10**16]
+    for name, form, more in (("interactions", likes, {"user_id": "a", "pos": 1}), ("items", items, {"title": "X"})):
+        suffix, write_id = FORMS[form]
+        path = tmp_path / f"{name}.{suffix}"
+        if suffix == "parquet":
+            ids = pl.Series("item_id", numbers).cast(write_id)
+            pl.DataFrame([ids]).with_columns(pl.lit(value).alias(key) for key, value in more.items()).write_parquet(
+                path
+            )
+        elif suffix == "csv":
+            write(tmp_path, {path.name: [",".join(["item_id", *more])] + [
+                ",".join([write_id(number), *map(str, more.values())]) for number in numbers
+            ]})  # fmt: skip
+        else:
+            write(tmp_path, {path.name: [write_id(number) | more for number in numbers]})
+    raw = read(tmp_path, DataSource(**TABLE, columns=Columns(**NAMES, order="pos")))
+    found, rest = [row[1] for row in rows(raw)], raw.items["item"].to_list()
+    if "csv with zeros" in (likes, items) and all(FORMS[form][0] == "csv" for form in (likes, items)):
+        assert (found == rest) == (likes == items)  # text on both sides: zeros count
+    else:
+        assert found == rest == ["7", "40", "10000000000000000"]
+
+
+def test_the_missing_word_of_a_dump_with_escaped_quotes(tmp_path):
+    likes = ["user_id,item_id,r,pos", r'"a\"b","x",\N,1', r'"DOM\joe","x",5,2', r'\N,"x",5,3']
+    items = ["item_id,title", r'"x","A \"B\""', r"y,\N"]
+    write(tmp_path, {"interactions.csv": likes, "items.csv": items})
+    raw = read(tmp_path, DataSource(**TABLE, columns=Columns(**NAMES, rating="r", order="pos")), missing=[r"\N"])
+    assert [row[:3] for row in rows(raw)] == [("DOM\\joe", "x", 5.0)]
+    assert raw.rejected["reason"].to_list() == ["missing rating", "missing user id"]
+    assert raw.items["title"].to_list() == ['A "B"', None]
 
 
 def test_a_decimal_comma_in_ratings(tmp_path):

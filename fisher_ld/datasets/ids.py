@@ -1,0 +1,27 @@
+"""Ids that mean the same -> the same text, on the side of the interactions and on that of the items."""
+
+from __future__ import annotations
+
+import re
+
+import polars as pl
+
+WHOLE = r"^(-?\d+)(?:\.0+|,00?)$"  # 1,000 is no decimal comma
+EXPONENT = r"^-?\d(?:\.\d+)?[eE]\+\d+$"  # as libraries write large floats; 1e5 without the sign may be a hash
+PADDED = r"^0+(\d+)$"
+
+
+def same_id(text: str) -> str:
+    """7.00 and 7,0 are the id 7, and 1e+16 is 10000000000000000."""
+    if "e+" in text.lower() and re.match(EXPONENT, text) and (number := float(text)).is_integer():
+        return str(int(number))
+    return re.sub(WHOLE, r"\1", text)
+
+
+def same_ids(texts: pl.Series) -> pl.Series:
+    """`same_id` of each."""
+    every = texts.str.join().item() or ""
+    if "+" in every:
+        large = texts.filter(texts.str.contains(EXPONENT)).unique().to_list()
+        texts = texts.replace({text: same_id(text) for text in large})
+    return texts.str.replace(WHOLE, "$1") if "." in every or "," in every else texts
