@@ -105,7 +105,7 @@ def keep_positives(
     rows = np.arange(len(users), dtype=np.int32 if len(users) < 2**31 else np.int64)
     count("read", rows)
     rows = rows[item_names.is_in(items_with_text.implode()).to_numpy()[items]]
-    count("item with a title", rows)
+    count("item with a text", rows)
     if ratings is not None:
         rows = rows[ratings[rows] >= data.positive_rating]
     count("positive", rows)
@@ -209,8 +209,11 @@ def _shuffled(codes: np.ndarray, size: int, rng: np.random.Generator) -> tuple[n
 def _nothing_left(steps: list[dict[str, Any]], data: DataSet) -> str:
     counts = "; ".join(f"{s['step']} {s['users']} users, {s['items']} items, {s['interactions']} rows" for s in steps)
     left = {step["step"]: step["interactions"] for step in steps}
-    if not left["item with a title"]:
-        advice = "no item of the interactions has a title in the items file: check that their item ids are the same"
+    if not left["item with a text"]:
+        advice = (
+            "no item of the interactions has a title and a text in the items file: check that their item ids are the "
+            "same, and item_text"
+        )
     elif not left["positive"]:
         advice = f"lower positive_rating ({data.positive_rating:g})"
     else:

@@ -33,6 +33,7 @@ INTERACTIONS = {
     "row": pl.Int64,
 }
 REJECTED = {"file": pl.String, "row": pl.Int64, "reason": pl.String, "raw": pl.String}
+COMMA = r"^(-?\d+),(\d+)$"
 RAW_CHARACTERS = 2000  # of an unreadable row that are kept
 
 
@@ -115,7 +116,7 @@ def _write_interactions(source: Interactions, missing: Collection[str], rejects:
     fields |= {name: field for name, field in optional.items() if field is not None}
     clock = None if source.own else Clock("milliseconds" if source.milliseconds else "seconds")
     schema = pl.DataFrame(schema=INTERACTIONS).to_arrow().schema
-    numbers, file, before, last, told = True, "", 0, 0, False
+    numbers, file, before, last, told, commas = True, "", 0, 0, False, 0
     with pq.ParquetWriter(target, schema, compression="lz4", use_dictionary=False, write_statistics=False) as writer:
         for block in source.blocks:
             if block.file != file:  # rows of a later part come after those of the earlier ones
@@ -130,8 +131,12 @@ def _write_interactions(source: Interactions, missing: Collection[str], rejects:
             table = table.with_columns(same_ids(table["user"]), same_ids(table["item"]), row=rows)
             checked = _check(table, source, clock or Clock())
             rejects.of(block, checked["reason"])
+            if source.own and "rating" in fields:
+                commas += int(table["rating"].str.contains(COMMA).sum())
             writer.write_table(checked.filter(pl.col("reason").is_null()).select(*INTERACTIONS).to_arrow())
             numbers = numbers and block.is_number(source.item)
+    if commas:
+        print(f"{commas} ratings hold a comma, which is read as a decimal one", file=sys.stderr, flush=True)
     return numbers
 
 
@@ -181,7 +186,7 @@ def _rating(texts: pl.Series, own: bool) -> pl.Expr:
     number = pl.col("rating").cast(pl.Float64, strict=False)
     if not own or texts.cast(pl.Float64, strict=False).null_count() == texts.null_count():
         return number
-    comma = pl.col("rating").str.replace(r"^(-?\d+),(\d+)$", "$1.$2").cast(pl.Float64, strict=False)
+    comma = pl.col("rating").str.replace(COMMA, "$1.$2").cast(pl.Float64, strict=False)
     truth = pl.col("rating").str.to_lowercase().replace_strict({"true": 1.0, "false": 0.0}, default=None)
     return pl.coalesce(number, comma, truth.cast(pl.Float64))
 

@@ -55,7 +55,7 @@ def test_order_ties_repeats_and_ratings():
     assert dict(zip(positives.user_names, map(list, times), strict=True)) == {"u": [10, 10, 30], "v": [2]}
     assert [(s["step"], s["users"], s["items"], s["interactions"]) for s in steps] == [
         ("read", 2, 3, 6),
-        ("item with a title", 2, 3, 6),
+        ("item with a text", 2, 3, 6),
         ("positive", 2, 3, 5),
         ("first of repeats", 2, 3, 4),
         ("k-core", 2, 3, 4),
@@ -159,7 +159,7 @@ def test_ids_are_shuffled_by_the_seed():
     [
         (5, ("a",), r"k-core 0 users, 0 items, 0 rows\. Lower user_core \(9\) or item_core \(2\)"),
         (3, ("a",), r"positive 0 users.*Lower positive_rating \(4\)"),
-        (5, ("z",), r"item with a title 0 users.*No item of the interactions has a title"),
+        (5, ("z",), r"item with a text 0 users.*No item of the interactions has a title and a text"),
     ],
 )
 def test_nothing_left(rating, titles, advice):

@@ -440,11 +440,12 @@ def test_the_missing_word_of_a_dump_with_escaped_quotes(tmp_path):
     assert raw.items["title"].to_list() == ['A "B"', None]
 
 
-def test_a_decimal_comma_in_ratings(tmp_path):
+def test_a_decimal_comma_in_ratings(tmp_path, capsys):
     lines = ["user_id;item_id;r;pos", "a;x;4,5;1", "a;y;3;2", "a;x;true;3", "a;y;1,000,0;4"]
     write(tmp_path, {"interactions.csv": lines, "items.csv": ["item_id;title", "x;X"]})
     raw = read(tmp_path, DataSource(**TABLE, columns=Columns(**NAMES, rating="r", order="pos")))
     assert [row[2] for row in rows(raw)] == [4.5, 3.0, 1.0]
+    assert "1 ratings hold a comma, which is read as a decimal one" in capsys.readouterr().err
     assert raw.rejected["reason"].to_list() == ["impossible rating"]
 
 
