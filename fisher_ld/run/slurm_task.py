@@ -34,7 +34,7 @@ class Work(Checkpointable):
     names: tuple[str, ...]
     threads: int | None
 
-    def checkpoint(self, *args: Any, **kwargs: Any) -> DelayedSubmission | None:
+    def checkpoint(self, *args: Any, **kwargs: Any) -> DelayedSubmission | None:  # pyright: ignore - as submitit allows
         return super().checkpoint(*args, **kwargs) if self.stage not in JOBS or self.stage in RESUMED else None
 
     def __call__(self) -> None:
