@@ -15,6 +15,7 @@ from fisher_ld.report.summary import best_student, plots, summary
 from fisher_ld.run.registry import register
 from fisher_ld.run.stage import stage
 from fisher_ld.run.tracking import StageRun
+from fisher_ld.serving.predictor import history_length
 
 
 def main(params: Params, run: StageRun) -> None:
@@ -28,7 +29,8 @@ def main(params: Params, run: StageRun) -> None:
     write_json(SUMMARY, numbers)
     for part in results.parts.values():
         model, seed, tags = best_student(part)
-        register(run, part.paths.model(model, seed), f"{params.tracking.experiment}-{part.name}", tags)
+        folder = part.paths.model(model, seed)
+        register(run, folder, f"{params.tracking.experiment}-{part.name}", tags, history_length(folder))
     run.complete_parent(numbers, [METRICS / "report.html", METRICS / "report.md", PLOTS])
 
 

@@ -107,6 +107,8 @@ def _lists(rows: pl.LazyFrame, sequences: list[np.ndarray]) -> Lists:
 
 def _arrays(column: pl.Series) -> list[np.ndarray]:
     """One for each row of a column of lists; they are parts of one."""
+    if isinstance(column.dtype, pl.Array):  # where all lists were as long
+        column = column.arr.to_list()
     joined: Any = column.to_arrow()
     offsets = joined.offsets.to_numpy()
     return np.split(joined.flatten().to_numpy(), offsets[1:-1] - offsets[0]) if len(column) else []

@@ -56,7 +56,6 @@ Seed = Annotated[Whole, Field(ge=0, le=2**64 - 1)]  # as torch takes them
 Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$")]  # part of file and stage names
 Shallow = Annotated[str, Field(pattern=rf"^({'|'.join(SHALLOW)})-[1-9][0-9]*$")]  # truncated-2
 Family = Literal["matched", "uniform", "popularity", "full", "two-stage"]  # of test lists, by their negatives
-Fishers = Literal["model", "label", "list"]  # by what labels are drawn from
 Precision = Literal["auto", "fp32", "bf16"]  # auto: bf16 where the hardware computes it
 MODELS = ("teacher", "zero-shot", *SHALLOW, "rivals")  # that are no students, by the first part of their name
 
@@ -272,7 +271,7 @@ class Cache(Section):
 
 
 class Fisher(Section):
-    kind: Fishers
+    kind: Literal["model", "label", "list"]
     samples: Annotated[Whole, Field(ge=10)]  # examples of each kind
     unsampled: Annotated[Whole, Field(ge=0)]  # those of the method without sampling
     tolerance: NonNegative

@@ -17,7 +17,6 @@ from fisher_ld.experiments.convergence import steps_to_target
 from fisher_ld.experiments.peers import smallest_equal
 from fisher_ld.experiments.results import PROPOSED, Part, Results
 from fisher_ld.experiments.tables import EFFICIENCY, Empty, locate, measure, paper
-from fisher_ld.fisher.profile import quarter
 
 YES, NO, NEVER = "reproduced", "not reproduced", "cannot be compared"
 STATES = {
@@ -165,7 +164,7 @@ def _upper_lower(subject: Subject, target: float, form: str) -> Answer:
     """The interval is a cautious one: standard errors of the layers are added, as if they moved together."""
     adapted, base = (subject.part.fisher[state][FISHER] for state in ("adapted", "base"))
     layers = adapted["layers"]
-    count = quarter(len(layers))
+    count = max(1, len(layers) // 4)
     lower, upper = layers[:count], layers[-count:]
     a, b = (sum(row["trace"] for row in part) for part in (upper, lower))
     da, db = (1.96 * sum(row["standard_error"] for row in part) for part in (upper, lower))

@@ -10,9 +10,9 @@ import polars as pl
 from scipy.special import expit, softmax
 from scipy.stats import rankdata
 
-from fisher_ld.config.params import Fishers as Kind
 from fisher_ld.core.errors import UserError
 
+Kind = Literal["model", "label", "list"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 

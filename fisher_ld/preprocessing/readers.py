@@ -18,10 +18,10 @@ from fisher_ld.config.params import DataSource
 from fisher_ld.core.errors import UserError
 from fisher_ld.datasets.blocks import Block
 from fisher_ld.datasets.catalogue import SOURCES
-from fisher_ld.datasets.ids import PADDED, same_id, same_ids
 from fisher_ld.datasets.kind import Interactions, Items
 from fisher_ld.datasets.rows import Row
 from fisher_ld.datasets.titles import categories, clean, text
+from fisher_ld.preprocessing.ids import PADDED, same_id, same_ids
 from fisher_ld.preprocessing.times import Clock, find_clock
 
 INTERACTIONS = {

@@ -17,7 +17,6 @@ from fisher_ld.batches.lists import MAIN
 from fisher_ld.experiments.claims import FISHER
 from fisher_ld.experiments.peers import front, places
 from fisher_ld.experiments.results import PROPOSED, Part
-from fisher_ld.fisher.profile import quarter
 from fisher_ld.report.names import (
     BLUE,
     GREY,
@@ -215,7 +214,7 @@ def profile(part: Part) -> Figure:
             yerr=100 * layers[f"{column}_share_standard_error"], error_kw=error,
         )  # fmt: skip
     count = int(rows["layer"].to_numpy().max())
-    shaded = quarter(count)
+    shaded = max(1, count // 4)
     for start in (0, count - shaded):
         above.axvspan(start + 0.5, start + shaded + 0.5, color=GREY, alpha=0.12, linewidth=0, zorder=0)
     above.set_title("Upper quarter of the layers over the lower (shaded):\n" + ", ".join(said))

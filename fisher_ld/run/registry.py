@@ -20,7 +20,7 @@ NEEDED = (  # by what MLflow serves, beside what these need themselves
 EXAMPLE = {"history": ["Toy Story", "Aladdin"], "candidates": ["Heat", "The Lion King", "Alien"]}
 
 
-def register(run: StageRun, folder: Path, name: str, tags: Mapping[str, Any]) -> None:
+def register(run: StageRun, folder: Path, name: str, tags: Mapping[str, Any], history_length: int | None) -> None:
     """Logs the model saved in `folder` to the experiment's parent run as a pyfunc (signature, example, pinned
     requirements, this package's code), and registers it as the next version of `name` with these tags. Raises UserError
     where there is no such folder; a store that takes no model is reported, and stops nothing."""
@@ -32,8 +32,6 @@ def register(run: StageRun, folder: Path, name: str, tags: Mapping[str, Any]) ->
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Array
-
-    from fisher_ld.serving.predictor import history_length
 
     texts, places, numbers = (Array(kind) for kind in (DataType.string, DataType.long, DataType.double))
     signature = ModelSignature(
@@ -48,7 +46,7 @@ def register(run: StageRun, folder: Path, name: str, tags: Mapping[str, Any]) ->
                 name="student",
                 python_model=str(ENTRY),
                 artifacts={"model": str(folder)},
-                model_config={"history_length": history_length(folder)},
+                model_config={"history_length": history_length},
                 code_paths=[str(PACKAGE)],
                 signature=signature,
                 input_example=EXAMPLE,

@@ -31,10 +31,10 @@ def registered(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_model(tmp_path / "student", 2)
     with stage_run("report") as run:
-        register(run, Path("student"), "films", {"test_ndcg_10": 0.3, "method": "logits"})
-        register(run, Path("student"), "films", {"test_ndcg_10": 0.4, "method": "fisher-ld"})
+        register(run, Path("student"), "films", {"test_ndcg_10": 0.3, "method": "logits"}, None)
+        register(run, Path("student"), "films", {"test_ndcg_10": 0.4, "method": "fisher-ld"}, 10)
         with pytest.raises(UserError, match="the best student is not there"):
-            register(run, Path("none"), "films", {})
+            register(run, Path("none"), "films", {}, None)
     return run.uri, tmp_path / "student"
 
 

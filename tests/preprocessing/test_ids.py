@@ -1,7 +1,7 @@
 import polars as pl
 import pytest
 
-from fisher_ld.datasets.ids import same_id, same_ids
+from fisher_ld.preprocessing.ids import same_id, same_ids
 
 SAME = {
     "7": "7", "7.0": "7", "7.00": "7", "7,0": "7", "7,00": "7", "-7.0": "-7", "007.0": "007", "1e+16": "1" + "0" * 16,
