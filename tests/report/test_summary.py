@@ -81,7 +81,8 @@ def test_the_stage_writes_all_and_completes_the_parent(here, monkeypatch):
     monkeypatch.setattr("stages.report.register", lambda run, *parts: registered.append(parts))
     report.main(given(FEWER), SimpleNamespace(complete_parent=lambda *parts: seen.append(parts)))
     [(numbers, artifacts)] = seen
-    [(folder, name, tags)] = registered
+    [(folder, name, tags, history_length)] = registered
+    assert history_length is None  # of lists that are not here
     assert name == "fisher-ld-movielens-100k" and folder.parts[-3:] == ("small", tags["method"], str(tags["seed"]))
     assert numbers == read_json("metrics/summary.json") and numbers["gate_passed"] == {"small": 1.0}
     assert [str(path) for path in artifacts] == ["metrics/report.html", "metrics/report.md", "metrics/plots"]
