@@ -410,10 +410,11 @@ class Run(Section):
     teacher_seeds: Annotated[list[Seed], AfterValidator(_distinct)]  # students distil from the first
     shallow: Annotated[list[Shallow], AfterValidator(_distinct)]
 
-    def trained(self) -> dict[str, list[int]]:
-        """Every model that is trained, with its seeds."""
-        alone = {"teacher": self.teacher_seeds} | {model: [0] for model in self.shallow}
-        return alone | {paths.student(s, method): self.seeds for s in self.students for method in self.methods}
+
+def trained(run: Run) -> dict[str, list[int]]:
+    """Every model that is trained, with its seeds."""
+    alone = {"teacher": run.teacher_seeds} | {model: [0] for model in run.shallow}
+    return alone | {paths.student(s, method): run.seeds for s in run.students for method in run.methods}
 
 
 class Params(Section):

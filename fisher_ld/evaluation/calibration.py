@@ -25,7 +25,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from fisher_ld.batches.lists import MAIN, Lists, read_lists
-from fisher_ld.config.params import Run
+from fisher_ld.config.params import Run, trained
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.evaluation.scores import Scores, read_scores
 
@@ -128,5 +128,5 @@ def calibration(data: DataPaths, run: Run) -> Mapping[str, Any]:
         both = {name: Scored.of(lists[name], read_scores(path, lists[name])) for name, path in files.items()}
         return {"seed": seed, **calibrated(**both)}
 
-    found = {model: [of(model, seed) for seed in seeds] for model, seeds in run.trained().items()}
+    found = {model: [of(model, seed) for seed in seeds] for model, seeds in trained(run).items()}
     return {**{name: described(part) for name, part in lists.items()}, "models": found}

@@ -13,7 +13,7 @@ import polars as pl
 
 from fisher_ld.batches.lists import FAMILIES
 from fisher_ld.config import paths
-from fisher_ld.config.params import Evaluate, Run
+from fisher_ld.config.params import Evaluate, Run, trained
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.files import read_json
 from fisher_ld.distillation.methods import METHODS
@@ -60,8 +60,8 @@ class Known:
 
     @classmethod
     def read(cls, data: DataPaths, run: Run) -> Known:
-        trained = {model: seeds for model, seeds in run.trained().items() if of_student(model)}
-        fits = {m: [read_json(data.training(m, seed) / "fit.json") for seed in seeds] for m, seeds in trained.items()}
+        students = {model: seeds for model, seeds in trained(run).items() if of_student(model)}
+        fits = {m: [read_json(data.training(m, seed) / "fit.json") for seed in seeds] for m, seeds in students.items()}
         return cls({student: read_json(data.gate(student)) for student in run.students}, fits)
 
     def truncation(self, student: str) -> str:

@@ -12,7 +12,7 @@ import polars as pl
 
 from fisher_ld.batches.lists import MAIN
 from fisher_ld.config import paths
-from fisher_ld.config.params import Run
+from fisher_ld.config.params import Run, trained
 from fisher_ld.config.paths import METRICS, TABLES, DataPaths, cell
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json
@@ -95,30 +95,30 @@ class Part:
     @cached_property
     def fits(self) -> dict[str, list[dict[str, Any]]]:
         """Model -> fit.json of each seed."""
-        trained = self.run.trained()
-        return {m: [_json(self.paths.training(m, s) / "fit.json") for s in seeds] for m, seeds in trained.items()}
+        models = trained(self.run)
+        return {m: [_json(self.paths.training(m, s) / "fit.json") for s in seeds] for m, seeds in models.items()}
 
     @cached_property
     def costs(self) -> dict[str, list[dict[str, Any]]]:
         """Student -> what the training of each seed took: `seconds`, `peak_memory_mib`."""
-        students = {model: seeds for model, seeds in self.run.trained().items() if "/" in model}
+        students = {model: seeds for model, seeds in trained(self.run).items() if "/" in model}
         return {m: [_json(self.paths.training(m, s) / "run.json") for s in seeds] for m, seeds in students.items()}
 
     @cached_property
     def curves(self) -> dict[str, pl.DataFrame]:
         """Model -> its training curves, a column `seed` among them."""
-        return {model: self._by_seed(model, "curve.csv") for model in self.run.trained()}
+        return {model: self._by_seed(model, "curve.csv") for model in trained(self.run)}
 
     @cached_property
     def weights(self) -> dict[str, pl.DataFrame]:
         """Student with a layer loss -> seed, step, layer, weight."""
-        frames = {model: self._by_seed(model, "weights.csv") for model in self.run.trained() if "/" in model}
+        frames = {model: self._by_seed(model, "weights.csv") for model in trained(self.run) if "/" in model}
         return {model: frame for model, frame in frames.items() if len(frame)}
 
     def _by_seed(self, model: str, file: str) -> pl.DataFrame:
         frames = [
             _csv(self.paths.training(model, seed) / file).select(pl.lit(seed).alias("seed"), pl.all())
-            for seed in self.run.trained()[model]
+            for seed in trained(self.run)[model]
         ]
         return pl.concat(frames, how="diagonal_relaxed")
 

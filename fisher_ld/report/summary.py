@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from fisher_ld.batches.lists import MAIN
+from fisher_ld.config.params import trained
 from fisher_ld.experiments.results import Part, Results
 from fisher_ld.report.findings import QUESTIONS
 from fisher_ld.report.names import label, ordered, short
@@ -45,7 +46,7 @@ def best_student(part: Part) -> tuple[str, int, dict[str, str | float]]:
         (fit["validation_ndcg_10"], model, seed)
         for model, fits in part.fits.items()
         if "/" in model
-        for seed, fit in zip(part.run.trained()[model], fits, strict=True)
+        for seed, fit in zip(trained(part.run)[model], fits, strict=True)
     ]
     validation, model, seed = max(found, key=lambda entry: entry[0])
     student, method = model.split("/")

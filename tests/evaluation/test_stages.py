@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from fisher_ld.batches.lists import read_lists, read_tests
+from fisher_ld.config.params import trained
 from fisher_ld.config.paths import BASE
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json
@@ -121,7 +122,7 @@ def test_evaluate_makes_probabilities_and_examples_of_the_scores(evaluated, monk
 
 def test_a_student_without_validation_scores_has_no_probabilities(project):
     lists = {"val": read_lists(DATA.processed, "val"), "test": read_lists(DATA.processed, "test_matched")}
-    for model, seed in ((model, seed) for model, seeds in given(CHANGES).run.trained().items() for seed in seeds):
+    for model, seed in ((model, seed) for model, seeds in trained(given(CHANGES).run).items() for seed in seeds):
         write_skilled(DATA.validation(model, seed), lists["val"], 1.0, 0)
         write_skilled(DATA.test(model, seed) / "matched.parquet", lists["test"], 1.0, 1)
     calibration(DATA, given(CHANGES).run)

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 
 from fisher_ld.batches.lists import read_lists
+from fisher_ld.config.params import trained
 from fisher_ld.config.paths import DataPaths, cell, kind_and_depth, rival
 from fisher_ld.core.files import write_csv, write_json
 from fisher_ld.distillation.methods import METHODS
@@ -223,7 +224,7 @@ def write_data(params, paths, folder):
 def write_scored(params, paths):
     """Calibration and examples, of scores that start from a share of likes of a fifth."""
     rng = np.random.default_rng(4)
-    for model, seed in ((model, seed) for model, seeds in params.run.trained().items() for seed in seeds):
+    for model, seed in ((model, seed) for model, seeds in trained(params.run).items() for seed in seeds):
         for name, path in (("val", paths.validation(model, seed)), ("test_matched", paths.test(model, seed))):
             own = read_lists(paths.processed, name)
             z = rng.normal(-1.8, 1, (len(own), SIZE)) + skill(model) * (np.arange(SIZE) == own.positive[:, None])

@@ -4,6 +4,7 @@ from functools import cached_property
 
 import pytest
 
+from fisher_ld.config.params import trained
 from fisher_ld.config.paths import cell
 from fisher_ld.core.errors import UserError
 from fisher_ld.experiments.results import Part, Results
@@ -59,7 +60,7 @@ def test_files_of_seeds_that_are_not_asked_for_are_not_read(here):
 
 def test_a_method_without_layers_has_no_weights(results):
     part = results.parts[DATA]
-    assert "small/none" in part.run.trained() and "small/none" not in part.weights
+    assert "small/none" in trained(part.run) and "small/none" not in part.weights
     assert part.changing("small/fisher-ld") and not part.changing("small/fisher") and not part.changing("small/none")
 
 
