@@ -32,7 +32,7 @@ def registered(tmp_path, monkeypatch):
     write_model(tmp_path / "student", 2)
     with stage_run("report") as run:
         register(run, Path("student"), "films", {"test_ndcg_10": 0.3, "method": "logits"}, None)
-        register(run, Path("student"), "films", {"test_ndcg_10": 0.4, "method": "fisher-ld"}, 10)
+        register(run, Path("student"), "films", {"test_ndcg_10": 0.4, "method": "fisher-ld"}, None)
         with pytest.raises(UserError, match="the best student is not there"):
             register(run, Path("none"), "films", {}, None)
     return run.uri, tmp_path / "student"
