@@ -333,8 +333,8 @@ def test_a_killed_cache_goes_on_to_the_same_signals(project):
     ],
 )
 def test_goes_on_after_kill(project, stage, command, folder, model, seed):
-    """By hand, or under DVC, which removes outputs first, to the weights of the uninterrupted run: equal to 1e-6, as
-    float32 sums may differ in the last bit."""
+    """By hand, or under DVC, which removes outputs first, to the weights of the uninterrupted run, but for the last bit
+    of a float32 sum: AdamW makes a step of it where a gradient is next to nothing, so weights are compared as a whole."""
     result = PATHS.model(model, seed) / "model.safetensors"
     expected = load_file(project / result)
 
@@ -350,7 +350,7 @@ def test_goes_on_after_kill(project, stage, command, folder, model, seed):
     steps = [point.step for point in client.get_metric_history(latest.info.run_id, "loss")]
     assert sorted(steps) == list(range(1, 13))  # none lost, none twice
     for name, value in load_file(project / result).items():
-        torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-6)
+        assert (value - expected[name]).norm() <= 1e-5 * expected[name].norm()
 
 
 def test_two_processes_that_divide_the_teacher_leave_what_one_left(project):
