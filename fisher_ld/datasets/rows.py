@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.progress import progress
-from fisher_ld.datasets.streams import utf8
+from fisher_ld.datasets.streams import plain, utf8
 from fisher_ld.datasets.titles import parse
 
 MOST_FIELDS = 1000  # of JSON objects that are searched for those that are required
@@ -182,7 +182,7 @@ def parquet(path: Path, columns: Sequence[str] | None = None, required: Sequence
 
 def open_parquet(path: Path, required: Sequence[str] = ()) -> pq.ParquetFile:
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(plain(path))
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a Parquet file ({error})") from error
     schema = file.schema_arrow

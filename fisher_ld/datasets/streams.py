@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import shutil
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,19 +20,32 @@ from fisher_ld.core.progress import Progress, progress
 
 CHUNK = 1 << 20
 SCANNED = 1 << 26  # bytes of a file that are searched for its encoding
+PACKED = (".gz", ".zst")
 BROKEN = (EOFError, gzip.BadGzipFile, zlib.error)
 BYTE_ORDERS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @contextmanager
 def utf8(path: Path, encoding: str = "utf-8") -> Iterator[io.BufferedReader]:
-    """The text of a file, unpacked where its name ends in .gz or .zst. Bytes that `encoding` lacks stay as they are,
+    """The text of a file, unpacked where its name ends so. Bytes that `encoding` lacks stay as they are,
     which is no UTF-8. A byte order mark is left out; a lone carriage return ends a line where the file has no line
     feed. Raises UserError for an archive that is cut or none."""
     with open(path, "rb") as file, progress(path.stat().st_size, f"Reading {path.name}", "bytes") as bar:
         with _unpacked(path, file) as inner:
             yield io.BufferedReader(_Text(inner, file, encoding, bar), CHUNK)
         bar.advance(path.stat().st_size - bar.done)
+
+
+def plain(path: Path) -> Path | BinaryIO:
+    """The file, for readers that go to and fro in it: one that is packed as an unpacked copy, which goes when it is
+    closed. Raises UserError for an archive that is cut or none."""
+    if path.suffix not in PACKED:
+        return path
+    copy = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115: the reader closes it
+    with open(path, "rb") as file, _unpacked(path, file) as inner:
+        shutil.copyfileobj(inner, copy, CHUNK)
+    copy.seek(0)
+    return copy
 
 
 def find_encoding(path: Path) -> str:

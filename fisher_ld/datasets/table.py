@@ -19,11 +19,11 @@ from fisher_ld.core.locks import work_root
 from fisher_ld.datasets.blocks import Block, delimited_blocks, json_blocks, parquet_blocks
 from fisher_ld.datasets.kind import Interactions, Items, Part, Record
 from fisher_ld.datasets.rows import Row, delimited, find, json_lines, parquet
-from fisher_ld.datasets.streams import find_encoding, is_empty, utf8
+from fisher_ld.datasets.streams import PACKED, find_encoding, is_empty, utf8
 from fisher_ld.datasets.titles import find_separator, item, listed
 
-TEXT, JSON, PARQUET, PACKED = (".csv", ".tsv", ".txt"), (".json", ".jsonl"), ".parquet", (".gz", ".zst")
-SUFFIXES = (*(suffix + packed for packed in ("", *PACKED) for suffix in (*TEXT, *JSON)), PARQUET)
+TEXT, JSON, PARQUET = (".csv", ".tsv", ".txt"), (".json", ".jsonl"), ".parquet"
+SUFFIXES = tuple(suffix + packed for packed in ("", *PACKED) for suffix in (*TEXT, *JSON, PARQUET))
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 SAMPLE = 1 << 18  # bytes
 SAMPLED_ITEMS = 10_000

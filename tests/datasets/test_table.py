@@ -31,7 +31,7 @@ def test_hidden_files_are_no_parts_and_documents_are_said(tmp_path, capsys):
     assert capsys.readouterr().err == f"{tmp_path}: left out LICENSE, README.txt\n"
 
 
-@pytest.mark.parametrize("name", ["part-1.csv.bz2", "part-2", "sub/part-3.csv", "part-4.parquet.gz"])
+@pytest.mark.parametrize("name", ["part-1.csv.bz2", "part-2", "sub/part-3.csv", "part-4.orc"])
 def test_what_may_be_a_part_and_cannot_be_read_is_refused(tmp_path, name):
     made = folder(tmp_path, "part-0.csv", name)
     with pytest.raises(UserError, match=f"files ending in .csv, .*, got {name.split('part-3')[0]}; convert"):

@@ -333,8 +333,8 @@ def test_a_killed_cache_goes_on_to_the_same_signals(project):
     ],
 )
 def test_goes_on_after_kill(project, stage, command, folder, model, seed):
-    """By hand, or under DVC, which removes outputs first, to the weights of the uninterrupted run, but for the last bit
-    of a float32 sum: AdamW makes a step of it where a gradient is next to nothing, so weights are compared as a whole."""
+    """By hand, or under DVC, which removes outputs first, to the weights of the uninterrupted run. They are compared as
+    a whole: where a gradient is next to nothing AdamW makes a step of the last bit of a float32 sum."""
     result = PATHS.model(model, seed) / "model.safetensors"
     expected = load_file(project / result)
 
