@@ -37,11 +37,11 @@ def utf8(path: Path, encoding: str = "utf-8") -> Iterator[io.BufferedReader]:
 
 
 def plain(path: Path) -> Path | BinaryIO:
-    """The file, for readers that go to and fro in it: one that is packed as an unpacked copy, which goes when it is
-    closed. Raises UserError for an archive that is cut or none."""
+    """The file, for readers that go to and fro in it: one that is packed as an unpacked copy, which goes when it is no
+    longer read. Raises UserError for an archive that is cut or none."""
     if path.suffix not in PACKED:
         return path
-    copy = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115: the reader closes it
+    copy = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 - goes with its reader
     with open(path, "rb") as file, _unpacked(path, file) as inner:
         shutil.copyfileobj(inner, copy, CHUNK)
     copy.seek(0)
