@@ -18,6 +18,13 @@ def check(params: Params) -> None:
     if any(place.launcher == "slurm" for place in (params.cluster, *params.cluster.stages.values())):
         check_shared(params.tracking.uri)
     check_teacher_fit(params, BASE)
+    yes, no = params.teacher.answers.yes, params.teacher.answers.no
+    if not yes[0].isspace():
+        print(
+            f"check_params: no blank before the answers {yes!r} and {no!r}; if there is to be one, -S takes it in "
+            f"""quotes: -S 'teacher.answers.yes=" {yes}"'""",
+            file=sys.stderr,
+        )
     if BASE.is_dir():
         from transformers import AutoTokenizer  # here, for it takes seconds to import
 

@@ -124,6 +124,13 @@ def test_answers_are_checked_as_soon_as_there_is_a_teacher(project):
         check_params.check(asked(" aye", " nay"))
 
 
+@pytest.mark.parametrize("yes, no, said", [("ja", "nein", True), (" ja", " nein", False)])
+def test_answers_that_lost_their_blank_are_said(project, capsys, yes, no, said):
+    """As `dvc exp run -S 'teacher.answers.yes= ja'` takes it, of both."""
+    check_params.check(given({"teacher": {"answers": {"yes": yes, "no": no}}}))
+    assert ("no blank before the answers 'ja' and 'nein'; if" in capsys.readouterr().err) == said
+
+
 @pytest.mark.parametrize("cluster", [{"launcher": "slurm"}, {"stages": {"distill": {"launcher": "slurm"}}}])
 def test_a_store_that_jobs_cannot_share_is_refused_before_the_first_stage(project, cluster):
     with pytest.raises(UserError, match=r"^MLflow store sqlite:.*make server"):
