@@ -17,7 +17,7 @@ from statistics import mean
 from typing import Any
 
 from fisher_ld.config.params import Run
-from fisher_ld.config.paths import PARAMS, SUMMARY, cell
+from fisher_ld.config.paths import PARAMS, SUMMARY, TABLES, cell
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json, read_yaml, write_json
 from fisher_ld.evaluation.metrics.catalogue import PRIMARY
@@ -39,6 +39,8 @@ READ = ("windows", "lists", "read", "labels")  # of the data report
 DONE = ("moved", "same_order", "layer_loss", "validation_start", "validation_ndcg_10", "gain_last")  # of fit.json
 OUTCOME = (*DONE, "steps_to_target")  # of a student
 GATE = ("passed", "overridden", "tie", "lists", "teacher", "best_rival", "reasons")
+TABLE = ("name", "title", "columns")  # of a table of the paper
+CELL = ("paper", "ours", "interval", "spread", "p", "mark", "best", "empty")
 TIMED = ("ratios", "queries", "threads", "precision", "device")  # of efficiency
 
 
@@ -82,11 +84,25 @@ def collect(params: Mapping[str, Any], stages: Mapping[str, Any]) -> dict[str, A
         "outcome": {name: outcomes(part) for name, part in parts.items()},
         "gate": {name: {key: part.gates[s][key] for key in GATE} for name, (part, s) in cells.items()},
         "efficiency": {name: {key: content[key] for key in TIMED} for name, content in efficiency.items()},
+        "tables": tables(read_json(TABLES / "tables.json")),
         "seconds": {
             stage: {"cells": len(records), "seconds": round(sum(record["seconds"] for record in records), 1)}
             for stage, records in took(stages, run).items()
         },
     }
+
+
+def tables(filled: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of the paper's tables those of numbers of which most rows were run."""
+
+    def row(of: Mapping[str, Any]) -> dict[str, Any]:
+        return {**of, "cells": [{key: cell[key] for key in CELL} for cell in of["cells"]]}
+
+    return [
+        {key: table[key] for key in TABLE} | {"rows": [row(of) for of in table["rows"]]}
+        for table in filled
+        if "examples" not in table and mean(any(cell["ours"] for cell in of["cells"]) for of in table["rows"]) > 0.5
+    ]
 
 
 def outcomes(part: Part) -> dict[str, dict[str, float | None]]:

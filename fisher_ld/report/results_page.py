@@ -17,6 +17,8 @@ from fisher_ld.batches.lists import MAIN
 from fisher_ld.core.files import atomic_path, read_json
 from fisher_ld.experiments.record import RESULTS
 from fisher_ld.report.findings import QUESTIONS, answer, basis
+from fisher_ld.report.markdown import markdown
+from fisher_ld.report.paper import table_blocks
 from fisher_ld.report.recipe import DONE, done
 
 PAGE = RESULTS.parent / "results.md"
@@ -139,6 +141,8 @@ def section(found: Mapping[str, Any]) -> str:
         parts += [f"### Comparisons on {data}", _comparisons(rows)]
         parts += [f"### What students retain on {data}", _retained(found["retained"][data][MAIN])]
         parts += [f"### Did anything happen on {data}?", _outcome(found["outcome"][data])]
+    for filled in found.get("tables", []):
+        parts.append("##" + markdown(filled["title"], table_blocks(filled)[1:]).strip())
     parts += ["### The gate", _gates(found["gate"]), "### Efficiency", _efficiency(found["efficiency"])]
     parts += ["### Time", _seconds(found["seconds"]), "### Params", _params(found["params"])]
     return "\n\n".join([*parts, _footnote(found)])

@@ -48,6 +48,16 @@ DATA = {
 }  # fmt: skip
 
 
+def _filled(name: str, *run: bool) -> dict[str, Any]:
+    """A table of the paper of one column, and of each row whether it was run."""
+    empty = dict.fromkeys(("ours", "interval", "value", "low", "high", "spread", "p", "best", "mark"))
+    cell = {True: empty | {"ours": "0.36", "empty": None}, False: empty | {"empty": "not among run.methods"}}
+    rows = [
+        {"name": f"row {i}", "own_start": False, "cells": [cell[of] | {"paper": "0.7"}]} for i, of in enumerate(run)
+    ]
+    return {"name": name, "title": f"{name}: rivals", "columns": ["NDCG@5"], "rows": rows}
+
+
 def _metric(mean: float) -> dict[str, Any]:
     return {"ndcg_10": {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "n": 9}, "mrr": {"mean": 0.9}}
 
@@ -72,6 +82,10 @@ def metrics(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     films = DataPaths("films")
     write_json(paths.SUMMARY, {"ndcg_10": {"fisher-ld": 0.375}})
+    told = _filled("Table 0", True) | {"examples": {}}
+    write_json(
+        paths.TABLES / "tables.json", [told, _filled("Table I", True, True, False), _filled("Table II", True, False)]
+    )
     quality = {"teacher": _metric(0.5), "small/fisher-ld": _metric(0.375)}
     share = {"share": 0.75, "low": 0.5, "high": 0.875, "n": 9, "above_chance": None}
     write_json(
@@ -170,6 +184,9 @@ def test_the_page_shows_what_a_record_holds(metrics, params, tmp_path):
     assert "| `films/small` | not passed | not above item-kNN |" in text
     assert "| `small` (films/small) | 18.0 | 19.2 |" in text  # no column for what was not measured
     assert "| `distill` | 4 | 40 |" in text
+    assert "### Table I: rivals\n\n|  | NDCG@5 |" in text and "| row 1 | 0.36 (paper 0.7) |" in text
+    assert "| row 2 | (a) (paper 0.7) |" in text and "Empty: (a) not among run.methods." in text
+    assert "Table II" not in text and "Table 0" not in text
 
 
 def test_a_page_without_records_is_its_preface(tmp_path):
