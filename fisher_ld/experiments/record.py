@@ -93,7 +93,7 @@ def collect(params: Mapping[str, Any], stages: Mapping[str, Any]) -> dict[str, A
 
 
 def tables(filled: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of the paper's tables those of numbers of which most rows were run."""
+    """Of the paper's tables those of numbers of which a third of the rows was run."""
 
     def row(of: Mapping[str, Any]) -> dict[str, Any]:
         return {**of, "cells": [{key: cell[key] for key in CELL} for cell in of["cells"]]}
@@ -101,7 +101,7 @@ def tables(filled: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {key: table[key] for key in TABLE} | {"rows": [row(of) for of in table["rows"]]}
         for table in filled
-        if "examples" not in table and mean(any(cell["ours"] for cell in of["cells"]) for of in table["rows"]) > 0.5
+        if "examples" not in table and mean(any(cell["ours"] for cell in of["cells"]) for of in table["rows"]) >= 1 / 3
     ]
 
 

@@ -16,9 +16,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
+
+import psutil
 
 from fisher_ld.config.overrides import set_params
 from fisher_ld.config.params import Cluster
@@ -32,6 +35,7 @@ ALONE = (
     "embed_items", "adapt_teacher", "adapt_shallow", "cache_teacher", "cache_signals", "estimate_fisher",
     "score_zero_shot", "score_teacher", "score_shallow", "efficiency",
 )  # fmt: skip
+LOCK = "dvc.lock"
 NOISE = "Updating lock file"  # from here on DVC says how to commit what it did
 
 
@@ -54,6 +58,11 @@ def outdated() -> dict[str, set[str]]:
             changed = set(repo.status())
             cache = Path(repo.cache.local.path)
     except DvcException as error:
+        if LOCK in str(error):
+            raise UserError(
+                f"{error}, as a kill while DVC wrote it leaves it: remove {LOCK} and run this again; what is done "
+                "comes back from DVC's cache"
+            ) from error
         raise UserError(
             f"DVC: {error}. It needs a clone by git, or: git init && git add -A && git commit -m start"
         ) from error
@@ -132,9 +141,31 @@ class Cells:
         return process.wait() == 0
 
     def interrupt(self) -> None:
-        """As Ctrl-C would; what is interrupted goes on from its checkpoint."""
-        for process in list(self.processes):
-            os.killpg(process.pid, signal.SIGINT)
+        """As Ctrl-C would, of the stages alone, which go on from their checkpoints: DVC may be writing dvc.lock, and
+        ends by itself."""
+        told: set[int] = set()
+        while running := list(self.processes):
+            for process in running:
+                for own in {*_below(process.pid)} - told:
+                    told.add(own)
+                    with suppress(ProcessLookupError):
+                        os.kill(own, signal.SIGINT)
+            time.sleep(0.1)
+
+
+def _below(leader: int) -> list[int]:
+    """The processes of a group but its leader."""
+    with suppress(psutil.NoSuchProcess):
+        children = psutil.Process(leader).children(recursive=True)
+        return [child.pid for child in children if _group(child.pid) == leader]
+    return []
+
+
+def _group(process: int) -> int | None:
+    try:
+        return os.getpgid(process)
+    except ProcessLookupError:
+        return None
 
 
 def _check_identity() -> None:

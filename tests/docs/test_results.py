@@ -84,7 +84,8 @@ def metrics(tmp_path, monkeypatch) -> None:
     write_json(paths.SUMMARY, {"ndcg_10": {"fisher-ld": 0.375}})
     told = _filled("Table 0", True) | {"examples": {}}
     write_json(
-        paths.TABLES / "tables.json", [told, _filled("Table I", True, True, False), _filled("Table II", True, False)]
+        paths.TABLES / "tables.json",
+        [told, _filled("Table I", True, True, False), _filled("Table II", True, False, False, False)],
     )
     quality = {"teacher": _metric(0.5), "small/fisher-ld": _metric(0.375)}
     share = {"share": 0.75, "low": 0.5, "high": 0.875, "n": 9, "above_chance": None}

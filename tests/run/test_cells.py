@@ -13,6 +13,7 @@ import time
 import pytest
 import yaml
 
+from fisher_ld.core.errors import UserError
 from fisher_ld.run import cells
 from tests.given import ROOT, given
 
@@ -115,6 +116,41 @@ def test_an_interruption_ends_what_runs(project, capsys):
     assert "long" in capsys.readouterr().out
     (project / "dvc.yaml").write_text("stages: {}")
     dvc("status")  # the repository is not left locked
+
+
+def test_dvc_is_not_interrupted_while_it_writes(project, monkeypatch):
+    """It is slowed where it writes dvc.lock, for a second, and told to end in the middle."""
+    (project / "sitecustomize.py").write_text(
+        "import time\nfrom ruamel.yaml import YAML\ndump = YAML.dump\n"
+        "def slow(self, data, stream=None, **more):\n"
+        "    open('begun', 'w').close()\n    time.sleep(1)\n    return dump(self, data, stream, **more)\n"
+        "YAML.dump = slow\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(project))
+    write(project / "dvc.yaml", {"stages": {"short": {"cmd": "echo > done", "outs": ["done"]}}})
+    made = cells.Cells(1, 1, ALONE)
+
+    def interrupt() -> None:
+        while not (project / "begun").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        cells.work_through({"short": set()}, 1, ALONE, made.run, made.interrupt)
+    assert set(yaml.safe_load((project / "dvc.lock").read_text())["stages"]) == {"short"}
+
+
+def test_a_lock_that_is_cut_costs_no_cell(project, capsys):
+    work()
+    lock = (project / "dvc.lock").read_text()
+    (project / "dvc.lock").write_text(lock[: len(lock) // 2].rpartition("\n")[0] + "\n    params:\n      params.yaml:")
+    with pytest.raises(UserError, match=r"dvc\.lock.*: remove dvc\.lock and run this again"):
+        cells.outdated()
+    (project / "dvc.lock").unlink()
+    capsys.readouterr()
+    assert work() == cells.Outcome()
+    assert "Running stage" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3])
