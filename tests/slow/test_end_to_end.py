@@ -350,7 +350,7 @@ def test_goes_on_after_kill(project, stage, command, folder, model, seed):
     steps = [point.step for point in client.get_metric_history(latest.info.run_id, "loss")]
     assert sorted(steps) == list(range(1, 13))  # none lost, none twice
     for name, value in load_file(project / result).items():
-        assert (value - expected[name]).norm() <= 1e-5 * expected[name].norm()
+        assert (value - expected[name]).norm() <= 1e-4 * expected[name].norm()  # a lost step: above 1e-3
 
 
 def test_two_processes_that_divide_the_teacher_leave_what_one_left(project):
