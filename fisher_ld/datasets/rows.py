@@ -181,8 +181,9 @@ def parquet(path: Path, columns: Sequence[str] | None = None, required: Sequence
 
 
 def open_parquet(path: Path, required: Sequence[str] = ()) -> pq.ParquetFile:
+    readable = plain(path)
     try:
-        file = pq.ParquetFile(plain(path))
+        file = pq.ParquetFile(readable)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a Parquet file ({error})") from error
     schema = file.schema_arrow

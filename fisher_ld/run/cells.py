@@ -154,18 +154,11 @@ class Cells:
 
 
 def _below(leader: int) -> list[int]:
-    """The processes of a group but its leader."""
-    with suppress(psutil.NoSuchProcess):
+    """The processes of a group but its leader; none where one of them ends meanwhile."""
+    with suppress(psutil.NoSuchProcess, ProcessLookupError):
         children = psutil.Process(leader).children(recursive=True)
-        return [child.pid for child in children if _group(child.pid) == leader]
+        return [child.pid for child in children if os.getpgid(child.pid) == leader]
     return []
-
-
-def _group(process: int) -> int | None:
-    try:
-        return os.getpgid(process)
-    except ProcessLookupError:
-        return None
 
 
 def _check_identity() -> None:

@@ -100,18 +100,24 @@ def test_a_failed_cell_takes_with_it_only_those_that_need_it(project):
     assert all((project / name).exists() for name in ("first", "a", "b", "s"))
 
 
-def test_an_interruption_ends_what_runs(project, capsys):
-    write(project / "dvc.yaml", {"stages": {"long": {"cmd": "touch begun; exec sleep 600", "outs": ["never"]}}})
+def interrupted(cell: str) -> cells.Cells:
+    """Cells of which this one was interrupted when there was a file `begun`."""
     made = cells.Cells(1, 1, ALONE)
 
     def interrupt() -> None:
-        while not (project / "begun").exists():
+        while not os.path.exists("begun"):
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=interrupt).start()
+    threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        cells.work_through({"long": set()}, 1, ALONE, made.run, made.interrupt)
+        cells.work_through({cell: set()}, 1, ALONE, made.run, made.interrupt)
+    return made
+
+
+def test_an_interruption_ends_what_runs(project, capsys):
+    write(project / "dvc.yaml", {"stages": {"long": {"cmd": "touch begun; exec sleep 600", "outs": ["never"]}}})
+    made = interrupted("long")
     assert not made.processes
     assert "long" in capsys.readouterr().out
     (project / "dvc.yaml").write_text("stages: {}")
@@ -128,16 +134,7 @@ def test_dvc_is_not_interrupted_while_it_writes(project, monkeypatch):
     )
     monkeypatch.setenv("PYTHONPATH", str(project))
     write(project / "dvc.yaml", {"stages": {"short": {"cmd": "echo > done", "outs": ["done"]}}})
-    made = cells.Cells(1, 1, ALONE)
-
-    def interrupt() -> None:
-        while not (project / "begun").exists():
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        cells.work_through({"short": set()}, 1, ALONE, made.run, made.interrupt)
+    interrupted("short")
     assert set(yaml.safe_load((project / "dvc.lock").read_text())["stages"]) == {"short"}
 
 
