@@ -50,6 +50,7 @@ def outdated() -> dict[str, set[str]]:
     run, each with those of them that it needs done. Raises UserError where DVC cannot work."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
+    from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError
 
     try:
         with Repo() as repo:
@@ -58,7 +59,7 @@ def outdated() -> dict[str, set[str]]:
             changed = set(repo.status())
             cache = Path(repo.cache.local.path)
     except DvcException as error:
-        if LOCK in str(error):
+        if isinstance(error, YAMLSyntaxError | YAMLValidationError) and LOCK in str(error):
             raise UserError(
                 f"{error}, as a kill while DVC wrote it leaves it: remove {LOCK} and run this again; what is done "
                 "comes back from DVC's cache"
