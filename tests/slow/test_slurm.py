@@ -40,10 +40,16 @@ if what == "sum":
     torch.distributed.all_reduce(value)
     print("sum", value.item(), "threads", os.environ["OMP_NUM_THREADS"], flush=True)
     ranks.part()
-if what == "long" and Path("resumed" + rank).exists():
+# a node that dies lets nothing end well: what it keeps, it keeps at once
+if what in ("long", "dies") and Path("resumed" + rank).exists():
     print("goes on", flush=True)
-elif what == "long":
+elif what in ("long", "dies"):
     try:
+        if what == "dies":
+            Path("resumed" + rank).touch()
+        Path("begun" + rank).touch()
+        while not all(Path(f"begun{other}").exists() for other in range(int(os.environ["WORLD_SIZE"]))):
+            time.sleep(0.1)
         print("begins", flush=True)
         time.sleep(300)
     finally:
@@ -181,11 +187,8 @@ def project(cluster, tmp_path) -> Iterator[Project]:
 
 
 def test_a_job_that_goes_well(project):
-    started = time.monotonic()
     code, said = project.run("nothing")
-    print(f"{time.monotonic() - started:.1f} s")
     assert code == 0 and "rank 0 of 1 slurm\n" in said and "submitit" not in said and "srun" not in said
-    assert time.monotonic() - started < 15
     assert list((project.folder / "work" / "slurm").iterdir()) == []
 
 
@@ -262,7 +265,7 @@ def test_preemption(project):
 
 @pytest.mark.parametrize("again", [True, False])
 def test_a_node_that_dies(project, again):
-    process = project.start("long", nodes=2, sbatch=[] if again else ["--no-requeue"])
+    process = project.start("dies", nodes=2, sbatch=[] if again else ["--no-requeue"])
     project.until("begins")
     project.slurm("scontrol", "update", "nodename=zz2", "state=down", "reason=test")
     try:
