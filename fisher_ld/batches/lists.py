@@ -73,7 +73,7 @@ def _table(path: Path) -> pl.LazyFrame:
     """Of which only the rows and columns that are asked for are read, a group of rows at a time."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; run the stage preprocess (dvc repro)")
-    return pl.scan_parquet(path)
+    return pl.scan_parquet(path, glob=False)
 
 
 def read_lists(processed: Path, name: str) -> Lists:

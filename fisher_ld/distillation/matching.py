@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fisher_ld.batches.packing import PackedBatch
+from fisher_ld.core.errors import UserError
 from fisher_ld.distillation.layer_map import layer_map
 from fisher_ld.distillation.losses import cosine_losses, layer_losses, ridge_maps
 from fisher_ld.distillation.objective import TrainedTerm
@@ -115,6 +116,12 @@ class LayerMatching(TrainedTerm):
     def _of_pairs(self, weights: torch.Tensor) -> torch.Tensor:
         """Of every teacher layer (L_T,) -> of the pairs (P,), in this term's order, with sum 1."""
         chosen = weights[self.teacher_layers]
+        if not chosen.sum() > 0:
+            layers = ", ".join(str(layer + 1) for layer in self.teacher_layers)
+            raise UserError(
+                f"the teacher's layers that are matched ({layers}) have no weight in this method: take another "
+                "distill.layer_map, a student of more layers, or another method"
+            )
         return (chosen / chosen.sum())[self.order]
 
     def _shared(self, importance: torch.Tensor) -> torch.Tensor:

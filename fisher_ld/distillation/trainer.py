@@ -26,7 +26,6 @@ from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.together import score_together
 from fisher_ld.training.loop import Fit, Schedule, Training, fit
 
-RECENT_EXAMPLES = 8  # of which the teacher's trace is taken for one update of Eq. 9
 START_EXAMPLES = 2000  # from whose states Adapt starts, at most
 TRAJECTORY = pl.Schema({"step": pl.Int64, "layer": pl.Int64, "weight": pl.Float64})
 
@@ -163,12 +162,11 @@ def _matching(
         return torch.cat(own).clone(), torch.cat(targets)  # cloned: no tensor of inference mode
 
     def trace_before(step: int) -> torch.Tensor:
-        """Of a seeded few examples read since the last update."""
+        """Of the examples read since the last update, in a seeded order."""
         assert weighting.teacher_trace is not None
         numbers = np.concatenate([w for entry in plan[step - weighting.update_interval : step] for w in entry])
         examples = lists.examples(np.unique(numbers))
-        chosen = np.random.default_rng((seed, step)).permutation(examples)[:RECENT_EXAMPLES]
-        return weighting.teacher_trace(chosen)
+        return weighting.teacher_trace(np.random.default_rng((seed, step)).permutation(examples))
 
     trace = trace_before if weighting.teacher_trace else None
     return Matching(weighting, len(student.layers), statistics, start, trace, seed)

@@ -219,12 +219,12 @@ def claims(frames: Frames, known: Known, params: Evaluate, seed: int) -> dict[st
     return result
 
 
-def retained(student: np.ndarray, teacher: np.ndarray, by_chance: np.ndarray) -> dict[str, Any]:
+def retained(student: np.ndarray, teacher: np.ndarray, by_chance: np.ndarray) -> dict[str, Any] | None:
     """Share of the teacher's mean (1, n) that the student (S, n) has, with its interval; and the same of what lies
-    above chance (n,): None where the teacher is not clearly above chance, so that the ratio has no meaning. Raises
-    ValueError where the teacher has nothing."""
+    above chance (n,): None where the teacher is not clearly above chance, so that the ratio has no meaning. None where
+    the teacher has nothing."""
     if teacher.mean() <= 0:
-        raise ValueError(f"expected a teacher with a mean above 0, got {teacher.mean()}: there is no share to retain")
+        return None
     result: dict[str, Any] = {**share_of(student, teacher), "n": student.shape[1], "seeds": len(student)}
     gain = teacher - by_chance
     clearly = estimate(gain).interval()[0] > 0
@@ -235,13 +235,14 @@ def evaluate_family(frames: Frames, known: Known, params: Evaluate, seed: int) -
     """`quality`, `seeds` (their means), `comparisons`, `claims` and `retained` of one family of lists."""
     by_chance = frames[CHANCE][0][PRIMARY].to_numpy()
     trained = [paths.student(student, method) for student, names in students(frames).items() for method in names]
+    shares = {model: retained(*paired(frames, model, "teacher"), by_chance) for model in trained}
     rows = [row for group in pairs(frames, known) for row in compared(frames, *group, known, params, seed)]
     return {
         "quality": quality(frames),
         "seeds": seed_means(frames),
         "comparisons": rows,
         "claims": claims(frames, known, params, seed),
-        "retained": {model: retained(*paired(frames, model, "teacher"), by_chance) for model in trained},
+        "retained": {model: share for model, share in shares.items() if share},
     }
 
 

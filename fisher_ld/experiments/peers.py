@@ -11,7 +11,6 @@ from fisher_ld.experiments.results import Part
 
 # Verdict on the student against a model -> how good that model is, where it is good enough.
 AS_GOOD = {"equal": "equal", "not shown": "no difference shown", "shown below": "shown above the student"}
-OPPOSITE = {"shown above": "shown below", "shown below": "shown above"}
 
 
 @dataclass(frozen=True)
@@ -39,10 +38,8 @@ def smallest_equal(part: Part, model: str) -> Peer | None:
 
 def _verdict(part: Part, a: str, b: str) -> str | None:
     """On a against b, whichever way they were compared."""
-    if row := part.comparison(a, b):
-        return row["verdict"]
-    row = part.comparison(b, a)
-    return OPPOSITE.get(row["verdict"], row["verdict"]) if row else None
+    row = part.comparison(a, b)
+    return row["verdict"] if row else None
 
 
 @dataclass(frozen=True)

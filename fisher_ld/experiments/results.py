@@ -3,6 +3,7 @@ when it is first asked for."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from fisher_ld.evaluation.metrics.catalogue import PRIMARY
 
 PROPOSED = "fisher-ld"  # the method of the paper
 CELLS = METRICS / "cells"
+OPPOSITE = {"shown above": "shown below", "shown below": "shown above"}
 
 
 def _present(path: Path) -> Path:
@@ -157,9 +159,20 @@ class Part:
         return next(found, None)
 
     def comparison(self, a: str, b: str) -> dict[str, Any] | None:
-        """a minus b in NDCG@10 with interval and verdict; None where it was not made."""
-        rows = self.evaluate["comparisons"][MAIN]
-        return next((row for row in rows if (row["a"], row["b"], row["metric"]) == (a, b, PRIMARY)), None)
+        """a minus b in NDCG@10 with interval and verdict, whichever was asked to be above; None where neither was."""
+        rows = [row for row in self.evaluate["comparisons"][MAIN] if row["metric"] == PRIMARY]
+        found = next((row for row in rows if (row["a"], row["b"]) == (a, b)), None)
+        turned = next((_turned(row) for row in rows if (row["a"], row["b"]) == (b, a)), None)
+        return found or turned
+
+
+def _turned(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A comparison of a with b as one of b with a."""
+    signs: dict[str, Any] = {"difference": -row["difference"], "d": None if row["d"] is None else -row["d"]}
+    signs["by_seed"] = [-value for value in row["by_seed"]]
+    ends = {"a": row["b"], "b": row["a"], "mean_a": row["mean_b"], "mean_b": row["mean_a"]}
+    verdict = OPPOSITE.get(row["verdict"], row["verdict"])
+    return {**row, **signs, **ends, "low": -row["high"], "high": -row["low"], "question": None, "verdict": verdict}
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from fisher_ld.fisher.sample import Sample
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.sharded import is_sharded
 
+ONLINE = 8  # examples of which the teacher's trace is taken for one update of Eq. 9
 ROUND = 64  # examples between two looks at the standard errors
 
 SCHEMA = pl.Schema(
@@ -118,13 +119,15 @@ def online_trace(
     checkpointing: bool,
     examples: np.ndarray,
 ) -> torch.Tensor:
-    """tr(F_l) (L,) of a scorer on some examples, for the teacher's side of Eq. 9. `prompt` gives the token ids of an
-    example; `labels`, by example id, are needed for the kind `label` alone, which leaves out examples without one.
+    """tr(F_l) (L,) of a scorer on the first ONLINE of the examples, for the teacher's side of Eq. 9. `prompt` gives the
+    token ids of an example; `labels`, by example id, are needed for the kind `label` alone, which passes over examples
+    without one.
     Examples are no whole lists, so that the kind `list` takes the trace of `model`.
 
     Raises ValueError for the kind `label` where no example has a label."""
     if kind == "label":
         examples = examples[~np.isnan(labels[examples])]
+    examples = examples[:ONLINE]
     if not len(examples):
         raise ValueError("expected examples with labels for the Fisher of the data's labels, got none")
     batch = pad_prompts([prompt(int(example)) for example in examples]).to(scorer.model.device)

@@ -99,11 +99,13 @@ def findings(part: Part, student: str, method: str, margin: float) -> list[Findi
 
 
 def _kept(part: Part, model: str) -> Finding:
-    row = part.evaluate["retained"][MAIN][model]
+    question, row = "What does the student keep of the teacher?", part.evaluate["retained"][MAIN].get(model)
+    if row is None:
+        return Finding(question, "nothing", f"the teacher has {UNIT} 0", "")
     above = row["above_chance"]
     of_gain = f"of what it has above chance {share(above)}" if above else "the teacher is not clearly above chance"
     basis = f"{label(model, part.run)}; {of_gain}; {row['n']:,} users"
-    return Finding("What does the student keep of the teacher?", f"{share(row)} of its {UNIT}", basis, "")
+    return Finding(question, f"{share(row)} of its {UNIT}", basis, "")
 
 
 def _cost(part: Part, model: str) -> Finding:

@@ -65,7 +65,8 @@ def _numbers(part: Part, student: str, method: str) -> Iterator[Number]:
     def of(name: str) -> Iterator[Number]:
         model = f"{student}/{name}"
         yield "ndcg_10", model, quality[model]["ndcg_10"]["mean"]
-        yield "kept", model, retained[model]["share"]
+        if model in retained:  # not where the teacher has nothing
+            yield "kept", model, retained[model]["share"]
 
     yield "gate_passed", student, part.gates[student]["passed"]
     yield from of(first)

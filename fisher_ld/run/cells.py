@@ -133,13 +133,20 @@ class Cells:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
         )  # fmt: skip
         self.processes.add(process)
-        told = True
-        for line in process.stdout or ():
+        told, unheard = True, None
+        for line in process.stdout or ():  # to its end, or the process would wait to be read
             told = told and not line.startswith(NOISE)
-            if told and line.strip():
-                print(f"{cell} | {line}", end="", flush=True)
+            if told and line.strip() and unheard is None:
+                try:
+                    print(f"{cell} | {line}", end="", flush=True)
+                except OSError as error:
+                    unheard = error
+                    _interrupt(process, set())
         self.processes.remove(process)
-        return process.wait() == 0
+        code = process.wait()
+        if unheard is not None:
+            raise unheard
+        return code == 0
 
     def interrupt(self) -> None:
         """As Ctrl-C would, of the stages alone, which go on from their checkpoints: DVC may be writing dvc.lock, and
@@ -147,11 +154,16 @@ class Cells:
         told: set[int] = set()
         while running := list(self.processes):
             for process in running:
-                for own in {*_below(process.pid)} - told:
-                    told.add(own)
-                    with suppress(ProcessLookupError):
-                        os.kill(own, signal.SIGINT)
+                _interrupt(process, told)
             time.sleep(0.1)
+
+
+def _interrupt(process: subprocess.Popen[str], told: set[int]) -> None:
+    """The stage below a cell's DVC, once: `told` has whom it was said to."""
+    for own in {*_below(process.pid)} - told:
+        told.add(own)
+        with suppress(ProcessLookupError):
+            os.kill(own, signal.SIGINT)
 
 
 def _below(leader: int) -> list[int]:
@@ -177,6 +189,8 @@ def main() -> None:
     parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE")
     overrides = parser.parse_args().set_param
     signal.signal(signal.SIGTERM, terminate)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, terminate)
     try:
         if overrides:
             _check_identity()
@@ -194,6 +208,12 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(
             "interrupted. What is done stays, and what ran goes on from its checkpoint: run the same command again."
+        )
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left of it would fail once more
+        sys.exit(
+            f"stopped: what the stages say cannot be written ({error.strerror}). What is done stays: run the same "
+            "command again, with a reader or a file that has room."
         )
     done = len(needs) - len(outcome.failed) - len(outcome.left)
     print(f"{done} of {len(needs)} cells done in {(time.monotonic() - started) / 60:.1f} minutes")

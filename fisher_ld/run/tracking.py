@@ -155,7 +155,7 @@ class StageRun:
         self.uri, self.started = store_uri(params.tracking.uri), time.monotonic()
         self.run_id = ""  # none yet
         self.buffer: list[Metric] = []
-        self.last_flush, self.monitor = time.monotonic(), None
+        self.last_flush, self.kept, self.monitor = time.monotonic(), False, None
 
     @cached_property
     def code(self) -> dict[str, str]:
@@ -245,7 +245,8 @@ class StageRun:
             return
         self.open()
         self.buffer += _points(flatten(values), step or 0)
-        if len(self.buffer) >= METRICS_AT_ONCE or time.monotonic() - self.last_flush > FLUSH_SECONDS:
+        full = len(self.buffer) >= METRICS_AT_ONCE and not self.kept  # a store that is away is not asked at every step
+        if full or time.monotonic() - self.last_flush > FLUSH_SECONDS:
             self.flush()
 
     def flush(self, last: bool = False) -> None:
@@ -254,6 +255,7 @@ class StageRun:
             while self.buffer:
                 self.client.log_batch(self.run_id, metrics=self.buffer[:METRICS_AT_ONCE])
                 del self.buffer[:METRICS_AT_ONCE]
+        self.kept = bool(self.buffer)
 
     def log_artifact(self, path: str | Path, parent: bool = False) -> None:
         """A file, or a folder with all it holds, for this run or its parent. Raises UserError if there is none."""

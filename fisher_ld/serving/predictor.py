@@ -111,7 +111,7 @@ def history_length(folder: Path) -> int | None:
     data = DataPaths.around(folder)
     if data is None or not (data.processed / "val.parquet").is_file():
         return None
-    lengths = pl.scan_parquet(data.processed / "val.parquet").select(pl.col("position") - pl.col("start"))
+    lengths = pl.scan_parquet(data.processed / "val.parquet", glob=False).select(pl.col("position") - pl.col("start"))
     return lengths.max().collect().item() or None
 
 

@@ -64,7 +64,7 @@ class Catalogue:
         file = data.processed / "items.parquet"
         if not file.is_file():
             raise UserError(f"{file}: no such file; run the stage preprocess (dvc repro)")
-        items = pl.read_parquet(file).sort("item").select("item_id", "title", "text", "count")
+        items = pl.read_parquet(file, glob=False).sort("item").select("item_id", "title", "text", "count")
         settings = {name: read_json(settings_file(data, name)) for name in (LIKES, TEXT)}
         knn, tf_idf = fit_chosen(data, LIKES), fit_chosen(data, TEXT)
         assert isinstance(knn, ItemKNN) and isinstance(tf_idf, TfIdf)
@@ -80,7 +80,8 @@ class Catalogue:
 
     @classmethod
     def read(cls, folder: Path) -> Catalogue:
-        items, settings = pl.read_parquet(folder / "items.parquet"), read_json(folder / "settings.json")
+        items = pl.read_parquet(folder / "items.parquet", glob=False)
+        settings = read_json(folder / "settings.json")
         knn = ItemKNN(sp.csr_array(sp.load_npz(folder / "similar.npz")), settings[LIKES]["decay"])
         return cls(items, knn, TfIdf.fit(items["text"].to_list(), **settings[TEXT]), settings)
 

@@ -103,12 +103,20 @@ def _open(source: Path) -> pq.ParquetFile:
         raise UserError(f"{source}: expected a Parquet file: {error}") from error
     for name in COLUMNS:
         kind = file.schema_arrow.field(name).type if name in file.schema_arrow.names else None
-        if kind is None or not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        if kind is None or not _is_texts(kind):
             found = ", ".join(f"{field.name} ({field.type})" for field in file.schema_arrow)
             raise UserError(f"{source}: expected the columns history and candidates, lists of texts, got {found}")
     if "scores" in file.schema_arrow.names:
         raise UserError(f"{source}: it has a column scores already: rename it")
     return file
+
+
+def _is_texts(kind: pa.DataType) -> bool:
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        return False
+    own = kind.value_type.value_type if pa.types.is_dictionary(kind.value_type) else kind.value_type
+    # null: every list is empty
+    return pa.types.is_string(own) or pa.types.is_large_string(own) or pa.types.is_null(own)
 
 
 def _schema(file: pq.ParquetFile) -> pa.Schema:

@@ -4,12 +4,14 @@ a model takes all cores by itself."""
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
+import psutil
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -151,13 +153,25 @@ def _plain(answer: Any) -> dict[str, Any]:
     return {**answer._asdict(), "items": [item._asdict() for item in answer.items]}
 
 
+def _own_names() -> list[str]:
+    """What other machines may call this one."""
+    cards = psutil.net_if_addrs().values()
+    return [
+        socket.gethostname(),
+        socket.getfqdn(),
+        *(own.address for card in cards for own in card if own.family == socket.AF_INET),
+    ]
+
+
 def serve(models: Mapping[str, Recommender], host: str, port: int) -> None:
-    """Answers until interrupted. Raises UserError for a port that is taken."""
-    hosts = ["127.0.0.1", "localhost", host]
+    """Answers until interrupted. Raises UserError for a port that is taken, and for a host of IPv6."""
+    if ":" in host:
+        raise UserError(f"--host: expected an address of IPv4 or a name, got {host!r}")
+    hosts = ["127.0.0.1", "localhost", *(_own_names() if host == "0.0.0.0" else [host])]
     config = uvicorn.Config(app(models, hosts), host, port, access_log=False, log_level="warning")
     try:
-        with config.bind_socket() as socket:
+        with config.bind_socket() as bound:
             print(f"answering on http://{host}:{port}; Ctrl-C ends it", flush=True)
-            uvicorn.Server(config).run([socket])
+            uvicorn.Server(config).run([bound])
     except SystemExit:  # uvicorn has said why
         raise UserError(f"port {port} of {host} cannot be had: choose another by --port") from None

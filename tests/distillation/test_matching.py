@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fisher_ld.batches.packing import pack
+from fisher_ld.core.errors import UserError
 from fisher_ld.distillation.losses import layer_losses
 from fisher_ld.distillation.matching import LayerMatching, Matching, Weighting
 from fisher_ld.distillation.signals import StateStatistics
@@ -69,6 +70,11 @@ def test_the_loss_is_the_weighted_sum_of_eq_8_over_the_pairs():
         for place, (layer, own) in enumerate([(0, 1), (2, 0)])
     ]
     assert value(one).item() == pytest.approx(0.25 * losses[0] + 0.75 * losses[1], rel=1e-5)
+
+
+def test_layers_without_weight_are_refused():
+    with pytest.raises(UserError, match=r"that are matched \(3\) have no weight in this method"):
+        term([(3, 1)], weights=[0.5, 0.5, 0.0])
 
 
 def test_a_control_takes_first_and_later_weights_in_its_own_order():

@@ -58,6 +58,17 @@ def test_files_of_seeds_that_are_not_asked_for_are_not_read(here):
     assert part.curves["small/uniform"]["seed"].unique().to_list() == [1]
 
 
+def test_a_comparison_is_found_whichever_model_was_asked_to_be_above(results):
+    part = results.parts[DATA]
+    row = next(row for row in part.evaluate["comparisons"]["matched"] if row["metric"] == "ndcg_10" and row["low"] != 0)
+    turned = part.comparison(row["b"], row["a"])
+    assert part.comparison(row["a"], row["b"]) == row
+    assert (turned["difference"], turned["low"], turned["high"]) == (-row["difference"], -row["high"], -row["low"])
+    assert (turned["mean_a"], turned["a"]) == (row["mean_b"], row["b"])
+    row["verdict"] = "shown above"
+    assert part.comparison(row["b"], row["a"])["verdict"] == "shown below"
+
+
 def test_a_method_without_layers_has_no_weights(results):
     part = results.parts[DATA]
     assert "small/none" in trained(part.run) and "small/none" not in part.weights

@@ -11,7 +11,7 @@ from polars.testing import assert_frame_equal
 
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.core.errors import UserError
-from fisher_ld.fisher.estimate import SCHEMA, estimate, largest_share_error, online_trace
+from fisher_ld.fisher.estimate import ONLINE, SCHEMA, estimate, largest_share_error, online_trace
 from fisher_ld.fisher.gradient_norms import gradient_norms, pad_prompts
 from fisher_ld.fisher.profile import layer_traces, outside_the_layers
 from fisher_ld.fisher.sample import Sample, draw_examples
@@ -117,6 +117,15 @@ def test_an_online_trace_is_that_of_its_examples_whether_labelled_or_not(build_m
     table = estimate(Scorer(model), PROMPTS, alone(taken), "online", batch_size=4)
     expected = layer_traces(table, "model" if kind == "list" else kind).trace  # examples are no whole lists
     assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
+
+
+def test_an_online_trace_of_labels_passes_over_examples_without_one(build_model):
+    labels = LISTS.labels()
+    labels[: 2 * ONLINE] = np.nan
+    examples = np.array([*range(2 * ONLINE), 390, 391])
+    found = online_trace(Scorer(build_model(dtype=torch.float32)), prompt, labels, "label", False, examples)
+    table = estimate(Scorer(build_model(dtype=torch.float32)), PROMPTS, alone([390, 391]), "online", batch_size=4)
+    assert found.tolist() == pytest.approx(layer_traces(table, "label").trace.tolist(), rel=1e-5)
 
 
 def test_an_online_trace_of_labels_needs_one(build_model):

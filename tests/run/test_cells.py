@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -122,6 +124,19 @@ def test_an_interruption_ends_what_runs(project, capsys):
     assert "long" in capsys.readouterr().out
     (project / "dvc.yaml").write_text("stages: {}")
     dvc("status")  # the repository is not left locked
+
+
+def test_what_runs_is_ended_where_its_words_cannot_be_written(project, monkeypatch):
+    write(project / "dvc.yaml", {"stages": {"long": {"cmd": "echo begun; exec sleep 600", "outs": ["never"]}}})
+    made = cells.Cells(1, 1, ALONE)
+
+    def full(text: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(sys, "stdout", SimpleNamespace(write=full, flush=lambda: None))
+        cells.work_through({"long": set()}, 1, ALONE, made.run, made.interrupt)
+    assert not made.processes
 
 
 def test_dvc_is_not_interrupted_while_it_writes(project, monkeypatch):

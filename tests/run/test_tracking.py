@@ -12,6 +12,7 @@ import pytest
 from fisher_ld.config.paths import cell
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json, write_json
+from fisher_ld.run import tracking
 from fisher_ld.run.tracking import EXPERIMENT, STAGE, StageRun, check_shared, experiment_key, metric_name, store_uri
 from tests.given import ROOT, given
 
@@ -152,6 +153,28 @@ def test_a_store_that_fails_does_not_stop_the_stage(root, monkeypatch, capsys):
             run.flush()
         assert "1 values wait and are sent again (database is locked)" in capsys.readouterr().err
     assert history(run, run.run_id, "loss") == [(3, 1.0)]
+
+
+def test_a_store_that_is_away_is_not_asked_at_every_step(root, monkeypatch, capsys):
+    from mlflow.exceptions import MlflowException
+
+    asked = []
+
+    def fail(*args, **options):
+        asked.append(args)
+        raise MlflowException("no server")
+
+    with opened("away") as run:
+        with monkeypatch.context() as patch:
+            patch.setattr(run.client, "log_batch", fail)
+            for step in range(tracking.METRICS_AT_ONCE + 50):
+                run.log_metrics({"loss": 1.0}, step)
+            assert len(asked) == 1
+        run.flush()
+        for step in range(tracking.METRICS_AT_ONCE):
+            run.log_metrics({"other": 1.0}, step)
+        assert not run.buffer
+    assert len(history(run, run.run_id, "loss")) == tracking.METRICS_AT_ONCE + 50
 
 
 def test_what_a_store_never_takes_is_said(root, monkeypatch, capsys):

@@ -120,10 +120,10 @@ def test_of_a_long_history_the_model_reads_the_latest_and_nothing_liked_comes_ba
 
 
 def test_a_written_catalogue_finds_the_same(recommender, liked, tmp_path):
-    write_model(tmp_path / "exported", 2)
-    recommender.catalogue.write(tmp_path / "exported" / "catalogue")
-    write_json(tmp_path / "exported" / HISTORY, {"length": recommender.predictor.history_length})
-    exported = load_recommender(tmp_path / "exported")
+    write_model(tmp_path / "[exported]", 2)
+    recommender.catalogue.write(tmp_path / "[exported]" / "catalogue")
+    write_json(tmp_path / "[exported]" / HISTORY, {"length": recommender.predictor.history_length})
+    exported = load_recommender(tmp_path / "[exported]")
     assert exported.recommend(liked, 5).items == recommender.recommend(liked, 5).items
 
 

@@ -74,6 +74,8 @@ def test_a_killed_run_goes_on_and_another_model_begins_anew(predictor, data, sou
     [
         ({"history": [["a"]]}, "expected the columns history and candidates, lists of texts, got history"),
         ({"history": [["a"]], "candidates": ["b"]}, "candidates"),
+        ({"history": [[7]], "candidates": [["b"]]}, r"lists of texts, got history \(list<\w+: int64>\)"),
+        ({"history": [["a"]], "candidates": [[b"b"]]}, r"candidates \(list<\w+: binary>\)"),
         (
             {"history": [["a"], None], "candidates": [["b"], ["c"]]},
             r"row 1 \(from 0\): expected a list of texts as his",

@@ -1,5 +1,6 @@
 import json
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -12,6 +13,7 @@ import pytest
 import uvicorn
 
 from fisher_ld.core.errors import UserError
+from fisher_ld.serving import server
 from fisher_ld.serving.server import app, serve
 from tests.evaluation.world import ITEMS
 
@@ -20,14 +22,14 @@ from tests.evaluation.world import ITEMS
 def address(recommender):
     """A server in a thread, with the student twice, once as the teacher."""
     config = uvicorn.Config(app({"student": recommender, "teacher": recommender}, ["127.0.0.1"]), port=0)
-    server = uvicorn.Server(config)
-    socket = config.bind_socket()
-    thread = threading.Thread(target=server.run, args=([socket],), daemon=True)
+    running = uvicorn.Server(config)
+    bound = config.bind_socket()
+    thread = threading.Thread(target=running.run, args=([bound],), daemon=True)
     thread.start()
-    while not server.started:
+    while not running.started:
         time.sleep(0.01)
-    yield f"http://127.0.0.1:{socket.getsockname()[1]}"
-    server.should_exit = True
+    yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+    running.should_exit = True
     thread.join(10)
 
 
@@ -115,6 +117,16 @@ def test_other_names_of_the_host_and_other_models_are_refused(address):
 def test_a_port_that_is_taken_is_said(address, recommender):
     with pytest.raises(UserError, match="choose another by --port"):
         serve({"student": recommender}, "127.0.0.1", int(address.rpartition(":")[2]))
+
+
+def test_where_any_address_is_listened_at_this_machines_own_names_are_answered(recommender, monkeypatch):
+    with pytest.raises(UserError, match="expected an address of IPv4 or a name, got '::1'"):
+        serve({"student": recommender}, "::1", 0)
+    asked = []
+    monkeypatch.setattr(server, "app", lambda models, hosts: asked.extend(hosts) or app(models, hosts))
+    monkeypatch.setattr(server.uvicorn.Server, "run", lambda self, sockets: None)
+    serve({"student": recommender}, "0.0.0.0", 0)
+    assert {"localhost", "127.0.0.1", socket.gethostname()} <= {*asked} and "0.0.0.0" not in asked
 
 
 @pytest.fixture(scope="module")

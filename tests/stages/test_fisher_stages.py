@@ -22,7 +22,7 @@ from fisher_ld.distillation.methods import METHODS
 from fisher_ld.distillation.objective import objective
 from fisher_ld.distillation.weights import OF_FISHER, ordered
 from fisher_ld.evaluation.scores import read_scores
-from fisher_ld.fisher.estimate import online_trace
+from fisher_ld.fisher.estimate import ONLINE, online_trace
 from fisher_ld.fisher.gradient_norms import gradient_norms, pad_prompts
 from fisher_ld.fisher.sample import draw_examples, draw_lists
 from fisher_ld.models import together
@@ -463,7 +463,9 @@ def test_dynamic_weights_from_the_teachers_traces(begun, run, monkeypatch):
     )
     start_student.main(asked, run, DATA.name, "small", TEACHER)
     taken = []
-    monkeypatch.setattr(distill, "online_trace", lambda *given: taken.append(given[-1]) or online_trace(*given))
+    monkeypatch.setattr(
+        distill, "online_trace", lambda *given: taken.append(given[-1][:ONLINE]) or online_trace(*given)
+    )
     distill.main(asked, run, DATA.name, "small", "fisher-ld", 0, TEACHER)
 
     folder, lists = DATA.model("teacher", TEACHER), read_taught(DATA.processed)
