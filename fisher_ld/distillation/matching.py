@@ -116,7 +116,7 @@ class LayerMatching(TrainedTerm):
     def _of_pairs(self, weights: torch.Tensor) -> torch.Tensor:
         """Of every teacher layer (L_T,) -> of the pairs (P,), in this term's order, with sum 1."""
         chosen = weights[self.teacher_layers]
-        if not chosen.sum() > 0:
+        if chosen.sum() == 0:
             layers = ", ".join(str(layer + 1) for layer in self.teacher_layers)
             raise UserError(
                 f"the teacher's layers that are matched ({layers}) have no weight in this method: take another "

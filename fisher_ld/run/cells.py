@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
+from threading import Thread
 
 import psutil
 
@@ -124,6 +125,7 @@ class Cells:
     def __init__(self, threads: int, at_once: int, alone: Callable[[str], bool]):
         self.threads, self.at_once, self.alone = threads, at_once, alone
         self.processes: set[subprocess.Popen[str]] = set()
+        self.interrupted: set[int] = set()  # processes that were interrupted, each once
 
     def run(self, cell: str) -> bool:
         threads = self.threads if self.alone(cell) else max(1, self.threads // self.at_once)
@@ -141,7 +143,7 @@ class Cells:
                     print(f"{cell} | {line}", end="", flush=True)
                 except OSError as error:
                     unheard = error
-                    _interrupt(process, set())
+                    Thread(target=self.interrupt).start()  # its stage may not have begun
         self.processes.remove(process)
         code = process.wait()
         if unheard is not None:
@@ -151,19 +153,13 @@ class Cells:
     def interrupt(self) -> None:
         """As Ctrl-C would, of the stages alone, which go on from their checkpoints: DVC may be writing dvc.lock, and
         ends by itself."""
-        told: set[int] = set()
         while running := list(self.processes):
             for process in running:
-                _interrupt(process, told)
+                for own in {*_below(process.pid)} - self.interrupted:
+                    self.interrupted.add(own)
+                    with suppress(ProcessLookupError):
+                        os.kill(own, signal.SIGINT)
             time.sleep(0.1)
-
-
-def _interrupt(process: subprocess.Popen[str], told: set[int]) -> None:
-    """The stage below a cell's DVC, once: `told` has whom it was said to."""
-    for own in {*_below(process.pid)} - told:
-        told.add(own)
-        with suppress(ProcessLookupError):
-            os.kill(own, signal.SIGINT)
 
 
 def _below(leader: int) -> list[int]:
