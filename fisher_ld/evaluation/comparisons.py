@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fisher_ld.batches.lists import FAMILIES
+from fisher_ld.batches.lists import FAMILIES, read_lists
 from fisher_ld.config import paths
 from fisher_ld.config.params import Evaluate, Run, trained
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.files import read_json
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.evaluation.metrics.catalogue import METRICS, PRIMARY
+from fisher_ld.evaluation.metrics.ndcg import ndcg
+from fisher_ld.evaluation.metrics.ties import rank
 from fisher_ld.evaluation.per_user import CHANCE, Frames, cut, of_student, paired
+from fisher_ld.evaluation.scores import read_scores
 from fisher_ld.evaluation.significance import compare, estimate, holm, share_of, verdict
 
 STILL = 0.01  # a student that moved less, as a share of its start's norm, was not trained
@@ -27,7 +30,12 @@ CONSTANT = 1.0  # a layer loss of the constant predictor: nothing was learned of
 
 OURS = "fisher-ld"
 COMPETING = ("logits", "uniform", OURS)  # each compared with the best rival and with its start
-CLAIM, CLAIMED = (OURS, "uniform"), ("ndcg_5", "mrr")  # what the paper claims a gain of, and in which metrics
+# What the paper says ours is above, and in which metrics. Asked of ours whichever method is the best one here.
+CLAIMED: Mapping[str, Sequence[str]] = {
+    "uniform": ("ndcg_5", "mrr"),
+    "minilm": ("ndcg_5", "mrr"),
+    **dict.fromkeys(("fisher-ld-no-depth", "fisher", "fisher-ld-no-sampling", "logits"), (PRIMARY,)),
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,7 @@ class Pair:
     a: str
     b: str
     question: str | None = None  # a key of QUESTIONS
+    metric: str = PRIMARY
 
 
 # {student}, {truncation} (of its size) and {rival} (the best without more labels) stand for what the gate found
@@ -57,12 +66,20 @@ class Known:
 
     gates: Mapping[str, Mapping[str, Any]]  # student -> its gate.json
     fits: Mapping[str, Sequence[Mapping[str, Any]]]  # STUDENT/METHOD -> fit.json of each training seed
+    validation: Mapping[str, Sequence[float]]  # STUDENT/METHOD -> NDCG@10 of all validation lists, of each seed
 
     @classmethod
     def read(cls, data: DataPaths, run: Run) -> Known:
         students = {model: seeds for model, seeds in trained(run).items() if of_student(model)}
         fits = {m: [read_json(data.training(m, seed) / "fit.json") for seed in seeds] for m, seeds in students.items()}
-        return cls({student: read_json(data.gate(student)) for student in run.students}, fits)
+        lists = read_lists(data.processed, "val")
+
+        def ndcg_10(model: str, seed: int) -> float:
+            scores = read_scores(data.validation(model, seed), lists).values
+            return float(ndcg(rank(scores, lists.positive), 10).mean())
+
+        validation = {m: [ndcg_10(m, seed) for seed in seeds] for m, seeds in students.items()}
+        return cls({student: read_json(data.gate(student)) for student in run.students}, fits, validation)
 
     def truncation(self, student: str) -> str:
         """The truncated teacher of a student's size."""
@@ -72,9 +89,10 @@ class Known:
         """The best on the validation lists, of those that had no more labels than the models."""
         return self.gates[student]["best_rival"]
 
-    def quality(self, model: str) -> float:
-        """On the validation lists, over seeds."""
-        return mean(fit["validation_ndcg_10"] for fit in self.fits[model])
+    def best(self, student: str, methods: Sequence[str]) -> str:
+        """The model of the method that is best on the validation lists."""
+        models = [paths.student(student, method) for method in methods]
+        return max(models, key=lambda model: mean(self.validation[model]))
 
     def pair(self, question: str, student: str) -> Pair:
         row = QUESTIONS[question]
@@ -115,38 +133,46 @@ def students(frames: Frames) -> dict[str, list[str]]:
 
 
 def pairs(frames: Frames, known: Known) -> Iterator[tuple[str | None, str, list[Pair]]]:
-    """The comparisons in groups (student, name), few in each because every one costs the others power. Of the teacher
-    `main`: with the rivals, itself before adaptation, and shallow ones but those of a student's size. Of each student
-    `main`: the questions, the best method (on validation lists) with the teacher, COMPETING methods with the best rival
-    and their start; `peers`, by which its cost is read: the best method and ours with the shallow teachers and the
-    teacher; `strategies` (Table III): every other weighting of layers with uniform; `methods` (Tables I, VI, X): every
-    other method with uniform; `best`: every other method with the best one, which validation lists chose."""
+    """The comparisons in groups (student, name), few in each because every one costs the others power. Two models are
+    tested against each other once: in the first group that asks. Of the teacher `main`: with the rivals, itself before
+    adaptation, and shallow ones but those of a student's size. Of each student `main`: the questions, the best method
+    (on validation lists) with the teacher, COMPETING methods with the best rival and their start; `claims`: CLAIMED;
+    `strategies` (Table III): every other weighting of layers with uniform; `methods` (Tables I, VI, X): every other
+    method with uniform; `peers`, by which its cost is read: the best method and ours with the shallow teachers and the
+    teacher; `best`: every other method with the best one."""
+    tested = set()
+    for student, group, chosen in _asked(frames, known):
+        fresh: list[Pair] = []
+        for pair in chosen:
+            what = frozenset((pair.a, pair.b)), pair.metric
+            if pair.a in frames and pair.b in frames and pair.a != pair.b and what not in tested:
+                fresh.append(pair)
+                tested.add(what)
+        yield student, group, fresh
 
-    def present(chosen: Sequence[Pair]) -> list[Pair]:
-        return [pair for pair in chosen if pair.a in frames and pair.b in frames]
 
+def _asked(frames: Frames, known: Known) -> Iterator[tuple[str | None, str, list[Pair]]]:
     trained = students(frames)
     rivals = [model for model in frames if model.startswith("rivals/")]
     shallow = [model for model in frames if paths.is_shallow(model)]
     sizes = {known.truncation(student) for student in trained}
     best = {pair.b: pair for pair in (known.pair("teacher_over_rival", student) for student in trained)}
     others = [model for model in (*rivals, "zero-shot", *shallow) if model not in sizes]
-    yield None, "main", present([best.get(model, Pair("teacher", model)) for model in others])
+    yield None, "main", [best.get(model, Pair("teacher", model)) for model in others]
     for student, methods in trained.items():
         named = {method: paths.student(student, method) for method in METHODS}
-        top = max((named[method] for method in methods), key=known.quality)
+        ours, uniform, top = named[OURS], named["uniform"], known.best(student, methods)
         asked = [known.pair(key, student) for key in QUESTIONS if key != "teacher_over_rival"]
         beside = known.rival(student), paths.start(student)
         competing = [Pair(named[method], other) for method in COMPETING for other in beside]
-        yield student, "main", present([*asked, Pair(top, "teacher"), *competing])
-        models, sides = dict.fromkeys((top, named[OURS])), ("teacher", *shallow)
-        peers = [Pair(model, side) for model in models for side in sides if (model, side) != (top, "teacher")]
-        yield student, "peers", present(peers)
-        weighted = [method for method in methods if METHODS[method].weighting and method != "uniform"]
-        yield student, "strategies", present([Pair(named[method], named["uniform"]) for method in weighted])
-        rivals = [method for method in methods if not METHODS[method].weighting]
-        yield student, "methods", present([Pair(named[method], named["uniform"]) for method in rivals])
-        yield student, "best", present([Pair(named[method], top) for method in methods if named[method] != top])
+        yield student, "main", [*asked, Pair(top, "teacher"), *competing]
+        claimed = [(named[method], metric) for method, metrics in CLAIMED.items() for metric in metrics]
+        yield student, "claims", [Pair(ours, other, metric=metric) for other, metric in claimed]
+        weighted = [method for method in methods if METHODS[method].weighting]
+        yield student, "strategies", [Pair(named[method], uniform) for method in weighted]
+        yield student, "methods", [Pair(named[method], uniform) for method in methods if method not in weighted]
+        yield student, "peers", [Pair(model, side) for model in (top, ours) for side in ("teacher", *shallow)]
+        yield student, "best", [Pair(named[method], top) for method in methods]
 
 
 def untested(model: str, known: Known) -> str | None:
@@ -174,12 +200,11 @@ def compared(
     known: Known,
     params: Evaluate,
     seed: int,
-    metric: str = PRIMARY,
 ) -> list[dict[str, Any]]:
-    """One row a pair: a minus b in `metric` over their common users and their seeds, with Holm's p (`p_holm`, of the t
-    test) over all pairs, the verdict, and `why` where that is "not tested"."""
+    """One row a pair: a minus b in its metric over their common users and their seeds, with Holm's p (`p_holm`, of the
+    t test) over all pairs, the verdict, and `why` where that is "not tested"."""
     draws = params.margin, params.permutations, seed, len(chosen)
-    found = [compare(*paired(frames, pair.a, pair.b, metric), *draws) for pair in chosen]
+    found = [compare(*paired(frames, pair.a, pair.b, pair.metric), *draws) for pair in chosen]
     rows = []
     for pair, comparison, p in zip(chosen, found, holm([c.p for c in found]), strict=True):
         why = "; ".join(filter(None, (untested(model, known) for model in (pair.a, pair.b)))) or None
@@ -188,7 +213,7 @@ def compared(
                 "student": student,
                 "group": group,
                 "question": pair.question,
-                "metric": metric,
+                "metric": pair.metric,
                 "a": pair.a,
                 "b": pair.b,
                 **asdict(comparison),
@@ -209,16 +234,6 @@ def _one_teacher(model: str, pair: Pair, frames: Frames) -> bool:
     return of_student(model) and method is not None and bool(method.signals)
 
 
-def claims(frames: Frames, known: Known, params: Evaluate, seed: int) -> dict[str, dict[str, Any]]:
-    """student -> metric -> Fisher-LD minus uniform layers where the paper claims a gain; each is a group alone."""
-    result = {}
-    for student, methods in students(frames).items():
-        if set(CLAIM) <= set(methods):
-            pair = [Pair(paths.student(student, CLAIM[0]), paths.student(student, CLAIM[1]))]
-            result[student] = {m: compared(frames, student, "claims", pair, known, params, seed, m)[0] for m in CLAIMED}
-    return result
-
-
 def retained(student: np.ndarray, teacher: np.ndarray, by_chance: np.ndarray) -> dict[str, Any] | None:
     """Share of the teacher's mean (1, n) that the student (S, n) has, with its interval; and the same of what lies
     above chance (n,): None where the teacher is not clearly above chance, so that the ratio has no meaning. None where
@@ -232,7 +247,7 @@ def retained(student: np.ndarray, teacher: np.ndarray, by_chance: np.ndarray) ->
 
 
 def evaluate_family(frames: Frames, known: Known, params: Evaluate, seed: int) -> dict[str, Any]:
-    """`quality`, `seeds` (their means), `comparisons`, `claims` and `retained` of one family of lists."""
+    """`quality`, `seeds` (their means), `comparisons` and `retained` of one family of lists."""
     by_chance = frames[CHANCE][0][PRIMARY].to_numpy()
     trained = [paths.student(student, method) for student, names in students(frames).items() for method in names]
     shares = {model: retained(*paired(frames, model, "teacher"), by_chance) for model in trained}
@@ -241,17 +256,18 @@ def evaluate_family(frames: Frames, known: Known, params: Evaluate, seed: int) -
         "quality": quality(frames),
         "seeds": seed_means(frames),
         "comparisons": rows,
-        "claims": claims(frames, known, params, seed),
         "retained": {model: share for model, share in shares.items() if share},
     }
 
 
-def evaluate(table: pl.DataFrame, known: Known, params: Evaluate, seed: int) -> dict[str, dict[str, Any]]:
-    """part -> family -> what `evaluate_family` says, of every family of the per-user table, the main one first."""
+def evaluate(table: pl.DataFrame, known: Known, params: Evaluate, seed: int) -> dict[str, Any]:
+    """part -> family -> what `evaluate_family` says, of every family of the per-user table, the main one first; and
+    `validation` as it was known."""
     present = set(table["family"].unique())
     families = [family for family in FAMILIES if family in present]
     found = {family: evaluate_family(cut(table, family), known, params, seed) for family in families}
-    return {part: {family: found[family][part] for family in families} for part in found[families[0]]}
+    parts = {part: {family: found[family][part] for family in families} for part in found[families[0]]}
+    return parts | {"validation": known.validation}
 
 
 def logged(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -9,22 +9,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
+from scipy.stats import t as student_t
 
-from fisher_ld.batches.lists import MAIN
+from fisher_ld.config import paths
 from fisher_ld.evaluation.metrics.catalogue import METRICS, PRIMARY
 from fisher_ld.evaluation.metrics.ties import rank
-from fisher_ld.experiments.convergence import steps_to_target
-from fisher_ld.experiments.peers import smallest_equal
+from fisher_ld.experiments.convergence import SCORE, steps_to_target
+from fisher_ld.experiments.peers import smallest_not_below
 from fisher_ld.experiments.results import PROPOSED, Part, Results
 from fisher_ld.experiments.tables import EFFICIENCY, Empty, locate, measure, paper
 
-YES, NO, NEVER = "reproduced", "not reproduced", "cannot be compared"
+YES, NO, NEVER, CHOSEN = "reproduced", "not reproduced", "cannot be compared", "chosen, not found"
 STATES = {
     "shown above": "a gain is shown",
     "shown below": "the opposite is shown: a loss",
     "equal": "no gain: they are equal",
     "not shown": "no gain is shown",
 }
+SEEDS = 3  # fewest that give an interval of what has no users
 FISHER = "model"  # kind of the traces that the paper's are compared with: the label drawn from the model
 
 
@@ -48,10 +51,9 @@ class Subject:
     model: str  # full name
 
     def tested(self, metric: str | None = None) -> Mapping[str, Any]:
-        """The model minus the one it is compared with, in a metric, or in NDCG@10, which is tested. Raises Empty."""
-        row = self.part.evaluate["claims"].get(MAIN, {}).get(self.student, {}).get(metric)
-        if metric in (None, PRIMARY):
-            row = self.part.comparison(self.model, f"{self.student}/{self.claim.get('against', 'uniform')}")
+        """The model minus the one it is compared with, in NDCG@10 where no other metric is named. Raises Empty."""
+        against = paths.student(self.student, self.claim.get("against", "uniform"))
+        row = self.part.comparison(self.model, against, metric or PRIMARY)
         if row is None or row["mean_b"] <= 0:
             raise Empty("no such comparison was made")
         if row["verdict"] not in STATES:
@@ -84,8 +86,10 @@ def judge(claim: Mapping[str, Any], results: Results) -> Judged:
         return Judged(*place, "not measured", NEVER, str(why))
     if not subject.part.gates[subject.student]["passed"]:
         return Judged(*place, ours, NEVER, "our teacher did not pass the gate")
+    if measured == "reduction":
+        reproduced, reason = None, f"{reason}; students.{subject.student} of params.yaml says so"
     reason = "; ".join(filter(None, [reason, claim.get("note")]))
-    return Judged(*place, ours, YES if reproduced else NO, reason)
+    return Judged(*place, ours, {True: YES, False: NO, None: CHOSEN}[reproduced], reason)
 
 
 def _subject(claim: Mapping[str, Any], results: Results) -> Subject:
@@ -113,12 +117,12 @@ def _size(subject: Subject, target: float, form: str) -> Answer:
 
 
 def _beside(subject: Subject, form: str) -> str:
-    """The same number over the smallest model that is as good, where the claim is one over the teacher."""
-    name, peer = subject.claim["measure"], smallest_equal(subject.part, subject.model)
+    """The same number over the smallest model that is not shown below, where the claim is one over the teacher."""
+    name, peer = subject.claim["measure"], smallest_not_below(subject.part, subject.model)
     if name not in EFFICIENCY or peer is None or peer.model == "teacher":
         return ""
     ours = form.format(EFFICIENCY[name]({}, peer.times))
-    return f"; over {peer.model}, the smallest model as good ({peer.quality}), it is {ours}"
+    return f"; over {peer.model}, the smallest model not shown below it ({peer.quality}), it is {ours}"
 
 
 def _gain(subject: Subject, target: float, form: str) -> Answer:
@@ -133,11 +137,14 @@ def _gain(subject: Subject, target: float, form: str) -> Answer:
 
 
 def _effect(subject: Subject, target: float, form: str) -> Answer:
+    """Of the users' paired differences; its interval is that of their mean in units of their deviation."""
     row = subject.tested(subject.claim["metric"])
-    d = row["d"]
-    ours = "none: all differences are equal" if d is None else f"{d:+.2f}"
-    reached = row["verdict"] == "shown above" and d is not None and d >= target
-    return ours, reached, "of the users' paired differences; without interval"
+    d, difference = row["d"], row["difference"]
+    if d is None or difference == 0:
+        return "none: the mean difference is 0", False, STATES[row["verdict"]]
+    low, high = (row[end] * d / difference for end in ("low", "high"))
+    ours, reached, reason = _reached(f"{d:+.2f} ({low:+.2f} to {high:+.2f})", low, high, target, str(target))
+    return ours, reached and row["verdict"] == "shown above", f"of the users' paired differences; {reason}"
 
 
 def _significant(subject: Subject, level: float, form: str) -> Answer:
@@ -201,14 +208,28 @@ def _top_layers(subject: Subject, target: list[int], form: str) -> Answer:
 
 
 def _sooner(subject: Subject, target: float, form: str) -> Answer:
-    """How many times fewer steps than uniform layers it takes to where these end."""
-    steps = steps_to_target(subject.part)
-    ours, theirs = (steps.get(model) for model in (subject.model, f"{subject.student}/uniform"))
-    if not ours or not theirs:
-        raise Empty("not every seed got there")
-    times = theirs / ours
-    every = f"{ours:,.0f} steps in place of {theirs:,.0f}, without interval"
-    return form.format(times), times >= target, every
+    """How many times fewer steps than uniform layers it takes to where these end, paired by seed."""
+    steps, part = steps_to_target(subject.part), subject.part
+    uniform = paths.student(subject.student, "uniform")
+    if uniform not in steps:
+        raise Empty("uniform layers gain nothing over chance in some seed")
+    every, last = (part.curves[uniform].drop_nulls(SCORE).filter(pl.col("step") > 0)["step"][i] for i in (0, -1))
+    if last < target * every:
+        raise Empty(f"validated after {every} of {last} steps at first, which is too late to see it")
+    seeds = len(part.run.seeds)
+    pairs = zip(steps[uniform], steps[subject.model], strict=True)
+    reached = [(theirs, ours) for theirs, ours in pairs if theirs and ours]
+    if len(reached) < seeds:
+        lacking = f"{seeds - len(reached)} of {seeds} seeds do not get there in {last} steps"
+        return "never, in some seeds", False, lacking
+    if seeds < SEEDS:
+        raise Empty(f"{seeds} training seed{'s' * (seeds > 1)} give no interval; run {SEEDS} or more")
+    times = np.log([theirs / ours for theirs, ours in reached])
+    half = float(student_t.ppf(0.975, seeds - 1) * times.std(ddof=1) / math.sqrt(seeds))
+    value, low, high = (math.exp(times.mean() + side * half) for side in (0, -1, 1))
+    text = f"{form.format(value)} ({form.format(low)} to {form.format(high)})"
+    ours, enough, reason = _reached(text, low, high, target, form.format(target))
+    return ours, enough, f"{reason}; steps are no finer than distill.eval_every"
 
 
 ANSWERS: Mapping[str, Callable[[Subject, Any, str], Answer]] = {

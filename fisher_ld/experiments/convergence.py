@@ -11,22 +11,26 @@ TARGET = 0.95  # of what uniform layers gain over chance, on validation lists
 SCORE = "validation_ndcg_10"
 
 
-def steps_to_target(part: Part) -> dict[str, float | None]:
-    """Student -> optimiser steps until a validation first has TARGET of the gain over chance with which uniform layers
-    of its shape end, mean over seeds; None where a seed never has. Empty without uniform layers, or where these gain
-    nothing."""
+def steps_to_target(part: Part) -> dict[str, list[int | None]]:
+    """Student -> of each training seed the optimiser steps until a validation first has TARGET of the gain over chance
+    with which uniform layers of its shape and seed end; None where none has. Empty without uniform layers, or where
+    these gain nothing in some seed."""
     chance = part.quality("chance")
     if chance is None or "uniform" not in part.run.methods:
         return {}
-    found: dict[str, float | None] = {}
+    found: dict[str, list[int | None]] = {}
     for student in part.run.students:
-        models = {method: paths.student(student, method) for method in part.run.methods}
-        curves = {method: part.curves[model].drop_nulls(SCORE).sort("seed", "step") for method, model in models.items()}
-        ends = curves["uniform"].group_by("seed").agg(pl.last(SCORE))[SCORE]
-        gain = float(ends.to_numpy().mean()) - chance["mean"]
-        if gain > 0:
-            reached = pl.col(SCORE) >= chance["mean"] + TARGET * gain
-            for method, curve in curves.items():
-                first = curve.group_by("seed").agg(pl.col("step").filter(reached).first())["step"]
-                found[models[method]] = None if first.has_nulls() else float(first.to_numpy().mean())
+        models = [paths.student(student, method) for method in part.run.methods]
+        after = [part.curves[model].filter(pl.col("step") > 0).drop_nulls(SCORE) for model in models]
+        curves = {model: curve.sort("seed", "step") for model, curve in zip(models, after, strict=True)}
+        uniform = curves[paths.student(student, "uniform")]
+        gains = {seed: uniform.filter(seed=seed)[SCORE][-1] - chance["mean"] for seed in part.run.seeds}
+        if min(gains.values()) <= 0:
+            continue
+        for model, curve in curves.items():
+            of_seed = {
+                seed: curve.filter(pl.col("seed") == seed, pl.col(SCORE) >= chance["mean"] + TARGET * gain)["step"]
+                for seed, gain in gains.items()
+            }
+            found[model] = [int(steps[0]) if len(steps) else None for steps in of_seed.values()]
     return found

@@ -1,5 +1,5 @@
-"""What a student's cost is read against beside the teacher's: the smallest model that is as good, and all models
-between quality and cost."""
+"""What a student's cost is read against beside the teacher's: the smallest model that is not shown below it, and all
+models between quality and cost."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from fisher_ld.config import paths
 from fisher_ld.experiments.results import Part
 
-# Verdict on the student against a model -> how good that model is, where it is good enough.
-AS_GOOD = {"equal": "equal", "not shown": "no difference shown", "shown below": "shown above the student"}
+# Verdict on the student against a model -> how good that model is, where it is not shown below.
+NOT_BELOW = {"equal": "equal", "not shown": "no difference shown", "shown below": "shown above the student"}
 
 
 @dataclass(frozen=True)
 class Peer:
     model: str
-    quality: str  # of AS_GOOD
+    quality: str  # of NOT_BELOW
     times: dict[str, float]  # ratio -> how many times better than it the student is
 
 
-def smallest_equal(part: Part, model: str) -> Peer | None:
+def smallest_not_below(part: Part, model: str) -> Peer | None:
     """Of the models that were timed beside a student (`model`: its full name) the smallest that is not shown below it;
     None where there is none, or none was compared with it."""
     student = model.split("/")[0]
@@ -28,11 +28,11 @@ def smallest_equal(part: Part, model: str) -> Peer | None:
     smallest_first = sorted(found["models"], key=lambda name: found["models"][name]["parameters"]["total"])
     for other in smallest_first:
         verdict = _verdict(part, model, other)
-        if other != student and verdict in AS_GOOD:
+        if other != student and verdict in NOT_BELOW:
             own, its = found["ratios"][student], found["ratios"].get(other, {})
             reference = other == found["reference"]
             times = {name: value / its.get(name, 1) for name, value in own.items() if reference or name in its}
-            return Peer(other, AS_GOOD[verdict], times)
+            return Peer(other, NOT_BELOW[verdict], times)
     return None
 
 

@@ -32,8 +32,8 @@ KEYS = (  # of params
 )  # fmt: skip
 FLAGS = ("avx512_bf16", "amx_bf16")  # of processors: how fast bf16 is depends on them
 COMPARED = (
-    "student", "group", "question", "a", "b", "n", "seeds", "difference", "low", "high", "p_holm", "detectable",
-    "detectable_holm", "one_teacher", "verdict", "why",
+    "student", "group", "question", "metric", "a", "b", "n", "seeds", "difference", "low", "high", "p_holm",
+    "detectable", "detectable_holm", "one_teacher", "verdict", "why",
 )  # fmt: skip
 READ = ("windows", "lists", "read", "labels")  # of the data report
 DONE = ("moved", "same_order", "layer_loss", "validation_start", "validation_ndcg_10", "gain_last")  # of fit.json
@@ -112,7 +112,8 @@ def outcomes(part: Part) -> dict[str, dict[str, float | None]]:
         if "/" in model:
             values = {key: [fit[key] for fit in fits if fit[key] is not None] for key in DONE}
             found[model] = {key: mean(numbers) if numbers else None for key, numbers in values.items()}
-            found[model]["steps_to_target"] = soon.get(model)
+            steps = soon.get(model, [None])
+            found[model]["steps_to_target"] = None if None in steps else mean(filter(None, steps))
     return found
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import polars as pl
@@ -158,12 +159,17 @@ class Part:
         found = (row for row in rows if row["question"] == question and row["student"] in (student, None))
         return next(found, None)
 
-    def comparison(self, a: str, b: str) -> dict[str, Any] | None:
-        """a minus b in NDCG@10 with interval and verdict, whichever was asked to be above; None where neither was."""
-        rows = [row for row in self.evaluate["comparisons"][MAIN] if row["metric"] == PRIMARY]
-        found = next((row for row in rows if (row["a"], row["b"]) == (a, b)), None)
-        turned = next((_turned(row) for row in rows if (row["a"], row["b"]) == (b, a)), None)
-        return found or turned
+    def comparison(self, a: str, b: str, metric: str = PRIMARY) -> dict[str, Any] | None:
+        """a minus b with interval and verdict, whichever was asked to be above; None where neither was."""
+        for row in self.evaluate["comparisons"][MAIN]:
+            if row["metric"] == metric and {row["a"], row["b"]} == {a, b}:
+                return row if row["a"] == a else _turned(row)
+        return None
+
+    def best(self, student: str) -> str:
+        """Its model that is best on the validation lists, over seeds."""
+        found = {model: mean(seeds) for model, seeds in self.evaluate["validation"].items()}
+        return max((m for m in found if m.startswith(f"{student}/")), key=found.__getitem__)
 
 
 def _turned(row: Mapping[str, Any]) -> dict[str, Any]:

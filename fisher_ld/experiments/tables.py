@@ -17,7 +17,7 @@ from fisher_ld.experiments.results import Part, Results
 
 FORM = "{:,.4g}"  # of a number that says no other
 TESTED = {"name": "NDCG@10", "measure": "ndcg_10", "form": "{:.3f}"}
-BEST, ALIKE = "best", "not shown to differ"  # marks of NDCG@10
+BEST, NEAR = "best", "not shown below it"  # marks of NDCG@10
 Reading = tuple[float, float, float]  # a value and its interval, without width where it has none
 
 
@@ -180,18 +180,15 @@ def _cell(spec: Mapping[str, Any], results: Results) -> dict[str, Any]:
 def _compared(name: str, part: Part, student: str, model: str) -> dict[str, Any]:
     """Of a metric `spread`, the standard deviation over training seeds. Of a student's NDCG@10, which is tested, also
     `p` against uniform layers after Holm, `best`, the method that validation lists chose, and `mark`, whether the
-    model is that one or not shown to differ from it."""
+    model is that one or not shown below it."""
     if name not in metrics.METRICS:
         return {}
     spread = {"spread": part.evaluate["quality"][MAIN][model][name]["spread"]}
     if name != metrics.PRIMARY or not model.startswith(f"{student}/"):
         return spread
-    uniform = [*part.comparisons(student, "strategies"), *part.comparisons(student, "methods")]
-    p = next((row["p_holm"] for row in uniform if row["a"] == model and row["verdict"] != "not tested"), None)
-    others = part.comparisons(student, "best")
-    if not others:
-        return spread | {"p": p}
-    best, alike = others[0]["b"], {row["a"] for row in others if row["verdict"] in ("equal", "not shown")}
-    mark = BEST if model == best else ALIKE if model in alike else None
+    best, uniform = part.best(student), part.comparison(model, paths.student(student, "uniform"))
+    beside = part.comparison(model, best)
+    mark = BEST if model == best else NEAR if beside and beside["verdict"] != "shown below" else None
     name = METHODS[best.partition("/")[2]].label + (f" ({student})" if len(part.run.students) > 1 else "")
+    p = uniform["p_holm"] if uniform and uniform["verdict"] != "not tested" else None
     return spread | {"p": p, "best": name, "mark": mark}

@@ -88,11 +88,11 @@ def order(part: Part, family: str) -> float:
 def turned(part: Part, family: str) -> list[tuple[str, str]]:
     """Pairs (a, b) that are shown above on one of both families and below on the other."""
     verdicts: list[dict[tuple[str, str], Any]] = [
-        {(row["a"], row["b"]): row["verdict"] for row in part.evaluate["comparisons"][f]} for f in (MAIN, family)
+        {(row["a"], row["b"]): row["verdict"] for row in part.evaluate["comparisons"][f] if row["metric"] == PRIMARY}
+        for f in (MAIN, family)
     ]
     shown = {"shown above", "shown below"}
-    found = [pair for pair, verdict in verdicts[0].items() if {verdict, verdicts[1].get(pair)} == shown]
-    return list({frozenset(pair): pair for pair in found}.values())  # groups may compare two either way round
+    return [pair for pair, verdict in verdicts[0].items() if {verdict, verdicts[1].get(pair)} == shown]
 
 
 def flagged(part: Part, family: str) -> bool:

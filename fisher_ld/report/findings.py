@@ -8,9 +8,8 @@ from typing import Any
 
 from fisher_ld.batches.lists import MAIN
 from fisher_ld.config import paths
-from fisher_ld.evaluation.baselines.catalogue import RIVALS
 from fisher_ld.evaluation.metrics.catalogue import METRICS, PRIMARY
-from fisher_ld.experiments.peers import smallest_equal
+from fisher_ld.experiments.peers import smallest_not_below
 from fisher_ld.experiments.results import Part
 from fisher_ld.report.names import label
 
@@ -68,8 +67,15 @@ def basis(row: Mapping[str, Any], a: str, b: str) -> str:
 def _finding(part: Part, question: str, row: Mapping[str, Any] | None, margin: float) -> Finding:
     if row is None:
         return Finding(question, "not measured: this run has no such pair of models", "", "not measured")
-    pair = label(row["a"], part.run), label(row["b"], part.run)
-    return Finding(question, answer(row, margin), basis(row, *pair), row["verdict"])
+    a, b = label(row["a"], part.run), label(row["b"], part.run)
+    text = answer(row, margin) + (f"; {b} is itself not shown above chance" if _at_chance(part, row["b"]) else "")
+    return Finding(question, text, basis(row, a, b), row["verdict"])
+
+
+def _at_chance(part: Part, model: str) -> bool:
+    """Whether the interval of its mean holds that of a random order."""
+    found, chance = part.quality(model), part.quality("chance")
+    return found is not None and chance is not None and found["low"] <= chance["mean"]
 
 
 def findings(part: Part, student: str, method: str, margin: float) -> list[Finding]:
@@ -109,19 +115,19 @@ def _kept(part: Part, model: str) -> Finding:
 
 
 def _cost(part: Part, model: str) -> Finding:
-    """Speed and size beside the teacher and the smallest model of equal quality."""
+    """Speed and size beside the teacher and the smallest model that is not shown below it."""
     question, student = "What does the student save?", model.split("/")[0]
-    found, peer = part.efficiency[student], smallest_equal(part, model)
+    found, peer = part.efficiency[student], smallest_not_below(part, model)
     ratios, between = found["ratios"][student], found["intervals"][student]["throughput"]
     certain = f" ({between['low']:.1f} to {between['high']:.1f})" if between else ""
     times = f"{ratios['throughput']:.1f}{certain} times the teacher's throughput"
     size = f"{1 / ratios['parameters']:.1%} of the teacher's parameters"
     if peer is None or peer.model == "teacher":
-        alone = "no smaller one that was timed is as good" if peer else "none that was timed is as good"
+        alone = f"every {'smaller' if peer else 'other'} model that was timed is shown below it"
         return Finding(question, times, f"{size}; {alone}", "")
     other = label(peer.model, part.run)
     size = f"{size}, {1 / peer.times['parameters']:.2f} times those of that model"
-    answer = f"{times}; {peer.times['throughput']:.1f} times that of {other}, the smallest model as good"
+    answer = f"{times}; {peer.times['throughput']:.1f} times that of {other}, the smallest model not shown below it"
     return Finding(question, answer, f"{size} ({peer.quality})", "")
 
 
@@ -162,9 +168,10 @@ def _worth(part: Part, student: str) -> Iterator[str]:
 
 
 def _best_informed(part: Part) -> dict[str, Any] | None:
-    """The teacher minus the best of the rivals with all labels."""
-    rows = [part.comparison("teacher", paths.rival(name)) for name, rival in RIVALS.items() if rival.labels == "all"]
-    return max(filter(None, rows), key=lambda row: row["mean_b"], default=None)
+    """The teacher minus that of the rivals with all labels which is best on the validation lists."""
+    gate = next(iter(part.gates.values()))
+    quality = {name: row["mean_b"] for name, row in gate["rivals"].items() if row["labels"] == "all"}
+    return part.comparison("teacher", max(quality, key=quality.__getitem__)) if quality else None
 
 
 def _better_choice(part: Part) -> Iterator[str]:

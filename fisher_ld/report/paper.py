@@ -8,7 +8,7 @@ from typing import Any
 
 from fisher_ld.evaluation.examples import TOP
 from fisher_ld.experiments.claims import Judged, doubts
-from fisher_ld.experiments.tables import ALIKE, BEST
+from fisher_ld.experiments.tables import BEST, NEAR
 from fisher_ld.report.blocks import Block, Cell, Heading, Table, Text
 
 DAGGER, DOUBLE = "†", "‡"
@@ -34,7 +34,7 @@ def table_blocks(table: Mapping[str, Any]) -> list[Block]:
             Text(
                 "p is that of a test against uniform layers, after Holm. "
                 f"Best on validation lists: {', '.join(chosen)}, in bold where it is a row here. "
-                f"{DAGGER} marks what is not shown to differ from it."
+                f"{DAGGER} marks what is not shown below it."
             )
         )
     if any(row["own_start"] for row in ordered):
@@ -97,7 +97,7 @@ def _beside(cell: Mapping[str, Any], marks: Mapping[str, str]) -> Cell:
     paper = "" if cell["paper"] is None else f"paper {cell['paper']}"
     if cell["empty"]:
         return marks[cell["empty"]], paper
-    value = cell["ours"] + (DAGGER if cell["mark"] == ALIKE else "")
+    value = cell["ours"] + (DAGGER if cell["mark"] == NEAR else "")
     spread = "" if cell["spread"] is None else f"± {cell['spread']:.3f} over seeds"
     return value, cell["interval"] or "", spread, "" if cell["p"] is None else f"p = {cell['p']:.2g}", paper
 
@@ -128,7 +128,8 @@ def doubt_blocks() -> list[Block]:
 def claim_blocks(judged: Iterable[Judged]) -> list[Block]:
     note = (
         "“Reproduced” where our teacher passed the gate and the whole of our interval shows at least what the paper "
-        "claims. The gains of its tables are in NDCG@5, ours beside them in NDCG@10, the metric that is tested."
+        "claims; what has no interval is judged by its value. “Chosen” where params.yaml sets it. The gains of its "
+        "tables are in NDCG@5, ours beside them in NDCG@10, the metric that is tested."
     )
     rows = [[row.where, row.what, row.paper, row.ours, row.verdict, row.reason] for row in judged]
     header = ["in the paper", "claim", "paper", "ours", "verdict", "why"]

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 from fisher_ld.batches.lists import MAIN
 from fisher_ld.core.files import atomic_path, read_json
+from fisher_ld.evaluation.metrics.catalogue import METRICS, PRIMARY
 from fisher_ld.experiments.record import RESULTS
 from fisher_ld.report.findings import QUESTIONS, answer, basis
 from fisher_ld.report.markdown import markdown
@@ -63,7 +65,9 @@ def _read(found: Mapping[str, Any]) -> str:
 
 def _outcome(found: Mapping[str, Mapping[str, float | None]]) -> str:
     rows = [[f"`{model}`", *done(means)] for model, means in found.items()]
-    return table(["student", *DONE], rows, "Means over seeds; a layer loss of 1 is that of the constant predictor.")
+    filled = [any(column) for column in zip(*rows, strict=True)]  # an older record lacks a column
+    header, *rows = (list(compress(row, filled)) for row in (["student", *DONE], *rows))
+    return table(header, rows, "Means over seeds; a layer loss of 1 is that of the constant predictor.")
 
 
 def _quality(families: Mapping[str, Any]) -> str:
@@ -76,12 +80,19 @@ def _quality(families: Mapping[str, Any]) -> str:
 
 
 def _comparisons(rows: Sequence[Mapping[str, Any]]) -> str:
-    cells = []
+    cells, tested = [], set()
     for row in rows:
-        what, difference = f"`{row['a']}` minus `{row['b']}`", _between(row, "difference", "+.3f")
-        cells.append([what, difference, f"{row['p_holm']:.2g}", row["verdict"]])
-    sentence = "Differences of paired users in NDCG@10; p after Holm over those that were tested together."
-    return table(["what", "difference", "p", "verdict"], cells, sentence)
+        metric = row.get("metric", PRIMARY)  # an older record has no other, and may have a pair twice
+        what = frozenset((row["a"], row["b"])), metric
+        if what not in tested:
+            name = "" if metric == PRIMARY else f", {METRICS[metric].label}"
+            pair, difference = f"`{row['a']}` minus `{row['b']}`{name}", _between(row, "difference", "+.3f")
+            cells.append([row["group"], pair, difference, f"{row['p_holm']:.2g}", row["verdict"]])
+        tested.add(what)
+    sentence = (
+        "Differences of paired users in NDCG@10; p after Holm over the group, of one student, in which it stands."
+    )
+    return table(["group", "what", "difference", "p", "verdict"], cells, sentence)
 
 
 def _retained(rows: Mapping[str, Any]) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 from fisher_ld.batches.lists import MAIN
 from fisher_ld.config import paths
 from fisher_ld.evaluation.calibration import BINS
-from fisher_ld.experiments.peers import front, places, smallest_equal
+from fisher_ld.evaluation.metrics.catalogue import METRICS, PRIMARY
+from fisher_ld.experiments.peers import front, places, smallest_not_below
 from fisher_ld.experiments.results import Part
 from fisher_ld.report.blocks import Block, Cell, Heading, Picture, Table, Text
 from fisher_ld.report.families import families, mean, spread
@@ -32,9 +33,11 @@ KINDS = {"model": "label of the model", "label": "label of the data", "list": "s
 FILTERED = ("users", "items", "interactions")
 GROUPS = {
     "main": "Who is above whom",
-    "peers": "Which smaller model is as good?",
+    "claims": "Is Fisher-LD above what the paper says it is?",
+    "peers": "Which smaller model is not shown below?",
     "strategies": "Does it matter which layer gets which weight?",
     "methods": "How do other methods compare with uniform layers?",
+    "best": "How do methods compare with the best on validation lists?",
 }
 
 
@@ -159,13 +162,13 @@ def speed(part: Part, method: str, pictures: Pictures) -> list[Block]:
 
 
 def _times(part: Part, model: str) -> Table:
-    """How many times better than the teacher, and than the smallest model of equal quality, the student is."""
-    student, peer = model.split("/")[0], smallest_equal(part, model)
+    """How many times better than the teacher, and than the smallest model not shown below it, the student is."""
+    student, peer = model.split("/")[0], smallest_not_below(part, model)
     found = part.efficiency[student]
     ratios, between = found["ratios"][student], found["intervals"][student]
     rows: list[list[Cell]] = [["teacher", *(_ratio(ratios, between, name) for _, name, _ in TIMED)]]
     if peer and peer.model != "teacher":
-        what = label(peer.model, part.run), f"the smallest model as good: {peer.quality}"
+        what = label(peer.model, part.run), f"the smallest model not shown below it: {peer.quality}"
         rows.append([what, *(_ratio(peer.times, {}, name) for _, name, _ in TIMED)])
     return Table(["the student, times better than", *(name.replace("_", " ") for _, name, _ in TIMED)], rows)
 
@@ -247,8 +250,9 @@ def compared(part: Part) -> list[Block]:
             if rows:
                 blocks += [*title(part, student), _differences(part, rows)]
     note = (
-        "Differences in NDCG@10 over the same users and seeds; p of a t test, after Holm over the comparisons of a "
-        "table, and below it of a randomisation test where the seeds allow one. "
+        "Differences over the same users and seeds, in NDCG@10 where no other metric is named. Two models are tested "
+        "once: in the first table that asks. p is of a t test, after Holm over the comparisons of a table, and below "
+        "it of a randomisation test, alone, where the seeds allow one. "
         f"Any other comparison can be made from {part.paths.per_user}."
     )
     return [*blocks, Text(note)]
@@ -264,7 +268,8 @@ def _strategies(part: Part) -> str:
 def _differences(part: Part, comparisons: Sequence[Mapping[str, Any]]) -> Table:
     rows = []
     for row in comparisons:
-        names, effect = (label(row[side], part.run) for side in "ab"), "" if row["d"] is None else f"{row['d']:+.2f}"
+        names, effect = [label(row[side], part.run) for side in "ab"], "" if row["d"] is None else f"{row['d']:+.2f}"
+        names[1] += "" if row["metric"] == PRIMARY else f", in {METRICS[row['metric']].label}"
         randomised = "" if row["p_perm"] is None else _p(row["p_perm"])
         difference = f"{row['difference']:+.3f}", f"{row['low']:+.3f} to {row['high']:+.3f}"
         p, seen = (_p(row["p_holm"]), randomised), f"{row['detectable_holm']:.3f}"

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from fisher_ld.batches.lists import MAIN
+from fisher_ld.config import paths
 from fisher_ld.config.params import trained
 from fisher_ld.experiments.results import Part, Results
 from fisher_ld.report.findings import QUESTIONS
@@ -43,10 +44,9 @@ def summary(results: Results) -> dict[str, Any]:
 def best_student(part: Part) -> tuple[str, int, dict[str, str | float]]:
     """The student and the seed that are best on validation lists, and what to know of it."""
     found = [
-        (fit["validation_ndcg_10"], model, seed)
-        for model, fits in part.fits.items()
-        if "/" in model
-        for seed, fit in zip(trained(part.run)[model], fits, strict=True)
+        (score, model, seed)
+        for model, scores in part.evaluate["validation"].items()
+        for seed, score in zip(trained(part.run)[model], scores, strict=True)
     ]
     validation, model, seed = max(found, key=lambda entry: entry[0])
     student, method = model.split("/")
@@ -104,10 +104,12 @@ def _frames(part: Part, several: bool) -> dict[str, pl.DataFrame]:
         for metric, cell in models[model].items()
     ]
     strategies = [
-        {"pair": f"{name(row['a'])} over {short(row['b'])}", "difference": row["difference"]}
-        | {key: row[key] for key in ("low", "high", "p_holm", "verdict")}
+        {"pair": f"{name(model)} over {short(uniform)}"}
+        | {key: row[key] for key in ("difference", "low", "high", "p_holm", "verdict")}
         for student in part.run.students
-        for row in part.comparisons(student, "strategies")
+        for model in part.weighted(student)
+        for uniform in [paths.student(student, "uniform")]
+        if (row := part.comparison(model, uniform))
     ]
     schema = {"pair": pl.String, **dict.fromkeys(("difference", "low", "high", "p_holm"), pl.Float64)}
     curves = [

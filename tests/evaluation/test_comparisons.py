@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fisher_ld.batches.lists import Lists
+from fisher_ld.batches.lists import Lists, read_lists
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import write_json
 from fisher_ld.distillation.methods import METHODS
@@ -15,7 +15,8 @@ from fisher_ld.evaluation.metrics.diversity import category_matrix
 from fisher_ld.evaluation.per_user import chance_metrics, cut, user_metrics
 from fisher_ld.evaluation.scores import Scores
 from fisher_ld.evaluation.significance import holm
-from tests.evaluation.world import DATA, fit, make_scores
+from fisher_ld.experiments.tables import paper
+from tests.evaluation.world import DATA, fit, make_scores, write_processed, write_skilled
 from tests.given import given
 
 PARAMS = given({"evaluate": {"permutations": 500}}).evaluate
@@ -44,13 +45,19 @@ def gate(depth=2, rival="rivals/item-knn"):
 
 
 def fits(**changes):
-    """Of students that learned, fisher-ld the best on validation lists."""
-    quality = {"none": 0.3, "logits": 0.4, "uniform": 0.45, "fisher-ld": 0.5}
-    known = {m: fit(q, layer_loss=0.6 if METHODS[m].layers else None) for m, q in quality.items()}
+    """Of students that learned."""
+    known = {m: fit(0.4, layer_loss=0.6 if METHODS[m].layers else None) for m in VALIDATION}
     return {f"small/{m}": [f | changes.get(m.replace("-", "_"), {})] * 3 for m, f in known.items()}
 
 
-KNOWN = Known({"small": gate()}, fits())
+def known_of(fits, student="small", depth=2, **validation):
+    """What is known of one student, fisher-ld its best on validation lists."""
+    quality = {f"{student}/{m}": [q] * 3 for m, q in {**VALIDATION, **validation}.items()}
+    return Known({student: gate(depth)}, fits, quality)
+
+
+VALIDATION = {"none": 0.3, "logits": 0.4, "uniform": 0.45, "fisher-ld": 0.5}
+KNOWN = known_of(fits())
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +107,10 @@ def test_quality_of_several_runs_counts_how_they_vary(frames):
 
 def test_the_best_method_is_that_of_the_validation_lists(frames):
     """On the test lists it is the worst."""
-    known = Known({"small": gate()}, fits(none={"validation_ndcg_10": 0.9}))
+    known = known_of(fits(), none=0.9)
     [best] = [chosen for _, group, chosen in cp.pairs(frames, known) if group == "best"]
-    assert [(pair.a, pair.b) for pair in best] == [
-        (f"small/{m}", "small/none") for m in ("fisher-ld", "uniform", "logits")
-    ]
+    assert known.best("small", list(VALIDATION)) == "small/none"
+    assert [(pair.a, pair.b) for pair in best] == [("small/fisher-ld", "small/none")]  # the others were tested before
     means = {m: cp.quality({m: frames[m]})[m]["ndcg_10"]["mean"] for m in fits()}
     assert min(means, key=means.__getitem__) == "small/none"
 
@@ -131,7 +137,7 @@ def test_a_difference_that_is_not_shown_is_equal_within_the_margin_or_not():
 
 
 def test_every_question_is_a_pair_of_models():
-    known = Known({"small": gate(6)}, {})
+    known = known_of({}, depth=6)
     assert {key: (pair.a, pair.b) for key in cp.QUESTIONS for pair in [known.pair(key, "small")]} == {
         "teacher_over_truncation": ("teacher", "truncated-6"),
         "teacher_over_rival": ("teacher", "rivals/item-knn"),
@@ -156,7 +162,7 @@ def test_rows_say_which_question_they_answer(rows):
 
 def test_pairs_of_a_run_with_all_methods():
     models = ["teacher", "zero-shot", "rivals/item-knn", "rivals/item-knn-all", "truncated-2", "truncated-6", "s/start"]
-    known = Known({"s": gate(6)}, {f"s/{m}": [fit(0.9 if m == "linear" else 0.4)] for m in METHODS})
+    known = known_of({}, "s", 6, **{m: 0.9 if m == "linear" else 0.4 for m in METHODS})
     found = {
         (student, group): [(pair.a, pair.b) for pair in chosen]
         for student, group, chosen in cp.pairs({m: [] for m in (*models, *(f"s/{m}" for m in METHODS))}, known)
@@ -182,9 +188,25 @@ def test_pairs_of_a_run_with_all_methods():
     ]
     weighted = [m for m in METHODS if METHODS[m].weighting]
     assert {"linear", "fisher", "fisher-reversed", "fisher-ld"} < set(weighted) and "pkd" not in weighted
-    assert found["s", "strategies"] == [(f"s/{m}", "s/uniform") for m in weighted if m != "uniform"]
-    assert found["s", "methods"] == [(f"s/{m}", "s/uniform") for m in METHODS if m not in weighted]
-    assert found["s", "best"] == [(f"s/{m}", "s/linear") for m in METHODS if m != "linear"]
+    assert found["s", "claims"] == [
+        ("s/fisher-ld", f"s/{m}")
+        for m in (*["uniform"] * 2, *["minilm"] * 2, "fisher-ld-no-depth", "fisher", "fisher-ld-no-sampling", "logits")
+    ]
+    assert found["s", "strategies"] == [(f"s/{m}", "s/uniform") for m in weighted if m not in ("uniform", "fisher-ld")]
+    assert found["s", "methods"] == [(f"s/{m}", "s/uniform") for m in METHODS if m not in {*weighted, "logits"}]
+    assert found["s", "best"] == [(f"s/{m}", "s/linear") for m in METHODS if m not in ("linear", "uniform")]
+
+
+def test_two_models_are_tested_once():
+    """So that no page can say two things of them."""
+    models = ["teacher", "rivals/item-knn", "truncated-2", "truncated-6", "s/start", *(f"s/{m}" for m in METHODS)]
+    known = known_of({}, "s", 6, **{m: 0.9 if m == "fisher-shuffled" else 0.4 for m in METHODS})
+    asked = [
+        (frozenset((pair.a, pair.b)), pair.metric)
+        for _, _, chosen in cp.pairs({m: [] for m in models}, known)
+        for pair in chosen
+    ]
+    assert len(asked) == len(set(asked)) and all(len(pair) == 2 for pair, _ in asked)
 
 
 def test_a_run_without_fisher_ld_is_compared_as_far_as_it_goes(frames):
@@ -193,20 +215,21 @@ def test_a_run_without_fisher_ld_is_compared_as_far_as_it_goes(frames):
     assert Pair("small/uniform", "teacher") in groups["small", "main"]  # then the best
     assert groups["small", "strategies"] == []
     found = cp.evaluate_family(less, KNOWN, PARAMS, 0)
-    assert found["claims"] == {}
+    assert not [row for row in found["comparisons"] if row["group"] == "claims"]
     assert set(found["retained"]) == {"small/uniform", "small/logits", "small/none"}
 
 
 def test_holm_is_within_one_group_of_one_student(frames):
     frames = {**frames, **{name.replace("small", "tiny"): runs for name, runs in frames.items() if "small" in name}}
     tiny = {name.replace("small", "tiny"): runs for name, runs in fits().items()}
-    known = Known({"small": gate(), "tiny": gate(6)}, fits() | tiny)
+    both = known_of({}, "tiny", 6).validation
+    known = Known({"small": gate(), "tiny": gate(6)}, fits() | tiny, {**KNOWN.validation, **both})
     rows = cp.evaluate_family(frames, known, PARAMS, 0)["comparisons"]
     groups = {(row["student"], row["group"]) for row in rows}
-    names = ("main", "peers", "strategies", "methods", "best")
+    names = ("main", "claims", "peers", "methods", "best")  # of strategies nothing is left to ask
     assert groups == {(None, "main"), *((s, g) for s in ("small", "tiny") for g in names)}
     for student, group in groups:
-        within = list(by_pair(rows, student, group).values())
+        within = [row for row in rows if (row["student"], row["group"]) == (student, group)]
         assert [row["p_holm"] for row in within] == pytest.approx(holm([row["p"] for row in within]))
         one = within[0]
         assert (one["detectable_holm"] > one["detectable"]) == (len(within) > 1)
@@ -253,7 +276,7 @@ def test_what_rests_on_one_run_of_the_teacher_says_so(frames):
     ],
 )
 def test_a_student_to_whom_nothing_happened_is_no_test(frames, outcome, why):
-    known = Known({"small": gate()}, fits(uniform=outcome))
+    known = known_of(fits(uniform=outcome))
     pairs = [
         ("small/uniform", "small/none"),
         ("small/fisher-ld", "small/uniform"),
@@ -264,17 +287,20 @@ def test_a_student_to_whom_nothing_happened_is_no_test(frames, outcome, why):
     assert [row["verdict"] == "not tested" for row in rows] == [True] * 3 + [False] * 3
     assert all(row["why"].startswith(why) for row in rows[:3])
     assert [row["why"] for row in rows[3:]] == [None] * 3
-    assert cp.claims(frames, known, PARAMS, 0)["small"]["mrr"]["verdict"] == "not tested"
+    claims = [row for row in cp.evaluate_family(frames, known, PARAMS, 0)["comparisons"] if row["group"] == "claims"]
+    assert [(row["metric"], row["verdict"] == "not tested") for row in claims] == [
+        ("ndcg_5", True), ("mrr", True), ("ndcg_10", False),
+    ]  # fmt: skip
 
 
 def test_outcomes_are_means_over_seeds_and_the_bounds_are_no_fault(frames):
     def said(*moved):
-        known = Known({"small": gate()}, {"small/uniform": [fit(0.4, moved=m, same_order=0.9) for m in moved]})
+        known = known_of({"small/uniform": [fit(0.4, moved=m, same_order=0.9) for m in moved]})
         return cp.untested("small/uniform", known)
 
     assert said(0.0, 0.01, 0.02) is None
     assert "did not move" in said(0.0, 0.01, 0.01)
-    both = Known({"small": gate()}, fits(uniform={"moved": 0.0}, fisher_ld={"layer_loss": 1.2}))
+    both = known_of(fits(uniform={"moved": 0.0}, fisher_ld={"layer_loss": 1.2}))
     (row,) = compared(frames, ("small/fisher-ld", "small/uniform"), known=both)
     assert "learned nothing of the layers" in row["why"] and "did not move" in row["why"]
 
@@ -283,24 +309,37 @@ def test_what_was_known_is_read_from_gate_and_training(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = given({"run": {"students": ["small"], "methods": ["none", "logits"], "seeds": [4, 1]}}).run
     write_json(DATA.gate("small"), gate(7, "rivals/tf-idf"))
+    write_processed(DATA.processed)
+    lists = read_lists(DATA.processed, "val")
     for seed in (4, 1):
-        for method in ("none", "logits"):
+        for method, skill in (("none", 0.0), ("logits", 9.0)):
             write_json(DATA.training(f"small/{method}", seed) / "fit.json", fit(0.1 * seed))
+            write_skilled(DATA.validation(f"small/{method}", seed), lists, skill, seed)
     known = Known.read(DATA, run)
     assert (known.truncation("small"), known.rival("small")) == ("truncated-7", "rivals/tf-idf")
     assert [f["validation_ndcg_10"] for f in known.fits["small/logits"]] == [0.4, 0.1]
-    assert known.quality("small/none") == pytest.approx(0.25)
+    assert known.best("small", ["none", "logits"]) == "small/logits"
+    first, second = known.validation["small/logits"]
+    assert first == pytest.approx(1) == pytest.approx(second)  # of the scores, not what training saw of some lists
+    assert all(score < 0.7 for score in known.validation["small/none"])
     (DATA.training("small/none", 1) / "fit.json").unlink()
     with pytest.raises(UserError, match=r"distill/movielens-100k/small/none/1/fit\.json: no such file"):
         Known.read(DATA, run)
 
 
-def test_claims_are_paired_in_the_metrics_of_the_paper(frames):
-    found = cp.claims(frames, KNOWN, PARAMS, 0)["small"]
+def test_claims_are_paired_in_the_metrics_of_the_paper(frames, rows):
+    found = {row["metric"]: row for row in rows if row["group"] == "claims" and row["b"] == "small/uniform"}
     assert set(found) == {"ndcg_5", "mrr"}
     a, b = (np.stack([f["mrr"].to_numpy() for f in frames[m]]) for m in ("small/fisher-ld", "small/uniform"))
     assert found["mrr"]["by_seed"] == pytest.approx((a - b).mean(1))
-    assert (found["mrr"]["metric"], found["mrr"]["p_holm"]) == ("mrr", found["mrr"]["p"])
+
+
+def test_what_the_paper_claims_of_ours_over_a_method_is_tested():
+    """Whichever method is the best one here."""
+    asked = {(c["against"], c.get("metric", "ndcg_10")) for c in paper()["claims"] if c.get("measure") == "gain"
+             and c.get("model", "fisher-ld") == "fisher-ld"}  # fmt: skip
+    claimed = {(method, metric) for method, metrics in cp.CLAIMED.items() for metric in metrics}
+    assert asked == claimed | {("uniform", "ndcg_10")}  # of which the last is a question of its own
 
 
 def test_zero_shot_is_compared_over_its_own_users(frames):
@@ -344,6 +383,6 @@ def test_families_that_are_in_the_table_are_evaluated_the_main_one_first(frames)
 
     table = pl.concat([*rows("two-stage"), *rows("matched")])
     found = cp.evaluate(table, KNOWN, PARAMS, 0)
-    assert list(found) == ["quality", "seeds", "comparisons", "claims", "retained"]
-    assert all(list(families) == ["matched", "two-stage"] for families in found.values())
+    assert list(found) == ["quality", "seeds", "comparisons", "retained", "validation"]
+    assert all(list(found[part]) == ["matched", "two-stage"] for part in found if part != "validation")
     assert found["quality"]["matched"] == found["quality"]["two-stage"]

@@ -238,9 +238,9 @@ def write_run(params, users=300):
     for seed, data in enumerate(params.run.data):
         paths = DataPaths(data)
         write_training(params, paths, write_fisher(paths))
-        write_evaluation(params, paths, users, seed)
         write_data(params, paths, paths.processed)
         write_scored(params, paths)
+        write_evaluation(params, paths, users, seed)
         for method in params.run.methods:
             cost = {"stage": "layer_weights", "cell": f"{data}-{method}", "run_id": None, "seconds": 2.5}
             write_json(cell("layer_weights", data, method) / "run.json", cost | {"peak_memory_mib": 300.0})

@@ -222,16 +222,24 @@ def rows_of(*models):
 
 def test_p_against_uniform_layers_stands_beside_ndcg_10_alone(results):
     part = results.parts["movielens-100k"]
-    for model, group in {"teacher": None, "uniform": None, "logits": "methods", "fisher-ld": "strategies"}.items():
+    for model, group in {"none": "methods", "logits": "main", "linear": "strategies", "fisher-ld": "main"}.items():
         [row] = fill(rows_of(model), results)["rows"]
-        p = [row["p_holm"] for row in part.comparisons("small", group or "") if row["a"] == f"small/{model}"] or [None]
-        assert [cell["p"] for cell in row["cells"]] == [None, *p, *[None] * 6], model
+        tested = part.comparison(f"small/{model}", "small/uniform")
+        assert tested and (tested["group"], tested["metric"]) == (group, "ndcg_10")
+        assert [cell["p"] for cell in row["cells"]] == [None, tested["p_holm"], *[None] * 6], model
+    for model in ("teacher", "uniform"):
+        [row] = fill(rows_of(model), results)["rows"]
+        assert {cell["p"] for cell in row["cells"]} == {None}
 
 
-def test_of_ndcg_10_the_best_and_those_not_shown_to_differ_are_marked(edited):
-    verdicts = {"uniform": "equal", "linear": "not shown", "logits": "shown below", "exponential": "not tested"}
+def test_of_ndcg_10_the_best_and_those_not_shown_below_it_are_marked(edited):
+    verdicts = {
+        "uniform": "equal", "linear": "not shown", "logits": "shown below", "exponential": "not tested",
+        "fisher": "shown above",
+    }  # fmt: skip
 
     def change(content):
+        content["validation"]["small/fisher-ld"] = [9.0, 9.0]
         row = next(row for row in content["comparisons"]["matched"] if row["group"] == "best")
         content["comparisons"]["matched"] = [
             row | {"a": f"small/{method}", "b": "small/fisher-ld", "verdict": verdict}
@@ -240,11 +248,11 @@ def test_of_ndcg_10_the_best_and_those_not_shown_to_differ_are_marked(edited):
 
     filled = fill(rows_of("teacher", "fisher-ld", *verdicts), edited(EVALUATE, change))
     marks = [[cell["mark"] for cell in row["cells"]] for row in filled["rows"]]
-    alike = "not shown to differ"
-    assert [found.pop(1) for found in marks] == [None, "best", alike, alike, None, None]
+    near = "not shown below it"
+    assert [found.pop(1) for found in marks] == [None, "best", near, near, None, near, near]
     assert {mark for found in marks for mark in found} == {None}
     _, table, text = table_blocks(filled)
-    assert table.best == [(1, 2)] and [row[2][0][-1] == "†" for row in table.rows] == [0, 0, 1, 1, 0, 0]
+    assert table.best == [(1, 2)] and [row[2][0][-1] == "†" for row in table.rows] == [0, 0, 1, 1, 0, 1, 1]
     assert "Best on validation lists: Fisher-LD, in bold" in text.text
 
 

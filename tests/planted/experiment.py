@@ -121,5 +121,7 @@ def comparisons(form: Form, methods: Sequence[str]) -> list[dict[str, Any]]:
         for seed, frame in enumerate(of_model)
     )
     gate = {"truncated": {"depth": 1}, "best_rival": "rivals/none"}  # models that are not here
-    known = Known({"toy": gate}, {model: [run.fit for run in of_model] for model, of_model in runs.items()})
+    fits = {model: [run.fit for run in of_model] for model, of_model in runs.items()}
+    validation = {model: [fit["validation_ndcg_10"] for fit in of_model] for model, of_model in fits.items()}
+    known = Known({"toy": gate}, fits, validation)
     return evaluate(table, known, PARAMS.evaluate, PARAMS.seed)["comparisons"][MAIN]

@@ -3,7 +3,7 @@
 import pytest
 
 from fisher_ld.config.paths import DataPaths
-from fisher_ld.experiments.peers import smallest_equal
+from fisher_ld.experiments.peers import smallest_not_below
 from fisher_ld.report.findings import QUESTIONS, answer, findings, headline
 
 PATHS = DataPaths("movielens-100k")
@@ -121,10 +121,15 @@ def test_a_teacher_that_is_its_truncation_is_said(edited):
     ("verdict", "end"), [("shown below", "labels."), ("not shown", "though it is not shown above the teacher.")]
 )
 def test_a_rival_with_all_labels_above_the_teacher_is_the_better_choice(edited, verdict, end):
+    """The one that validation lists chose."""
+
+    def best(content):
+        content["rivals"]["rivals/ease-all"]["mean_b"] = 0.9
+
+    edited(PATHS.gate("small"), best)
     change = change_rows(
-        lambda row: (row["a"], row["b"]) == ("teacher", "rivals/ease-all"),
-        difference=-0.02, mean_b=0.9, verdict=verdict,
-    )  # fmt: skip
+        lambda row: (row["a"], row["b"]) == ("teacher", "rivals/ease-all"), difference=-0.02, verdict=verdict
+    )
     [said] = [line for line in headline(part(edited(PATHS.evaluate, change)), "small") if "better choice" in line]
     assert said.startswith("The better choice on this data is EASE, all labels") and said.endswith(end)
 
@@ -161,7 +166,7 @@ def test_the_cost_is_read_against_the_smallest_model_as_good(edited, verdict, qu
     edited(PATHS.efficiency("small"), change_cost(10.0))
     pair = ("small/fisher-ld", "truncated-2")
     results = edited(PATHS.evaluate, change_rows(lambda row: (row["a"], row["b"]) == pair, verdict=verdict))
-    peer, found = smallest_equal(part(results), pair[0]), lines(results)["What does the student save?"]
+    peer, found = smallest_not_below(part(results), pair[0]), lines(results)["What does the student save?"]
     assert found.answer.startswith("5.0 (4.9 to 5.2) times the teacher's throughput")
     if quality is None:
         assert peer is None or peer.model == "teacher"
@@ -169,7 +174,10 @@ def test_the_cost_is_read_against_the_smallest_model_as_good(edited, verdict, qu
     else:
         assert peer and (peer.model, peer.quality) == ("truncated-2", quality)
         assert peer.times["throughput"] == pytest.approx(0.5)
-        assert "0.5 times that of teacher's first 2 layers, adapted alone, the smallest model as good" in found.answer
+        assert (
+            "0.5 times that of teacher's first 2 layers, adapted alone, the smallest model not shown below it"
+            in found.answer
+        )
         assert f"({quality})" in found.basis
 
 
@@ -179,7 +187,7 @@ def test_a_pair_that_was_compared_the_other_way_round_is_turned(edited):
     turned = change_rows(
         lambda row: (row["a"], row["b"]) == pair, a="truncated-2", b="small/fisher-ld", verdict="shown above"
     )
-    peer = smallest_equal(part(edited(PATHS.evaluate, turned)), pair[0])
+    peer = smallest_not_below(part(edited(PATHS.evaluate, turned)), pair[0])
     assert peer and (peer.model, peer.quality) == ("truncated-2", "shown above the student")
 
 
@@ -187,5 +195,18 @@ def test_the_smaller_of_two_models_as_good_is_taken(edited):
     """The teacher is as good too, and larger."""
     edited(PATHS.efficiency("small"), change_cost(10.0))
     results = edited(PATHS.evaluate, change_rows(lambda row: row["group"] in ("main", "peers"), verdict="equal"))
-    peer = smallest_equal(part(results), "small/fisher-ld")
+    peer = smallest_not_below(part(results), "small/fisher-ld")
     assert peer and peer.model == "truncated-2"
+
+
+def test_what_is_compared_with_a_model_at_chance_says_so(edited):
+    """To add much to nothing is not much."""
+
+    def nothing(content):
+        row = content["quality"]["matched"]["truncated-2"]["ndcg_10"]
+        row.update(low=content["quality"]["matched"]["chance"]["ndcg_10"]["mean"])
+
+    question = "What does the whole teacher add to its first layers, adapted alone?"
+    results = edited(PATHS.evaluate, nothing)
+    assert lines(results)[question].answer.endswith("adapted alone is itself not shown above chance")
+    assert "chance" not in lines(results)["What does the student save?"].answer

@@ -95,8 +95,8 @@ def test_the_stage_writes_all_and_completes_the_parent(here, monkeypatch):
 def test_the_best_student_is_chosen_by_validation_alone(results):
     [part] = results.parts.values()
     model, seed, tags = best_student(part)
-    fits = {(m, s): f["validation_ndcg_10"] for m, all_ in part.fits.items() for s, f in enumerate(all_) if "/" in m}
-    assert tags["validation_ndcg_10"] == fits[model, seed] == max(fits.values())
+    scores = {(m, s): score for m, seeds in part.evaluate["validation"].items() for s, score in enumerate(seeds)}
+    assert tags["validation_ndcg_10"] == scores[model, seed] == max(scores.values())
     assert tags["test_ndcg_10"] == part.quality(model)["mean"] and f"{tags['student']}/{tags['method']}" == model
 
 
