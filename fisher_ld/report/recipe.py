@@ -22,7 +22,7 @@ BUDGET = (
 def recipe(part: Part, params: Params) -> list[Block]:
     scored = (
         f"This run scored the test lists {part.scored:,} times, a model's run and a family each. "
-        "Settings were chosen on validation lists."
+        "What is chosen within a run is chosen on validation lists."
     )
     header = ["what was read", "windows", "lists", "candidates of a list", "by whom"]
     return [
