@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import re
 import shutil
 import socket
@@ -11,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,13 +57,13 @@ def show_bytes(bar: Progress[None], done: int) -> None:
 
 
 def sizes(folder: Path) -> list[int]:
-    """Bytes of each file below a folder that something else writes to, after a 0."""
+    """Bytes of each file below a folder that something else writes to, after a 0. What vanishes meanwhile, a file or a
+    folder, counts nothing."""
     found = [0]
-    for path in folder.rglob("*"):
-        try:
-            found.append(path.stat().st_size)
-        except FileNotFoundError:
-            continue
+    for inside, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                found.append(os.stat(os.path.join(inside, name)).st_size)
     return found
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from fisher_ld.core.errors import Unavailable, UserError
 from fisher_ld.core.files import read_json
+from fisher_ld.fetch.https import sizes
 from fisher_ld.fetch.source import Network, Source, fetch
 
 BODY = bytes(range(256)) * 4096  # 1 MiB
@@ -359,3 +360,18 @@ def test_local_paths_that_cannot_be_used(get, tmp_path, monkeypatch, address, te
     (tmp_path / "empty.csv").touch()
     with pytest.raises(UserError, match=text):
         get(address)
+
+
+def test_what_vanishes_while_it_is_counted_counts_nothing(tmp_path, monkeypatch):
+    """pip unpacks into a folder and takes it away."""
+    (tmp_path / "kept").write_bytes(b"123")
+    (tmp_path / "unpacked").mkdir()
+    listed = os.scandir
+
+    def scandir(folder):
+        found = listed(folder)
+        shutil.rmtree(tmp_path / "unpacked", ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert sizes(tmp_path) == [0, 3]
