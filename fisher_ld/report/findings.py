@@ -123,7 +123,7 @@ def _cost(part: Part, model: str) -> Finding:
     times = f"{ratios['throughput']:.1f}{certain} times the teacher's throughput"
     size = f"{1 / ratios['parameters']:.1%} of the teacher's parameters"
     if peer is None or peer.model == "teacher":
-        alone = f"every {'smaller' if peer else 'other'} model that was timed is shown below it"
+        alone = f"every {'smaller' if peer else 'other'} model that was timed is shown below it, or was not tested"
         return Finding(question, times, f"{size}; {alone}", "")
     other = label(peer.model, part.run)
     size = f"{size}, {1 / peer.times['parameters']:.2f} times those of that model"
