@@ -246,7 +246,19 @@ def _objects(data: bytes, names: Sequence[str]) -> pl.DataFrame | None:
     # polars makes a zero of half a surrogate pair
     odd = pl.any_horizontal(pl.all().str.contains(r"^\s*[\[{]|\x00").any())
     lines = controls.count(b"\n") + (data[-1:] != b"\n")
-    return None if len(table) != lines or table.select(odd).item() else _stripped(table)
+    if len(table) != lines or table.select(odd).item() or _repeated(data, table):
+        return None
+    return _stripped(table)
+
+
+def _repeated(data: bytes, table: pl.DataFrame) -> bool:
+    """Whether a field of the table may stand twice in an object, of which polars takes the first."""
+    for name in table.columns:
+        key = json.dumps(name, ensure_ascii=False).encode()
+        beyond = data.count(key) - table[name].count()  # a field that says null has no value
+        if beyond > 0 and beyond > len(re.findall(re.escape(key) + rb"\s*:\s*null", data)):
+            return True
+    return False
 
 
 def _is_number(kind: pa.DataType) -> bool:

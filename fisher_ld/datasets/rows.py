@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.progress import progress
 from fisher_ld.datasets.streams import plain, utf8
-from fisher_ld.datasets.titles import parse
+from fisher_ld.datasets.titles import Repeated, parse
 
 MOST_FIELDS = 1000  # of JSON objects that are searched for those that are required
 TEXTS = (
@@ -121,8 +121,10 @@ def json_rows(lines: Lines, literals: bool = False) -> Iterator[Row]:
             yield Row(lines.number, {}, "wrong encoding", _printable(raw))
             continue
         record = parse(raw, literals)
-        fits = isinstance(record, dict)
-        yield Row(lines.number, record if fits else {}, None if fits else "not a JSON object", raw)
+        reason = None if isinstance(record, dict) else "not a JSON object"
+        if isinstance(record, Repeated):
+            reason = "a field stands twice"
+        yield Row(lines.number, {} if reason else record, reason, raw)
 
 
 class Lines:

@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -150,9 +151,18 @@ def _comma(part: re.Match[str]) -> str:
     return ("None" if part[1] == "nan" else part[1]) + ("," if part[2] else "")
 
 
+class Repeated(dict[str, Any]):
+    """A JSON object in which a field stands twice."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else Repeated(found)
+
+
 def parse(text: str, literals: bool = True) -> Any:
     """JSON, or with `literals` a Python literal, which is parsed and never evaluated; None for what is neither."""
-    for read in (json.loads, ast.literal_eval)[: 1 + literals]:
+    for read in (partial(json.loads, object_pairs_hook=_object), ast.literal_eval)[: 1 + literals]:
         try:
             return read(text)
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):

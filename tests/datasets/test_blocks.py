@@ -197,3 +197,14 @@ def test_time_stamps_of_parquet_are_told_to_the_last_digit_of_their_unit(tmp_pat
     pq.write_table(pa.table({"t": pa.array(values, pa.timestamp(unit))}), tmp_path / "a.parquet")
     (block,) = parquet_blocks(tmp_path / "a.parquet", ["t"])
     assert block.table["t"].to_list() == texts
+
+
+@pytest.mark.parametrize("odd", [b"", b"{broken\n"], ids=["in columns", "row by row"])
+def test_a_field_that_stands_twice_is_a_reason_whichever_way_the_block_is_read(tmp_path, odd):
+    """Readers differ in which of the two they take."""
+    path = tmp_path / "ratings.jsonl"
+    lines = [b'{"i":"1","u":"a","i":"2"}', b'{"u":null,"i":"3"}', b'{"i":"4"}', b'{"i":"5","u":"b","more":{"i":"6"}}']
+    path.write_bytes(b"\n".join(lines) + b"\n" + odd)
+    rows, bad = outcome(json_blocks(path, ["i", "u"]))
+    assert [reason for _, reason, _ in bad] == ["a field stands twice", "not a JSON object"][: 1 + bool(odd)]
+    assert rows == [(2, ("3", None)), (3, ("4", None)), (4, ("5", "b"))]
