@@ -84,12 +84,12 @@ def json_blocks(path: Path, names: Sequence[str], encoding: str = "utf-8") -> It
     """The fields `names` of a file with one JSON object a line, as `rows.json_lines` has it."""
     with utf8(path, encoding) as file:
         refuse_array(path, file)
-        lines = Lines(file)
+        lines, first = Lines(file, path.name), iter([True])  # who writes a field twice does so from the start
         yield from _in_columns(
             path,
             lines,
             names,
-            partial(_objects, names=names),
+            lambda data: _objects(data, names, careful=next(first, False)),
             lambda: ([row] for row in json_rows(lines)),
             _is_json_number,
         )
@@ -231,8 +231,8 @@ def _quotes(delimiter: str) -> re.Pattern[bytes]:
     return re.compile(rb"(?:" + one + rb"(?:" + d + one + rb")*+\r?\n)*+")
 
 
-def _objects(data: bytes, names: Sequence[str]) -> pl.DataFrame | None:
-    """None where something in the block needs the careful reader."""
+def _objects(data: bytes, names: Sequence[str], careful: bool) -> pl.DataFrame | None:
+    """None where something in the block needs the careful reader, or with `careful` a field may stand twice."""
     codes = np.frombuffer(data, np.uint8)
     controls = codes[codes < ord(" ")].tobytes()  # far faster than to count each in 8 MiB
     if controls.strip(b"\n\r\t"):
@@ -246,13 +246,13 @@ def _objects(data: bytes, names: Sequence[str]) -> pl.DataFrame | None:
     # polars makes a zero of half a surrogate pair
     odd = pl.any_horizontal(pl.all().str.contains(r"^\s*[\[{]|\x00").any())
     lines = controls.count(b"\n") + (data[-1:] != b"\n")
-    if len(table) != lines or table.select(odd).item() or _repeated(data, table):
+    if len(table) != lines or table.select(odd).item() or (careful and _repeated(data, table)):
         return None
     return _stripped(table)
 
 
 def _repeated(data: bytes, table: pl.DataFrame) -> bool:
-    """Whether a field of the table may stand twice in an object, of which polars takes the first."""
+    """Whether a field of the table may stand twice in an object, of which polars silently takes the first."""
     for name in table.columns:
         key = json.dumps(name, ensure_ascii=False).encode()
         beyond = data.count(key) - table[name].count()  # a field that says null has no value

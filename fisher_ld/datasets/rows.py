@@ -99,7 +99,7 @@ def json_lines(
     seen: dict[str, None] = {}
     with utf8(path, encoding) as file:
         refuse_array(path, file)
-        for row in json_rows(Lines(file), literals):
+        for row in json_rows(Lines(file, path.name), literals):
             if row.reason is None and required and len(seen) < MOST_FIELDS:
                 seen |= dict.fromkeys(row.record)
             yield row
@@ -121,10 +121,10 @@ def json_rows(lines: Lines, literals: bool = False) -> Iterator[Row]:
             yield Row(lines.number, {}, "wrong encoding", _printable(raw))
             continue
         record = parse(raw, literals)
-        reason = None if isinstance(record, dict) else "not a JSON object"
         if isinstance(record, Repeated):
-            reason = "a field stands twice"
-        yield Row(lines.number, {} if reason else record, reason, raw)
+            lines.warn(f"a field stands twice in the object of line {lines.number}, {raw[:80]}; the first counts")
+        fits = isinstance(record, dict)
+        yield Row(lines.number, record if fits else {}, None if fits else "not a JSON object", raw)
 
 
 class Lines:

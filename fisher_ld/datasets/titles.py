@@ -152,12 +152,12 @@ def _comma(part: re.Match[str]) -> str:
 
 
 class Repeated(dict[str, Any]):
-    """A JSON object in which a field stands twice."""
+    """A JSON object in which a field stands twice; the first counts."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
-    return found if len(found) == len(pairs) else Repeated(found)
+    return found if len(found) == len(pairs) else Repeated(reversed(pairs))
 
 
 def parse(text: str, literals: bool = True) -> Any:
