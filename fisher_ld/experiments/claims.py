@@ -129,6 +129,8 @@ def _gain(subject: Subject, target: float, form: str) -> Answer:
     """Relative, in the metric of the claim or, where none is named, in NDCG@10, which is tested."""
     metric = subject.claim.get("metric")
     row = subject.tested(metric)
+    if subject.part.at_chance(row["b"]):
+        raise Empty(f"{row['b']} is itself not shown above chance, so that a gain over it says nothing")
     value, low, high = (row[key] / row["mean_b"] for key in ("difference", "low", "high"))
     ours = f"{value:+.1%} ({low:+.1%} to {high:+.1%}) {METRICS[metric or PRIMARY].label}"
     above = row["verdict"] == "shown above"
@@ -223,7 +225,7 @@ def _sooner(subject: Subject, target: float, form: str) -> Answer:
         lacking = f"{seeds - len(reached)} of {seeds} seeds do not get there in {last} steps"
         return "never, in some seeds", False, lacking
     if seeds < SEEDS:
-        raise Empty(f"{seeds} training seed{'s' * (seeds > 1)} give no interval; run {SEEDS} or more")
+        raise Empty(f"{seeds} of the {SEEDS} training seeds that an interval needs")
     times = np.log([theirs / ours for theirs, ours in reached])
     half = float(student_t.ppf(0.975, seeds - 1) * times.std(ddof=1) / math.sqrt(seeds))
     value, low, high = (math.exp(times.mean() + side * half) for side in (0, -1, 1))

@@ -148,6 +148,11 @@ class Part:
         """mean, low, high, spread, n; None where it was not measured."""
         return self.evaluate["quality"][family].get(model, {}).get(metric)
 
+    def at_chance(self, model: str) -> bool:
+        """Whether the interval of its mean holds that of a random order, or lies below."""
+        found, chance = self.quality(model), self.quality("chance")
+        return found is not None and chance is not None and found["low"] <= chance["mean"]
+
     def comparisons(self, student: str | None, group: str) -> list[dict[str, Any]]:
         """The rows of a student (None: those of no student) that were tested together."""
         rows = self.evaluate["comparisons"][MAIN]

@@ -68,14 +68,8 @@ def _finding(part: Part, question: str, row: Mapping[str, Any] | None, margin: f
     if row is None:
         return Finding(question, "not measured: this run has no such pair of models", "", "not measured")
     a, b = label(row["a"], part.run), label(row["b"], part.run)
-    text = answer(row, margin) + (f"; {b} is itself not shown above chance" if _at_chance(part, row["b"]) else "")
+    text = answer(row, margin) + (f"; {b} is itself not shown above chance" if part.at_chance(row["b"]) else "")
     return Finding(question, text, basis(row, a, b), row["verdict"])
-
-
-def _at_chance(part: Part, model: str) -> bool:
-    """Whether the interval of its mean holds that of a random order."""
-    found, chance = part.quality(model), part.quality("chance")
-    return found is not None and chance is not None and found["low"] <= chance["mean"]
 
 
 def findings(part: Part, student: str, method: str, margin: float) -> list[Finding]:

@@ -246,3 +246,14 @@ def test_the_papers_own_numbers_are_doubted_with_an_if():
     assert "NDCG@5 0.779 above Hit@5 0.603, NDCG@5 0.779 above NDCG@10 0.758" in rows
     assert ratio == "its test lists have its training ratio, 1 to 4"
     assert chance == "chance is NDCG@5 0.590, and the 0.587 of Table IV is chance"
+
+
+def test_a_gain_over_what_learned_nothing_is_no_gain(edited):
+    def nothing(content):
+        set_pair("fisher-ld", "logits", difference=0.2, low=0.1, high=0.3, verdict="shown above")(content)
+        models = content["quality"]["matched"]
+        models["small/logits"]["ndcg_10"]["low"] = models["chance"]["ndcg_10"]["mean"]
+
+    found = judged(edited(PATHS.evaluate, nothing), "without layer matching")
+    assert (found.verdict, found.ours) == ("cannot be compared", "not measured")
+    assert found.reason.startswith("small/logits is itself not shown above chance")

@@ -83,6 +83,6 @@ def test_the_claim_of_faster_convergence_needs_an_interval(curves):
 
 def test_the_claim_of_faster_convergence_is_not_judged_of_what_cannot_show_it(curves):
     few = sooner(curves(run=given(FEWER).run, uniform=UNIFORM[:2], fisher_ld=SOONER[:2]))
-    assert (few.verdict, few.reason) == ("cannot be compared", "2 training seeds give no interval; run 3 or more")
+    assert (few.verdict, few.reason) == ("cannot be compared", "2 of the 3 training seeds that an interval needs")
     coarse = sooner(curves(uniform=[[None, 0.3, None, 0.3]] * 3, fisher_ld=[[None, 0.3, None, 0.3]] * 3))
     assert coarse.reason == "validated after 100 of 200 steps at first, which is too late to see it"
