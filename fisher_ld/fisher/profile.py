@@ -46,7 +46,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class LayerTraces(Measure):
-    """tr(F_l), and beside it two measures that do not depend on how a layer is parametrised. A sample is an example
+    """tr(F_l), and beside it two measures that hardly depend on how a layer is parametrised. A sample is an example
     that was drawn alone, or a list: the candidates of one are alike."""
 
     parameters: np.ndarray  # (L,) of layer l

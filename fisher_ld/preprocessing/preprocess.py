@@ -94,7 +94,8 @@ def _check_rejected(raw: Raw, allowed: float, kept_aside: Path) -> None:
             raise UserError(
                 f"{file}: {len(rejected)} of {rows} rows cannot be used, allowed are {allowed:.2%} "
                 f"(max_rejected). {counts}; for example {rejected['raw'][0][:EXAMPLE]!r}. All of them are in "
-                f"{kept_aside}. Mend the file, or raise the limit to go on without them."
+                f"{kept_aside}. Mend the file and read it anew (dvc repro -f download@NAME), or raise the limit to go "
+                "on without them."
             )
 
 

@@ -185,7 +185,7 @@ def tradeoff(part: Part) -> Figure:
 
 def profile(part: Part) -> Figure:
     """Each layer's share of the teacher's Fisher (label of the model) before and after adaptation, with its standard
-    error, of two measures that do not depend on how a layer is parametrised, and what the normalisation parameters hold
+    error, of two measures that hardly depend on how a layer is parametrised, and what the normalisation parameters hold
     of the trace. The quarters that are compared are shaded."""
     rows = part.profile.filter(pl.col("kind") == FISHER)
     figure = Figure(figsize=(WIDTH, 7.5), layout="constrained")

@@ -195,8 +195,9 @@ def layers(part: Part, method: str, pictures: Pictures) -> list[Block]:
     caption = "What each layer of the teacher holds of the Fisher information, before and after adaptation."
     text = (
         "Small below a ratio of quarters: the same without the last layer. A trace depends on how a layer is "
-        "parametrised. Two measures beside it do not: the trace times the mean squared weight, and the Fisher of the "
-        "layer's state. The teacher has read the labelled windows, and has not read the transfer windows."
+        "parametrised. Two measures beside it do so far less or not at all: the trace times the mean squared weight, "
+        "and the Fisher of the layer's state. The teacher has read the labelled windows, and has not read the transfer "
+        "windows."
     )
     blocks: list[Block] = [
         Heading("Where the Fisher information is"),
@@ -251,8 +252,8 @@ def compared(part: Part) -> list[Block]:
                 blocks += [*title(part, student), _differences(part, rows)]
     note = (
         "Differences over the same users and seeds, in NDCG@10 where no other metric is named. Two models are tested "
-        "once: in the first table that asks. p is of a t test, after Holm over the comparisons of a table, and below "
-        "it of a randomisation test, alone, where the seeds allow one. "
+        "once, in the first table that asks. The p of a t test is after Holm over the comparisons of a table. Below it "
+        "stands that of a randomisation test, alone, where the seeds allow one. "
         f"Any other comparison can be made from {part.paths.per_user}."
     )
     return [*blocks, Text(note)]

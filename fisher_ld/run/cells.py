@@ -36,6 +36,7 @@ ALONE = (
     "embed_items", "adapt_teacher", "adapt_shallow", "cache_teacher", "cache_signals", "estimate_fisher",
     "score_zero_shot", "score_teacher", "score_shallow", "efficiency",
 )  # fmt: skip
+CHECK, TEACHER = "check_params", "download_teacher"
 LOCK = "dvc.lock"
 NOISE = "Updating lock file"  # from here on DVC says how to commit what it did
 
@@ -50,6 +51,7 @@ def outdated() -> dict[str, set[str]]:
     """The cells that DVC would look at: those that changed and all that depend on them, in an order in which they can
     run, each with those of them that it needs done. Raises UserError where DVC cannot work."""
     from dvc.exceptions import DvcException
+    from dvc.lock import LockError
     from dvc.repo import Repo
     from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError
 
@@ -65,6 +67,8 @@ def outdated() -> dict[str, set[str]]:
                 f"{error}, as a kill while DVC wrote it leaves it: remove {LOCK} and run this again; what is done "
                 "comes back from DVC's cache"
             ) from error
+        if isinstance(error, LockError):
+            raise UserError(f"another run is at work in this folder, or was killed there. DVC says: {error}") from error
         raise UserError(
             f"DVC: {error}. It needs a clone by git, or: git init && git add -A && git commit -m start"
         ) from error
@@ -76,6 +80,9 @@ def outdated() -> dict[str, set[str]]:
     for cell in TopologicalSorter(needs).static_order():
         if cell in changed or needs[cell] & found.keys():
             found[cell] = needs[cell] & found.keys()
+    for cell in found.keys() - {CHECK} if CHECK in found else ():
+        if TEACHER in needs[cell]:  # what does not fit the teacher is said once, before any cell that reads it
+            found[cell].add(CHECK)
     return found
 
 

@@ -1,9 +1,11 @@
 """The few numbers that experiments are compared by, and the tables of `dvc plots`."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import polars as pl
 import pytest
 
 from fisher_ld.config.messages import flatten
@@ -54,6 +56,20 @@ def test_plots_hold_all_cells(double, monkeypatch):
     assert tables["training"]["validation_ndcg_10"].null_count() == 0
     assert "mine: student tiny, Fisher-LD" in set(tables["weights"]["model"])
     assert len(tables["strategies"]) == 4
+
+
+def test_every_picture_of_dvc_plots_has_rows_and_columns_to_draw(sample, monkeypatch):
+    monkeypatch.chdir(sample)
+    tables = plots(Results(given(FEWER).run))
+    for picture in read_yaml(ROOT / "dvc.yaml")["plots"]:
+        [(_, drawn)] = picture.items()
+        [(file, _)] = drawn["y"].items()
+        template, table = (ROOT / drawn["template"]).read_text(), tables[Path(file).stem]
+        for column, value in re.findall(r"datum\.(\w+) == '([^']+)'", template):
+            table = table.filter(pl.col(column) == value)
+        assert len(table) > 0, drawn["template"]
+        used, made = (set(re.findall(rf'"{key}": "(\w+)"', template)) for key in ("field", "as"))
+        assert used - made - {"rev"} <= set(table.columns), drawn["template"]
 
 
 def test_a_run_without_layers_draws_empty_tables(sample, monkeypatch):

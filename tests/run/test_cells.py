@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -183,3 +184,25 @@ def test_no_cell_begins_before_what_it_needs_is_done(at_once):
 
     assert cells.work_through(needs, at_once, ALONE, run, lambda: None) == cells.Outcome()
     assert sorted(done) == sorted(needs)
+
+
+def test_what_does_not_fit_the_teacher_is_said_before_any_cell_that_reads_it(project):
+    stages = {
+        "download_teacher": {"cmd": "echo > base", "outs": ["base"]},
+        "check_params": {"cmd": "false", "deps": ["base", "params.yaml"]},
+        "embed": {"cmd": "cat base > states", "deps": ["base"], "outs": ["states"]},
+        "adapt": {"cmd": "cat states > adapted", "deps": ["states"], "outs": ["adapted"]},
+        "download": {"cmd": "echo > raw", "outs": ["raw"]},
+    }
+    write(project / "dvc.yaml", {"stages": stages})
+    assert work() == cells.Outcome(failed=["check_params"], left=["embed", "adapt"])
+
+
+def test_a_run_beside_another_one_says_so(project):
+    from dvc.lock import LockError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dvc.repo.Repo.status", Mock(side_effect=LockError("'a' is busy")))
+        with pytest.raises(UserError, match="another run is at work") as error:
+            cells.outdated()
+    assert "git init" not in str(error.value)

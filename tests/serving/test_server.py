@@ -96,6 +96,15 @@ def test_what_cannot_be_answered_is_said(address, body, status, said):
     assert found == status and list(json.loads(text)) == ["error"] and said in json.loads(text)["error"]
 
 
+def test_a_body_that_is_not_said_to_be_json_is_refused_with_the_remedy(address):
+    """As curl sends it unless told otherwise."""
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    status, said = ask(f"{address}/rank", {"history": ["m1"], "candidates": ["m2"]}, **form)
+    assert status == 415 and "expected Content-Type: application/json, got application/x-www-form" in said
+    kind = {"Content-Type": "application/json; charset=utf-8"}
+    assert ask(f"{address}/rank", {"history": ["m1"], "candidates": ["m2"]}, **kind)[0] == 200
+
+
 def test_other_addresses_and_methods_are_said(address):
     status, text = ask(f"{address}/nowhere")
     assert status == 404 and json.loads(text) == {"error": "GET /nowhere: no such address; docs/serving.md lists them"}
