@@ -113,8 +113,9 @@ def _cost(part: Part, model: str) -> Finding:
     question, student = "What does the student save?", model.split("/")[0]
     found, peer = part.efficiency[student], smallest_not_below(part, model)
     ratios, between = found["ratios"][student], found["intervals"][student]["throughput"]
-    certain = f" ({between['low']:.1f} to {between['high']:.1f})" if between else ""
-    times = f"{ratios['throughput']:.1f}{certain} times the teacher's throughput"
+    form = ".1f" if ratios["throughput"] >= 1 else ".2g"
+    certain = f" ({between['low']:{form}} to {between['high']:{form}})" if between else ""
+    times = f"{ratios['throughput']:{form}}{certain} times the teacher's throughput"
     size = f"{1 / ratios['parameters']:.1%} of the teacher's parameters"
     if peer is None or peer.model == "teacher":
         alone = f"every {'smaller' if peer else 'other'} model that was timed is shown below it, or was not tested"
