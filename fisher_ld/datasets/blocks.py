@@ -251,10 +251,15 @@ def _objects(data: bytes, names: Sequence[str], careful: bool) -> pl.DataFrame |
     return _stripped(table)
 
 
+def _key(name: str) -> bytes:
+    """A field's name as an object has it."""
+    return json.dumps(name, ensure_ascii=False).encode()
+
+
 def _repeated(data: bytes, table: pl.DataFrame) -> bool:
     """Whether a field of the table may stand twice in an object, of which polars silently takes the first."""
     for name in table.columns:
-        key = json.dumps(name, ensure_ascii=False).encode()
+        key = _key(name)
         beyond = data.count(key) - table[name].count()  # a field that says null has no value
         if beyond > 0 and beyond > len(re.findall(re.escape(key) + rb"\s*:\s*null", data)):
             return True
@@ -266,7 +271,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _is_json_number(data: bytes, name: str) -> bool:
-    key = re.escape(json.dumps(name, ensure_ascii=False).encode()) + rb"\s*:\s*"
+    key = re.escape(_key(name)) + rb"\s*:\s*"
     return re.search(key + b'"', data) is None and re.search(key + rb"-?\d", data) is not None
 
 

@@ -86,10 +86,9 @@ def judge(claim: Mapping[str, Any], results: Results) -> Judged:
         return Judged(*place, "not measured", NEVER, str(why))
     if not subject.part.gates[subject.student]["passed"]:
         return Judged(*place, ours, NEVER, "our teacher did not pass the gate")
-    if measured == "reduction":
-        reproduced, reason = None, f"{reason}; students.{subject.student} of params.yaml says so"
-    reason = "; ".join(filter(None, [reason, claim.get("note")]))
-    return Judged(*place, ours, {True: YES, False: NO, None: CHOSEN}[reproduced], reason)
+    chosen = f"students.{subject.student} of params.yaml says so" if measured == "reduction" else None
+    verdict = CHOSEN if chosen else YES if reproduced else NO
+    return Judged(*place, ours, verdict, "; ".join(filter(None, [reason, chosen, claim.get("note")])))
 
 
 def _subject(claim: Mapping[str, Any], results: Results) -> Subject:

@@ -90,7 +90,8 @@ def _comparisons(rows: Sequence[Mapping[str, Any]]) -> str:
             cells.append([row["group"], pair, difference, f"{row['p_holm']:.2g}", row["verdict"]])
         tested.add(what)
     sentence = (
-        "Differences of paired users in NDCG@10; p after Holm over the group, of one student, in which it stands."
+        "Differences of paired users, in NDCG@10 where no other metric is named; p after Holm over the group, of one "
+        "student, in which it stands."
     )
     return table(["group", "what", "difference", "p", "verdict"], cells, sentence)
 

@@ -77,12 +77,12 @@ def outdated() -> dict[str, set[str]]:
             f"DVC's cache {cache} cannot be written: chmod it, or choose another: dvc cache dir --local FOLDER"
         )
     found: dict[str, set[str]] = {}
-    for cell in TopologicalSorter(needs).static_order():
+    # what does not fit the teacher is said once, before any cell that reads it
+    check = {CHECK} & needs.keys()
+    waits = {c: needed | check if TEACHER in needed and c != CHECK else needed for c, needed in needs.items()}
+    for cell in TopologicalSorter(waits).static_order():
         if cell in changed or needs[cell] & found.keys():
-            found[cell] = needs[cell] & found.keys()
-    for cell in found.keys() - {CHECK} if CHECK in found else ():
-        if TEACHER in needs[cell]:  # what does not fit the teacher is said once, before any cell that reads it
-            found[cell].add(CHECK)
+            found[cell] = waits[cell] & found.keys()
     return found
 
 

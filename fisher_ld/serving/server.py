@@ -66,9 +66,6 @@ def app(models: Mapping[str, Recommender], hosts: list[str]) -> FastAPI:
     @served.middleware("http")
     async def limits(request: Request, answer: Any) -> Any:
         if request.method == "POST":
-            kind = request.headers.get("content-type", "none").partition(";")[0].strip()
-            if kind.lower() != "application/json":
-                return _refused(415, f"expected Content-Type: application/json, got {kind}")
             length = request.headers.get("content-length", "")
             if not length.isdecimal():
                 return _refused(411, "expected a Content-Length")
@@ -78,6 +75,9 @@ def app(models: Mapping[str, Recommender], hosts: list[str]) -> FastAPI:
                 return _refused(
                     413, f"expected at most {LARGEST_BODY} bytes, got {length}: send fewer or shorter texts"
                 )
+            kind = request.headers.get("content-type", "none").partition(";")[0].strip()
+            if kind.lower() != "application/json":
+                return _refused(415, f"expected Content-Type: application/json, got {kind}")
         response = await answer(request)
         response.headers["Content-Security-Policy"] = POLICY
         return response
