@@ -107,15 +107,16 @@ def outcome(part: Part) -> list[Block]:
     text = (
         "Weights moved: their distance from the start, as a share of its norm. The layer loss is a share of the "
         "constant predictor's: at 1 a student knows the mean and no more. A student that did not move, or whose layer "
-        "loss stays above 1, is no test: its comparisons read “not tested”. A gain that is left at the end says that "
-        f"more steps would help. The last column is the first validation with {TARGET:.0%} of the gain over chance "
+        "loss stays above 1, is no test: its comparisons read “not tested”. Every student has the weights of its best "
+        "validation, and its layer loss is of the steps before it. A gain that is left at the end says that more steps "
+        f"would help. The last column is the first validation with {TARGET:.0%} of the gain over chance "
         "with which uniform layers end, where every seed has one; it is no finer than distill.eval_every."
     )
     return [Heading("Did anything happen?"), Table(["student", *DONE], rows), Text(text)]
 
 
 DONE = (
-    "weights moved", "lists with the start's order", "layer loss", "validation at the start", "at the end",
+    "weights moved", "lists with the start's order", "layer loss", "validation at the start", "at its best",
     "gain of the last validation", "steps to uniform layers' end",
 )  # fmt: skip
 

@@ -82,7 +82,7 @@ def fit(
     load_extra: Callable[[dict], None] = lambda state: None,
 ) -> Fit:
     """Trains the parameters of `module` that require a gradient, one optimiser step for each entry of `plan`, and
-    leaves it with the weights of the last step, or with a patience those of its best validation after the start.
+    leaves it with the weights of its best validation after the start.
 
     `loss(entry, step)` gives the loss, its parts for the log, and the tokens it read. The order of the data is
     `plan` alone, so that a run resumed from a checkpoint goes on exactly where it was. Raises UserError on a loss
@@ -114,7 +114,7 @@ def fit(
         module.eval()
         score = training.validate()
         record(step, validation_ndcg_10=score)
-        if schedule.patience is None or not best_step or score > best_score:  # the start counts where it is all
+        if not best_step or score > best_score:  # the start counts where it is all
             best_score, best_step, best = score, step, snapshot()
 
     def restore(weights: dict[str, torch.Tensor]) -> None:

@@ -38,9 +38,9 @@ def test_patience_ends_the_fit_early_with_the_weights_of_its_best_validation(pat
     assert len(seen) == steps // 2 + 1 and weight == seen[best] and len(set(seen)) == len(seen)
 
 
-def test_without_patience_the_last_weights_stay(tmp_path):
-    fitted, seen, weight = run(None, tmp_path, scores=SCORES[::-1])
-    assert (fitted.best_step, fitted.best_score) == (10, SCORES[0]) and weight == seen[-1]
+def test_without_patience_all_steps_are_made_and_the_best_weights_stay(tmp_path):
+    fitted, seen, weight = run(None, tmp_path, scores=[0.0, *SCORES[:0:-1]])
+    assert (fitted.steps, fitted.best_step, fitted.best_score) == (10, 2, SCORES[-1]) and weight == seen[1]
 
 
 def test_the_start_is_on_the_curve_and_no_candidate(tmp_path):
