@@ -116,7 +116,7 @@ def outcome(part: Part) -> list[Block]:
 
 
 DONE = (
-    "weights moved", "lists with the start's order", "layer loss", "validation at the start", "at its best",
+    "weights moved", "lists with the start's order", "layer loss", "validation at the start", "of the weights kept",
     "gain of the last validation", "steps to uniform layers' end",
 )  # fmt: skip
 
