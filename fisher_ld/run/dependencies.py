@@ -17,9 +17,10 @@ from pathlib import Path
 PACKAGE, STAGES, PIPELINE = "fisher_ld", "stages", Path("dvc.yaml")
 LEFT_OUT = ("config", "core", "run")  # folders of the package
 BUILT_LATER = "terms.py"  # imports in its functions when the trainer builds them, which imports the same at its head
+SHARE = 0.4  # of a folder's modules that a stage needs
 WIDTH = 120
 STAGE = re.compile(r"^  (\w+):", re.MULTILINE)
-DEPS = re.compile(r"^( +)deps: \[(?:\n(.*?)\n\1\]|([^\n]*)\])$", re.MULTILINE | re.DOTALL)
+DEPS = re.compile(r"^( +)deps: \[(.*?)\]$", re.MULTILINE | re.DOTALL)
 
 
 def modules(script: Path) -> list[Path]:
@@ -77,12 +78,15 @@ def _has_code(file: Path) -> bool:
 
 
 def folded(files: Collection[Path], root: Path) -> list[str]:
-    """The files' paths below `root`; of a folder of the package that is among them whole, its."""
-    whole = [
-        folder
-        for folder in (root / PACKAGE).rglob("*")
-        if (every := [file for file in folder.rglob("*.py") if _has_code(file)]) and set(every) <= set(files)
-    ]
+    """The files' paths below `root`; for those of a folder of the package the folder, where they are SHARE of it, or
+    all where it has folders itself. DVC reads and writes dvc.lock at every cell, and would else take longer than some.
+    """
+    whole = []
+    for folder in (root / PACKAGE).rglob("*"):
+        every = {file for file in folder.rglob("*.py") if _has_code(file)}
+        share = SHARE if all(file.parent == folder for file in every) else 1
+        if every and len(every & {*files}) >= share * len(every):
+            whole.append(folder)
     rest = [file for file in files if not any(folder in file.parents for folder in whole)]
     outer = [folder for folder in whole if not any(other in folder.parents for other in whole)]
     return sorted(str(path.relative_to(root)) for path in (*rest, *outer))
@@ -92,18 +96,18 @@ def rewritten(text: str, root: Path) -> str:
     """dvc.yaml's text with, in every `deps`, the modules of its stage after all else."""
 
     def replace(block: re.Match[str]) -> str:
-        indent, several, one = block.groups()
+        indent, found = block.groups()
         stage = STAGE.findall(text, 0, block.start())[-1]
-        given = re.findall(r'"[^"]*"|[^\s,"]+', several or one or "")
+        given = re.findall(r'"[^"]*"|[^\s,"]+', found)
         items = [item for item in given if not item.startswith((f"{PACKAGE}/", f"{STAGES}/"))]
         items += folded(modules(root / STAGES / f"{stage}.py"), root)
         line = f"{indent}deps: [{', '.join(items)}]"
         if len(line) <= WIDTH:
             return line
         inner = f"{indent}  "
-        lines = textwrap.wrap(", ".join(items), WIDTH, initial_indent=inner, subsequent_indent=inner,
+        lines = textwrap.wrap(", ".join(items), WIDTH - 1, initial_indent=inner, subsequent_indent=inner,
                               break_long_words=False, break_on_hyphens=False)  # fmt: skip
-        return "\n".join([f"{indent}deps: [", *lines, f"{indent}]"])
+        return "\n".join([f"{indent}deps: [", *lines]) + "]"
 
     return DEPS.sub(replace, text)
 

@@ -56,8 +56,9 @@ def _imported(*folders: str) -> set[str]:
 
 
 def _module(requirement: str) -> str:
-    name = re.split(r"[=<>.\[]", requirement)[0].lower()  # ruamel.yaml is imported as ruamel
-    return {"scikit-learn": "sklearn", "nvidia-ml-py": "pynvml"}.get(name, name)
+    name = re.split(r"[=<>\[]", requirement)[0].lower()
+    others = {"scikit-learn": "sklearn", "nvidia-ml-py": "pynvml", "ruamel.yaml.clib": "_ruamel_yaml"}
+    return others.get(name, name.split(".")[0])  # ruamel.yaml is imported as ruamel
 
 
 def test_what_the_code_imports_is_asked_for():

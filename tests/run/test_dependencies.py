@@ -35,7 +35,8 @@ def project(tmp_path):
         "fisher_ld/models/scorer.py", "import fisher_ld.core.files\n\ndef f():\n    from fisher_ld.models import rows\n"
     )
     write("fisher_ld/models/rows.py", "from __future__ import annotations\nimport numpy\n")
-    write("fisher_ld/models/never.py", "x = 1\n")
+    for name in ("never", "neither", "nor", "not"):
+        write(f"fisher_ld/models/{name}.py", "x = 1\n")
     write("fisher_ld/tables/__init__.py", "from fisher_ld.tables.one import ONE\n")
     write(
         "fisher_ld/tables/one.py",
@@ -67,18 +68,20 @@ def test_modules_are_those_that_a_script_imports_at_any_remove(project):
     assert "fisher_ld/models/never.py" not in names(imports(project / "fisher_ld/tables/one.py", project), project)
 
 
-def test_a_folder_stands_for_its_files_when_all_are_needed(project):
-    files = modules(project / "stages/train.py")
+def test_a_folder_stands_for_its_files_when_many_are_needed(project):
+    files = modules(project / "stages/train.py")  # two of six in models
     assert folded(files, project) == [
         "fisher_ld/models/rows.py",
         "fisher_ld/models/scorer.py",
         "fisher_ld/tables",
         "stages/train.py",
     ]
-    assert folded([*files, project / "fisher_ld/models/never.py"], project)[:2] == [
-        "fisher_ld/models",
-        "fisher_ld/tables",
-    ]
+    three = [*files, project / "fisher_ld/models/never.py"]
+    assert folded(three, project)[:2] == ["fisher_ld/models", "fisher_ld/tables"]
+    below = project / "fisher_ld/models/below/another.py"
+    below.parent.mkdir()
+    below.write_text("x = 1\n")  # a folder of folders stands for all, and not for many
+    assert folded(three, project)[0] == "fisher_ld/models/never.py"
 
 
 def test_only_the_modules_of_deps_are_rewritten(project):
@@ -87,8 +90,7 @@ def test_only_the_modules_of_deps_are_rewritten(project):
         '      deps: [stages/old.py, "data/${item}/in", "data/b/${run.seeds[0]}", fisher_ld/gone]\n',
         "      deps: [\n"
         '        "data/${item}/in", "data/b/${run.seeds[0]}", fisher_ld/models/rows.py, fisher_ld/models/scorer.py,\n'
-        "        fisher_ld/tables, stages/train.py\n"
-        "      ]\n",
+        "        fisher_ld/tables, stages/train.py]\n",
     )
     assert rewritten(new, project) == new
     assert max(map(len, new.splitlines())) <= 120
