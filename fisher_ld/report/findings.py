@@ -51,7 +51,9 @@ def answer(row: Mapping[str, Any], margin: float) -> str:
         case "equal":
             return f"adds nothing: equal within {margin:g} ({low:+.3f} to {high:+.3f})"
         case "not shown":
-            seen = f"one of {row['detectable_holm']:.3f} or more would have been (power 80%)"
+            size = row["detectable_holm"]  # no difference of two scores is beyond 1
+            some = f"one of {size:.3f} or more would have been" if size < 1 else "none could have been, seeds differ"
+            seen = f"{some} (power 80%)"
             return f"no difference shown ({low:+.3f} to {high:+.3f}); {seen}"
         case verdict:
             return f"{verdict}: {row['why']}"

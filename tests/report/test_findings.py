@@ -46,6 +46,10 @@ def change_question(key, **numbers):
             {"verdict": "not shown", "low": -0.01},
             "no difference shown (-0.010 to +0.050); one of 0.024 or more would have been (power 80%)",
         ),
+        (
+            {"verdict": "not shown", "low": -0.3, "detectable_holm": 1.07},
+            "no difference shown (-0.300 to +0.050); none could have been, seeds differ (power 80%)",
+        ),
         ({"verdict": "not tested", "why": "small/none did not move"}, "not tested: small/none did not move"),
     ],
 )
