@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from fisher_ld.config.messages import nearest
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import atomic_path, read_yaml
 
@@ -22,12 +23,27 @@ def set_params(path: Path, overrides: Sequence[str]) -> None:
         if value != value.strip():
             raise UserError(f"""-S: a blank at an end of a value is kept in quotes alone: -S '{key}="{value}"'""")
     before, text = read_yaml(path), path.read_text(encoding="utf-8")
+    for key in (override.partition("=")[0] for override in overrides):
+        _check_key(path, before, key)
     after = _by_dvc(path, before, overrides)
     for keys, value in _changed(before, after):
         text = _with(text, keys, value)
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
         assert read_yaml(temporary) == after, f"{path} would not hold what was set: {text}"
+
+
+def _check_key(path: Path, section: Any, key: str) -> None:
+    """Raises UserError where a dotted key, which `-S` is to change or (~) take away, is not there."""
+    if key.startswith("+"):
+        return
+    above, *names = "", *key.removeprefix("~").split(".")
+    for name in names:
+        if not isinstance(section, Mapping):
+            raise UserError(f"{path}: {above} is no section, so -S cannot set {key}")
+        if name not in section:
+            raise UserError(f"{path}: {above or 'the file'} has no key {name!r}; {nearest(name, list(section))}")
+        section, above = section[name], f"{above}.{name}".removeprefix(".")
 
 
 def _by_dvc(path: Path, before: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

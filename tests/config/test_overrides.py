@@ -72,8 +72,14 @@ def test_a_key_that_is_taken_away(path):
 
 
 def test_a_wrong_key_or_value_is_named_and_leaves_the_file(path):
-    with pytest.raises(UserError, match=r"params\.yaml: .*'run.methds'"):
-        set_params(path, ["run.methds=[]"])
+    for override, what in {
+        "run.methds=[]": r"run has no key 'methds'; did you mean methods\?",
+        "rum.seeds=[]": r"the file has no key 'rum'; did you mean run\?",
+        "run.seeds.zzz=1": "run.seeds is no section, so -S cannot set run.seeds.zzz",
+        "~data.zzz": "data has no key 'zzz'; valid are users, empty, yes",
+    }.items():
+        with pytest.raises(UserError, match=rf"params\.yaml: {what}"):
+            set_params(path, [override])
     with pytest.raises(UserError, match=r"""kept in quotes alone: -S 'data.yes=" a"'"""):
         set_params(path, ["data.yes= a"])
     assert path.read_text() == TEXT
