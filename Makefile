@@ -1,4 +1,4 @@
-# `make repro`, `make test` and `make test-slow` do all set-up first; everything they install goes into .venv.
+# `make repro`, `make test` and `make test-slow` do all set-up first; what they install goes into .venv.
 PYTHON ?= python3.11
 PROFILE ?= default
 BIN := .venv/bin
@@ -42,7 +42,8 @@ repro: clone setup
 test: setup
 	pytest -m 'not slow and not faults and not realdata'
 
-# The pipeline under DVC and MLflow on the real data, with the first layers of the real teacher.
+# The pipeline under DVC and MLflow on the real data, with the first layers of the real teacher. As root it installs SLURM
+# by apt-get, where there is none.
 test-slow: setup
 	pytest -m slow
 

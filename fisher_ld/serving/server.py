@@ -28,7 +28,7 @@ LARGEST_BODY = 256 * 1024  # bytes of a request
 SUGGESTIONS = 20
 POLICY = "default-src 'self'; img-src data:; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'"
 
-Text = Annotated[str, Field(min_length=1, max_length=1000)]
+Text = Annotated[str, Field(min_length=1, max_length=4000)]  # more than max_words leaves
 T = TypeVar("T")
 History = Annotated[list[Text], Field(min_length=1, max_length=200)]  # oldest first
 
