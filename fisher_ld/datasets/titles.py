@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any
 
@@ -30,6 +30,7 @@ _TAGS = (
 )
 _ATTRIBUTES = r"""\s(?:"[^"]*"|'[^']*'|[^<>"'])*+|\s[^<>]*"""  # a quoted value may hold a >
 _MARKUP = re.compile(rf"</?({_TAGS})(?:{_ATTRIBUTES})?/?>", re.I)
+_PLAIN = re.compile(r"[!-%'-;=-~]+(?: [!-%'-;=-~]+)*")  # ASCII on one line, without entities and tags
 _UNSEEN = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # categories of Unicode, such as that of a zero-width space
 _BLOCKS = {"body", "br", "dd", "div", "dt", "hr", "li", "p", "section", "td", "th", "tr"}  # a blank stands for them
 _QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
@@ -59,10 +60,14 @@ def text(value: Any) -> str | None:
 
 def clean(value: Any) -> str | None:
     """As `text`, on one line, without HTML; None also where nothing can be seen, or page code stands in its place."""
-    value, before = text(value), None
-    while value != before:  # tags may be hidden by entities
-        before, value = value, decoded(_without_markup(value or ""))
-    value = " ".join((value or "").split())
+    return _cleaned(text(value) or "")
+
+
+@lru_cache(maxsize=256)  # for a title makes other texts too
+def _cleaned(value: str) -> str | None:
+    before = None
+    while value != before and not _PLAIN.fullmatch(value):  # tags may be hidden by entities
+        before, value = value, " ".join(decoded(_without_markup(value)).split())
     seen = any(unicodedata.category(letter) not in _UNSEEN for letter in value)
     return value if seen and not _PAGE_CODE.search(value) else None
 
@@ -189,6 +194,8 @@ def first_words(text: str, most: int) -> str:
 
 
 def _first_words(text: str, most: int) -> str:
+    if text.isascii():
+        return " ".join(text.split(maxsplit=most)[:most])
     end = 0
     for word in islice(_WORD.finditer(text), most):
         end = word.end()
