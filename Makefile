@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup sasrec clone repro test test-slow faults realdata lint ui server demo
+.PHONY: setup sasrec clone profile repro test test-slow faults realdata lint ui server demo
 
 setup: .venv/ready
 
@@ -32,10 +32,13 @@ clone:
 	@git rev-parse --verify --quiet HEAD >/dev/null || { echo "this folder has no commit of git, which DVC needs: \
 	clone the project with git, or run here: git init && git add -A && git commit -m start"; exit 1; }
 
-repro: clone setup
-	@test -f profiles/$(PROFILE) || { echo "PROFILE=$(PROFILE): expected one of: $$(ls profiles)"; exit 1; }
+profile:
+	@case " $(notdir $(wildcard profiles/*)) " in *" $(PROFILE) "*) ;; \
+	*) echo "PROFILE=$(PROFILE): expected one of: $(notdir $(wildcard profiles/*))"; exit 1;; esac
+
+repro: clone profile setup
 	@git diff --quiet params.yaml || { echo "params.yaml differs from the commit:"; git --no-pager diff -U0 params.yaml; }
-	python -m fisher_ld.run.cells $$(sed 's/^/-S /' profiles/$(PROFILE))
+	python -m fisher_ld.run.cells --profile "profiles/$(PROFILE)"
 	@test ! -s profiles/$(PROFILE) || echo "params.yaml now holds the $(PROFILE) profile; git restore params.yaml takes it back"
 	@echo "report: metrics/report.html; runs: make ui"
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from fisher_ld.batches.lists import Lists, read_texts
 from fisher_ld.config.params import Answers, Prompt
-from fisher_ld.core.errors import UserError
+from fisher_ld.core.errors import WHOLE, UserError, reading
 from fisher_ld.core.files import read_json
 
 if TYPE_CHECKING:
@@ -96,7 +96,8 @@ def _tokens_of(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> tupl
 
 def read_template(folder: Path) -> Prompt:
     """The template that `preprocess` wrote beside the data, or that a saved model was trained on."""
-    return Prompt(**read_json(folder / "prompt.json"))
+    with reading(folder / "prompt.json", WHOLE):
+        return Prompt(**read_json(folder / "prompt.json"))
 
 
 def build_prompts(tokenizer: Any, texts: Sequence[str], template: Prompt) -> Prompts:

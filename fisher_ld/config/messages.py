@@ -89,7 +89,7 @@ def _without_echoes(faults: Sequence[Any]) -> Iterator[Any]:
 
 def _value(fault: Any) -> str:
     given = fault["input"]
-    message = re.sub("^(Value error, )?Input should (be )?", "", fault["msg"])
+    message = re.sub("^(Value error, )?(Input|String|Keys) should (be |have )?", "", fault["msg"])
     message = message.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
     message, _, hint = message.partition("; ")
     if fault["type"] == "literal_error" and isinstance(given, str):
@@ -111,8 +111,6 @@ def describe(error: ValidationError, root: type[BaseModel]) -> list[str]:
         elif kind == "string_type" and isinstance(given, int | float):
             quoted = f'"{given}"'.lower() if isinstance(given, bool) else f'"{given}"'
             lines.append(f"{key}: expected a text, got {given!r}; quote it: {quoted}, and in -S '{key}={quoted}'")
-        elif kind == "string_pattern_mismatch":
-            lines.append(f"{key}: expected a name of letters, digits, _ and -, got {given!r}")
         elif kind in ("model_type", "dict_type"):
             lines.append(f"{key}: expected a section with keys of its own, got {given!r}")
         elif kind == "value_error" and isinstance(given, Mapping | BaseModel):

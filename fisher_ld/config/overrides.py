@@ -20,6 +20,8 @@ _NEW = object()
 def set_params(path: Path, overrides: Sequence[str]) -> None:
     """Raises UserError for what the grammar of `-S` does not take, or takes for something else."""
     for key, _, value in (override.partition("=") for override in overrides):
+        if "${" in value:
+            raise UserError(f"-S: {key} holds ${{, which stands for another value there: write it into {path}")
         if value != value.strip():
             raise UserError(f"""-S: a blank at an end of a value is kept in quotes alone: -S '{key}="{value}"'""")
     before, text = read_yaml(path), path.read_text(encoding="utf-8")
@@ -42,12 +44,14 @@ def _check_key(path: Path, section: Any, key: str) -> None:
         if not isinstance(section, Mapping):
             raise UserError(f"{path}: {above} is no section, so -S cannot set {key}")
         if name not in section:
-            raise UserError(f"{path}: {above or 'the file'} has no key {name!r}; {nearest(name, list(section))}")
+            raise UserError(
+                f"{path}: {above or 'the file'} has no key {name!r}; {nearest(name, list(section))}; what is to "
+                f"be new there takes a plus: -S '+{key}=...'"
+            )
         section, above = section[name], f"{above}.{name}".removeprefix(".")
 
 
 def _by_dvc(path: Path, before: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    from dvc.exceptions import DvcException
     from dvc.utils.hydra import apply_overrides
 
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +59,7 @@ def _by_dvc(path: Path, before: Mapping[str, Any], overrides: Sequence[str]) -> 
         plain.write_text(_flow(before), encoding="utf-8")
         try:
             apply_overrides(plain, list(overrides))
-        except DvcException as error:
+        except Exception as error:  # of DVC, OmegaConf or the writer of YAML
             reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
             raise UserError(
                 f"""{path}: {reason}. A text with blanks, commas or braces stands in quotes: -S 'KEY="TEXT"'"""

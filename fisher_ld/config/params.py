@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import codecs
 import datetime
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -44,6 +45,17 @@ def _date(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime.date) else value
 
 
+def _matching(pattern: str, what: str) -> AfterValidator:
+    """A text of this form, which errors call `what`."""
+
+    def check(text: str) -> str:
+        if not re.search(pattern, text):
+            raise ValueError(f"Input should be {what}")
+        return text
+
+    return AfterValidator(check)
+
+
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Whole = Annotated[int, Field(strict=True)]
 Positive = Annotated[Whole, Field(ge=1)]
@@ -53,8 +65,12 @@ NonNegative = Annotated[Number, Field(ge=0)]
 Rate = Annotated[Number, Field(gt=0)]
 Date = Annotated[str, BeforeValidator(_date)]
 Seed = Annotated[Whole, Field(ge=0, le=2**64 - 1)]  # as torch takes them
-Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$")]  # part of file and stage names
-Shallow = Annotated[str, Field(pattern=rf"^({'|'.join(SHALLOW)})-[1-9][0-9]*$")]  # truncated-2
+# part of file and stage names
+Name = Annotated[str, _matching(r"^[A-Za-z0-9][A-Za-z0-9_-]*\Z", "a name of letters, digits, _ and -")]
+Shallow = Annotated[
+    str, _matching(rf"^({'|'.join(SHALLOW)})-[1-9][0-9]*\Z", " or ".join(f"{kind}-K, of K layers" for kind in SHALLOW))
+]
+Column = Annotated[str, Field(min_length=1)]
 Family = Literal["matched", "uniform", "popularity", "full", "two-stage"]  # of test lists, by their negatives
 Precision = Literal["auto", "fp32", "bf16"]  # auto: bf16 where the hardware computes it
 MODELS = ("teacher", "zero-shot", *SHALLOW, "rivals")  # that are no students, by the first part of their name
@@ -78,8 +94,9 @@ def _distinct(values: list[Any]) -> list[Any]:
 
 def _encoding(name: str) -> str:
     try:
+        "x".encode(name)
         return codecs.lookup(name).name
-    except LookupError:
+    except (LookupError, UnicodeError):  # also what is no encoding of text, such as base64
         raise ValueError("Input should be a name of an encoding such as utf-8 or cp1252") from None
 
 
@@ -107,13 +124,17 @@ class Section(BaseModel):
 class Columns(Section):
     """Which column of a plain table holds what; None: the table has no such column."""
 
-    user: str
-    item: str
-    title: str
-    rating: str | None = None  # without one every interaction is positive
-    timestamp: str | None = None  # one of timestamp and order
-    order: str | None = None
-    categories: str | None = None
+    user: Column
+    item: Column
+    title: Column
+    rating: Column | None = None  # without one every interaction is positive
+    timestamp: Column | None = None  # one of timestamp and order
+    order: Column | None = None
+    categories: Column | None = None
+
+    def contradictions(self) -> Iterator[str]:
+        if self.user == self.item:
+            yield f"`user` and `item` must be two columns, both are {self.user!r}"
 
 
 class DataSource(Section):
@@ -335,6 +356,9 @@ class Distill(Section):
     def contradictions(self) -> Iterator[str]:
         if self.alpha == self.output_weight == self.layer_weight == 0:
             yield "alpha, output_weight and layer_weight are all 0: there is no loss to train on"
+        tried = [self.layer_weight, *self.layer_weight_trials]
+        if len(set(tried)) < len(tried):
+            yield f"layer_weight and layer_weight_trials: expected each weight once, got {tried}"
 
 
 class Evaluate(Section):
@@ -359,12 +383,12 @@ class Place(Section):
     shard: StrictBool  # the teacher's layers among the processes (FSDP2)
     processes: Positive  # on each node; of device cuda each has a GPU of its own
     cpus: Positive | None  # of each process
-    memory: Annotated[str, Field(pattern="^[1-9][0-9]*[KMGT]$")] | None  # of each node
-    time: Annotated[str, Field(pattern=r"^([0-9]+-)?[0-9]+(:[0-5]?[0-9]){0,2}$")] | None
+    memory: Annotated[str, _matching(r"^[1-9][0-9]*[KMGT]\Z", "an amount such as 64G")] | None  # of each node
+    time: Annotated[str, _matching(r"^([0-9]+-)?[0-9]+(:[0-5]?[0-9]){0,2}\Z", "a time such as 4:00:00")] | None
     partition: str | None
     account: str | None
     qos: str | None
-    sbatch: list[Annotated[str, Field(pattern="^--[a-z]")]]  # further options, for example --constraint=a100
+    sbatch: list[Annotated[str, _matching("^--[a-z]", "an option such as --constraint=a100")]]
     setup: list[str]  # shell commands before the stage
     wait: Positive | None  # minutes that a job may stay in the queue; None: for ever
 

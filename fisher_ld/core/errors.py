@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT), ("No space left on device", "disk is full", "Disk quota exceeded")
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS), ("Permission denied", "Read-only file system", "readonly database")
 KNOWN = "(Llama, Qwen, Mistral, Gemma, GPT-2)"  # architectures
+WHOLE = "copy the model's folder whole, or write it again"
 ANOTHER = f"take a teacher of another architecture {KNOWN}"
 
 
@@ -18,6 +21,19 @@ class UserError(Exception):
 
 class Unavailable(UserError):
     """What was asked for is not to be had here: a stage exits with 2."""
+
+
+@contextmanager
+def reading(what: str | Path, remedy: str) -> Iterator[None]:
+    """Turns what libraries raise for a damaged file, each a class of its own, into a UserError. What the system says
+    of a path stays, and so does a UserError."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno):
+            raise
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{what}: cut, damaged or of another kind ({said}); {remedy}") from error
 
 
 def _first(error: BaseException, numbers: tuple[int, ...], texts: tuple[str, ...]) -> BaseException | None:

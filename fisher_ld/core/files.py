@@ -104,7 +104,7 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path}: no such file; run the stage that writes it (dvc repro)")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not JSON ({error}); delete it and run the stage that writes it") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Collection
 from pathlib import Path
@@ -23,7 +24,7 @@ def weight_files(folder: Path, names: Collection[str], name: str) -> set[str]:
     """Those of the files `names` of a model that hold its weights, as transformers chooses: one, else the shards of an
     index, which lies in `folder`. Others hold the same weights once more. Raises UserError where one is missing."""
     single = SINGLE in names or INDEX not in names
-    weights = {SINGLE} if single else set(read(folder / INDEX, name)["weight_map"].values())
+    weights = {SINGLE} if single else set(read(folder / INDEX, name).get("weight_map", {}).values())
     if missing := weights - set(names):
         raise UserError(
             f"teacher {name}: expected the weights {_listed(missing)}, got {_listed(names)}. Other formats can run "
@@ -42,9 +43,10 @@ def check_config(folder: Path, name: str) -> Any:
     text model that transformers has the code of."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if "config.json" not in names:
-        raise UserError(f"teacher {name}: expected a folder with config.json, got {_listed(names)}.")
+        got = _listed(names) if folder.is_dir() else f"the file {folder.name}" if folder.exists() else "nothing"
+        raise UserError(f"teacher {name}: expected a folder with config.json, got {got}.")
     if "adapter_config.json" in names:
         raise UserError(
             f"teacher {name}: expected a whole model, got an adapter (adapter_config.json): merge it into its model "
@@ -108,6 +110,12 @@ def check_weights(folder: Path, name: str) -> int:
         raise UserError(
             f"teacher {name}: expected the weights of a causal language model, got none for {', '.join(missing[:3])} "
             f"({len(missing)} missing): take a model with its language modelling head (...ForCausalLM)."
+        )
+    layers = [key for key in sorted(info["unexpected_keys"]) if re.search(r"\.\d+\.", key)]
+    if layers:
+        raise UserError(
+            f"teacher {name}: its weights have layers that its config.json does not describe, such as {layers[0]} "
+            f"({len(layers)} in all): its config.json is another model's, or was changed; fetch it again."
         )
     return len(model.get_input_embeddings().weight)
 
@@ -199,11 +207,14 @@ def _check_safetensors(path: Path, name: str) -> None:
 
 
 def read(path: Path, name: str) -> dict[str, Any]:
-    """Raises UserError for a file that is no JSON."""
+    """Raises UserError for a file that is no JSON object."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"teacher {name}: {path.name} is not JSON ({error}); fetch it again.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"teacher {name}: {path.name} holds no object, but {str(found)[:60]!r}; fetch it again.")
+    return found
 
 
 def _said(error: Exception) -> str:

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from fisher_ld.batches.packing import PackedBatch, in_pieces, longest_first, pac
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.core import ranks
 from fisher_ld.core.compute import Compute
-from fisher_ld.core.errors import ANOTHER, UserError
+from fisher_ld.core.errors import ANOTHER, WHOLE, UserError
 from fisher_ld.core.progress import progress
 from fisher_ld.kernels.attention import STRIPS
 from fisher_ld.kernels.flex import FLEX, block_mask
@@ -213,8 +213,21 @@ class Scorer(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> Scorer:
-        """One that was saved (float32)."""
-        return cls(AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval())
+        """One that was saved (float32). Raises UserError where its weights are not those that its config describes."""
+        how: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
+        model, info = cast("tuple[Any, Any]", AutoModelForSequenceClassification.from_pretrained(folder, **how))
+        lacking, further = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+        if lacking or further:
+            raise UserError(
+                f"{folder}: its weights are not those that its config.json describes: "
+                + "; ".join(
+                    f"{what} {', '.join(names[:3])} ({len(names)} in all)"
+                    for what, names in (("it lacks", lacking), ("it has beside them", further))
+                    if names
+                )
+                + f"; {WHOLE}"
+            )
+        return cls(model.eval())
 
     @classmethod
     def on_disk(cls, folder: Path) -> Scorer:

@@ -56,9 +56,10 @@ def raw_notes(raw: Raw, data: DataSet) -> dict[str, Any]:
 
 
 def _times(interactions: pl.LazyFrame) -> dict[str, int] | None:
-    """The first and the last, in seconds since 1970; None without times."""
+    """The first and the last, in seconds since 1970, how many there are, and those before 1975; None without times."""
     time = pl.col("timestamp")
-    found = interactions.select(first=time.min(), last=time.max()).collect(engine="streaming").row(0, named=True)
+    told = interactions.select(first=time.min(), last=time.max(), count=time.count(), early=(time < YEAR_1975).sum())
+    found = told.collect(engine="streaming").row(0, named=True)
     return None if found["first"] is None else found
 
 
@@ -88,7 +89,8 @@ def _ratings(interactions: pl.LazyFrame, threshold: float) -> dict[str, Any] | N
     kept = int(counts.filter(pl.col("rating") >= threshold)["len"].sum()) / total
     if len(counts) > VALUES:
         bins = ((pl.col("rating") - low) / (high - low) * VALUES).floor().clip(0, VALUES - 1)
-        counts = counts.group_by(low + bins * (high - low) / VALUES).agg(pl.col("len").sum()).sort("rating")
+        lower_end = (low + bins * (high - low) / VALUES).alias("rating")
+        counts = counts.group_by(lower_end).agg(pl.col("len").sum()).sort("rating")
     histogram = {f"{rating:.6g}": rows for rating, rows in counts.iter_rows()}
     shares = {f"{rating:g}": rows / total for rating, rows in ends.iter_rows()}
     return {"histogram": histogram, "lowest": low, "highest": high, "shares": shares, "share_positive": kept}
@@ -132,6 +134,11 @@ def _time_lines(times: Mapping[str, int]) -> Iterator[str]:
         yield (
             "warning: all times lie before 1975: where these are days of a spreadsheet, years or a mere order, write "
             "them as dates such as 2020-01-31, or name their column in source.columns.order"
+        )
+    elif times["early"]:
+        yield (
+            f"warning: {times['early']} of {times['count']} times lie before 1975, the others later: where a file "
+            "mixes seconds with milliseconds or days, histories are out of order; write all times in one unit"
         )
 
 

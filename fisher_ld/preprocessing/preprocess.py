@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,6 +55,7 @@ def preprocess(raw_dir: Path, out_dir: Path, data: DataSet, seed: int) -> dict[s
             raw = replace(raw, items=raw.items.with_columns(_present(data.missing)))
         notes = raw_notes(raw, data)
         _say(note_lines(notes, raw.rejected, data))
+        _say(_empty_fields(raw.items, fields))
         described, cut = _with_text(raw.items, data.item_text, data.max_words)
         items = described.filter(pl.col("text") != "")
         empty = described.filter(text="")["item"]
@@ -116,6 +117,12 @@ def _write_tables(folder: Path, items: pl.DataFrame, positives: Positives, data:
             f"fold {data.fold} has no user: {len(lengths)} users in 5 folds. Use more users, or fold: none."
         )
     chosen = choose(np.flatnonzero(evaluated & (split.test >= 0)), data.test_users, seed)
+    if not len(chosen):
+        raise UserError(
+            f"no user has a test list, which takes an earlier positive: {len(lengths)} users with "
+            f"{len(positives.items)} positives of {n_items} items are left after the filters. Use more data, lower "
+            "user_core or item_core, or look at source.columns"
+        )
     if len(chosen) == 1:
         raise UserError("there is one test user, of whom no interval can be told: use more users, or fold: none")
 
@@ -202,10 +209,18 @@ def _with_text(items: pl.DataFrame, template: str, most_words: int) -> tuple[pl.
     return titled.with_columns(pl.Series("text", texts, dtype=pl.String)), len(cut)
 
 
+def _empty_fields(items: pl.DataFrame, fields: Sequence[str]) -> Iterator[str]:
+    for name in fields:
+        held = items["categories"].list.len() > 0 if name == "categories" else items[name].is_not_null()
+        if not held.any():
+            yield f"warning: no item has a value of {{{name}}}, which item_text names: look at source.columns"
+
+
 def _item_table(items: pl.DataFrame, item_names: np.ndarray, catalogue: Catalogue) -> pl.DataFrame:
     known = {"count": catalogue.count, "total": catalogue.total, "cold": ~catalogue.warm}
     order = pl.DataFrame({"item": item_names, **known})
-    table = order.join(items, on="item", how="left", maintain_order="left").rename({"item": "item_id"})
+    own = items.select("item", "title", "categories", "text")
+    table = order.join(own, on="item", how="left", maintain_order="left").rename({"item": "item_id"})
     names = pl.Enum(table["categories"].explode().drop_nulls().unique().sort())  # stored as numbers
     return table.with_row_index("item").select(
         pl.col("item").cast(pl.Int32),

@@ -62,6 +62,8 @@ def read_source(
     target = work_dir / "interactions.parquet"
     numbers = _write_interactions(interactions, missing, rejects, target)
     _check_any(interactions.path, rejects.rows.total())
+    if "item" in fields:
+        raise UserError("item_text names {item}, which is the id of an item here: rename this column of the items file")
     others, before = [name for name in fields if name not in ("title", "categories")], rejects.rows.total()
     table, repeated, others_numbers = _read_items(items, missing, rejects, others)
     _check_any(items.path, rejects.rows.total() - before)
@@ -171,6 +173,7 @@ def _check(frame: pl.DataFrame, source: Interactions, clock: Clock) -> pl.DataFr
         whole = pl.col("order").cast(pl.Int64, strict=False)
         order = pl.coalesce(whole, number.cast(pl.Int64, strict=False))
         reason += reasons("order", "order", number.is_finite() & order.is_not_null())
+        reason += [pl.when(number != number.floor()).then(pl.lit("order that is no whole number"))]
     return frame.select(
         "user",
         "item",

@@ -187,14 +187,28 @@ def _check_identity() -> None:
         )
 
 
+def _lines(profile: Path) -> list[str]:
+    """What it sets; blank lines and comments are left out. Raises UserError."""
+    if not profile.is_file():
+        raise UserError(f"{profile}: no such file; expected one with lines of KEY=VALUE, as those in profiles/")
+    lines = map(str.strip, profile.read_text(encoding="utf-8").splitlines())
+    found = [line for line in lines if line and not line.startswith("#")]
+    for line in found:
+        if "=" not in line:
+            raise UserError(f"{profile}: expected lines of KEY=VALUE, got {line!r}")
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE")
-    overrides = parser.parse_args().set_param
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="KEY=VALUE lines, each as with -S; before those")
+    options = parser.parse_args()
     signal.signal(signal.SIGTERM, terminate)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
         signal.signal(signal.SIGHUP, terminate)
     try:
+        overrides = [*(_lines(options.profile) if options.profile else []), *options.set_param]
         if overrides:
             _check_identity()
             set_params(PARAMS, overrides)

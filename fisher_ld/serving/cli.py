@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,9 @@ def rank(options: argparse.Namespace) -> None:
     from fisher_ld.serving.predictor import load
 
     predictor = load(options.model, int8=not options.fp32)
-    for query in _queries(options, ("history", "candidates")):
-        ranking = predictor.rank(query["history"], query["candidates"])
+    for where, query in _queries(options, ("history", "candidates")):
+        with _named(where):
+            ranking = predictor.rank(query["history"], query["candidates"])
         _write(query, {"scores": ranking.scores.tolist(), "order": ranking.order.tolist()})
 
 
@@ -46,8 +48,9 @@ def recommend(options: argparse.Namespace) -> None:
     from fisher_ld.serving.recommender import load_recommender
 
     recommender = load_recommender(options.model, int8=not options.fp32)
-    for query in _queries(options, ("history",)):
-        answer = recommender.recommend(query["history"], options.k, options.rerank)
+    for where, query in _queries(options, ("history",)):
+        with _named(where):
+            answer = recommender.recommend(query["history"], options.k, options.rerank)
         _write(query, {"items": [item._asdict() for item in answer.items], "unknown": answer.unknown})
 
 
@@ -89,13 +92,26 @@ def serve(options: argparse.Namespace) -> None:
     run({name: Recommender(model, catalogue) for name, model in models.items()}, options.host, options.port)
 
 
-def _queries(options: argparse.Namespace, keys: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """The one of the options, else those of standard input, a JSON object a line. Raises UserError for a query without
-    candidates, and with the number of a line that is none."""
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """What is wrong with a query says where it stands."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}{error}") from error
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _queries(options: argparse.Namespace, keys: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The one of the options, else those of standard input, a JSON object a line, each with its line for errors. Raises
+    UserError for a query without candidates, and with the number of a line that is none."""
     if options.history is not None or getattr(options, "candidates", None) is not None:
         if "candidates" in keys and not options.candidates:
             raise UserError("expected one or more candidates, got none: add --candidates TEXT ..")
-        yield {name: getattr(options, name) or [] for name in keys}
+        yield "", {name: getattr(options, name) or [] for name in keys}
         return
     if sys.stdin.isatty():
         print("reading queries from the terminal, a JSON object a line; end with Ctrl-D", file=sys.stderr)
@@ -104,8 +120,8 @@ def _queries(options: argparse.Namespace, keys: Sequence[str]) -> Iterator[Mappi
             continue
         expected = f"line {number}: expected an object with {' and '.join(keys)}, lists of texts"
         try:
-            query = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+            query = json.loads(line, parse_constant=_no_number)
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{expected}, got {line.strip()[:60]!r}: {error}") from None
         for name in keys:
             texts = query.get(name) if isinstance(query, dict) else None
@@ -113,7 +129,7 @@ def _queries(options: argparse.Namespace, keys: Sequence[str]) -> Iterator[Mappi
                 raise UserError(f"{expected}, got {line.strip()[:60]!r}")
         if not query.get("candidates", True):
             raise UserError(f"line {number}: expected one or more candidates, got none")
-        yield query
+        yield f"line {number}: ", query
 
 
 def _lines() -> Iterator[str]:
@@ -126,7 +142,10 @@ def _lines() -> Iterator[str]:
 def _write(query: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
     """A line of JSON, with the query's `id` where it has one."""
     own = {"id": query["id"]} if "id" in query else {}
-    print(json.dumps({**own, **answer}, ensure_ascii=False), flush=True)
+    line = json.dumps({**own, **answer}, ensure_ascii=False)
+    if any("\ud800" <= letter <= "\udfff" for letter in line):  # half a letter, which an id may hold
+        line = json.dumps({**own, **answer})
+    print(line, flush=True)
     if unknown := answer.get("unknown"):
         print(f"no item has the title or text {unknown[0]!r}: read as it is", file=sys.stderr)
 

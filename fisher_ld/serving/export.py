@@ -50,6 +50,7 @@ def export(folder: Path, out: Path, catalogue: Catalogue | None = None) -> Expor
     for an `out` that holds something else, and for a model whose graph or tokenizer does not give what transformers
     does."""
     _check_place(folder, out)
+    length = history_length(folder)
     template = read_template(folder)
     backend = TorchBackend(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -75,8 +76,7 @@ def export(folder: Path, out: Path, catalogue: Catalogue | None = None) -> Expor
             )
         card = model_card(folder, read_json(folder / "config.json"), template, *found, len(expected))
         (temporary / "README.md").write_text(card, encoding="utf-8")
-        if length := history_length(folder):
-            write_json(temporary / HISTORY, {"length": length})
+        write_json(temporary / HISTORY, {"length": length})
         if catalogue:
             catalogue.write(temporary / "catalogue")
     return found

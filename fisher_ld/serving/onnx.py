@@ -11,7 +11,7 @@ from fisher_ld.batches.lists import Lists
 from fisher_ld.batches.packing import in_pieces, longest_first, pack_rows
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.core.compute import usable_threads
-from fisher_ld.core.errors import UserError
+from fisher_ld.core.errors import WHOLE, UserError, reading
 from fisher_ld.serving.predictor import FP32, INT8
 
 LARGEST = 512  # tokens of candidates in one row: attention costs their square here
@@ -28,8 +28,9 @@ class OnnxBackend:
             raise UserError(f"{file}: no such file; write it with: fisher-ld export MODEL {folder}")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = usable_threads(threads)
-        self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        self.context = int(self.session.get_modelmeta().custom_metadata_map[CONTEXT])
+        with reading(file, WHOLE):
+            self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+            self.context = int(self.session.get_modelmeta().custom_metadata_map[CONTEXT])
 
     def logits(self, lists: Lists, prompts: Prompts) -> np.ndarray:
         """z of every example: (examples,) float32. Raises UserError for a prompt longer than the model's context."""

@@ -14,7 +14,7 @@ from fisher_ld.batches.lists import Lists, make_lists
 from fisher_ld.batches.prompts import Prompts, build_prompts, read_template
 from fisher_ld.config.params import Prompt
 from fisher_ld.config.paths import DataPaths
-from fisher_ld.core.errors import UserError
+from fisher_ld.core.errors import WHOLE, UserError, reading
 from fisher_ld.core.files import read_json
 from fisher_ld.serving.tokenizer import SavedTokenizer
 
@@ -105,9 +105,10 @@ def load(folder: str | Path, compute: Any = None, int8: bool = True) -> Predicto
 
 def history_length(folder: Path) -> int | None:
     """How many liked texts a prompt of the model in `folder` holds at most: what its export says, else as the
-    validation lists of its data set have it. None where neither lies there."""
-    if (folder / HISTORY).is_file():
-        return read_json(folder / HISTORY)["length"]
+    validation lists of its data set have it. None where neither says it. Raises UserError for an export without."""
+    if (folder / HISTORY).is_file() or (folder / INT8).is_file():
+        with reading(folder / HISTORY, WHOLE):
+            return read_json(folder / HISTORY)["length"]
     data = DataPaths.around(folder)
     if data is None or not (data.processed / "val.parquet").is_file():
         return None

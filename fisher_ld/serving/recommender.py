@@ -16,7 +16,7 @@ import scipy.sparse as sp
 
 from fisher_ld.batches.lists import make_lists
 from fisher_ld.config.paths import DataPaths
-from fisher_ld.core.errors import UserError
+from fisher_ld.core.errors import WHOLE, UserError, reading
 from fisher_ld.core.files import atomic_path, read_json, write_json
 from fisher_ld.datasets.titles import article_first, clean, split_year
 from fisher_ld.evaluation.baselines.catalogue import fit_chosen, settings_file
@@ -80,10 +80,11 @@ class Catalogue:
 
     @classmethod
     def read(cls, folder: Path) -> Catalogue:
-        items = pl.read_parquet(folder / "items.parquet", glob=False)
-        settings = read_json(folder / "settings.json")
-        knn = ItemKNN(sp.csr_array(sp.load_npz(folder / "similar.npz")), settings[LIKES]["decay"])
-        return cls(items, knn, TfIdf.fit(items["text"].to_list(), **settings[TEXT]), settings)
+        with reading(folder, WHOLE):
+            items = pl.read_parquet(folder / "items.parquet", glob=False)
+            settings = read_json(folder / "settings.json")
+            knn = ItemKNN(sp.csr_array(sp.load_npz(folder / "similar.npz")), settings[LIKES]["decay"])
+            return cls(items, knn, TfIdf.fit(items["text"].to_list(), **settings[TEXT]), settings)
 
     def numbers(self, column: str) -> dict[str, int]:
         """Of the items, by their title or text as `_key` has it; of equal ones the most popular one's."""

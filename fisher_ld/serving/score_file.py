@@ -9,9 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fisher_ld.core.errors import UserError
+from fisher_ld.core.errors import UserError, reading
 from fisher_ld.core.files import atomic_path, fingerprint, read_json, write_json
 from fisher_ld.core.progress import progress
+from fisher_ld.datasets.rows import batches
 from fisher_ld.serving.predictor import Predictor
 
 ROWS = 1024  # of a part
@@ -24,10 +25,7 @@ def score_file(predictor: Predictor, model: Path, source: Path, out: Path, fp32:
     its rows. `source` has a row a query: history (texts, oldest first) and candidates (texts). `model`: the
     predictor's folder, of which parts of an earlier run must be, as must `fp32` (its graph in float32). Raises
     UserError for other columns, for a row that cannot be scored, by its number, and for an `out` that is `source`."""
-    if source.absolute() == out.absolute():
-        raise UserError(f"{out}: expected another file than the one that is read")
-    if out.is_dir():
-        raise UserError(f"{out}: expected a file to write, got a folder: name a file in it")
+    _check_place(source, out)
     with _open(source) as file:
         parts = out.with_name(f".{out.name}.parts")
         whose = {"source": fingerprint([source])[str(source)], "model": fingerprint([model])[str(model)]}
@@ -40,6 +38,19 @@ def score_file(predictor: Predictor, model: Path, source: Path, out: Path, fp32:
         return file.metadata.num_rows
 
 
+def _check_place(source: Path, out: Path) -> None:
+    """Raises UserError where `out` would take the place of something that is no earlier answer."""
+    if source.resolve() == out.resolve():
+        raise UserError(f"{out}: expected another file than the one that is read")
+    if out.is_dir():
+        raise UserError(f"{out}: expected a file to write, got a folder: name a file in it")
+    if out.exists():
+        with reading(out, "expected a new file to write, or an earlier answer: name another"):
+            names = pq.read_schema(out).names
+        if "scores" not in names:
+            raise UserError(f"{out}: holds other data than an earlier answer, which has scores: name another file")
+
+
 def _write_parts(predictor: Predictor, file: pq.ParquetFile, source: Path, parts: Path) -> int:
     """Those that are not there yet; returns how many there are."""
     schema, count, there = _schema(file), 0, sum(1 for _ in parts.glob("[0-9]*.parquet"))
@@ -47,7 +58,7 @@ def _write_parts(predictor: Predictor, file: pq.ParquetFile, source: Path, parts
     if there:
         print(f"{parts}: going on after {there} parts of an earlier run", flush=True)
     with progress(total, f"scoring {source.name}", unit="query", done=min(total, there * ROWS)) as bar:
-        for count, batch in enumerate(_batches(file), 1):
+        for count, batch in enumerate(_batches(file, source), 1):
             if _part(parts, count - 1).exists():
                 continue
             columns = {name: batch.column(name).to_pylist() for name in COLUMNS}
@@ -83,10 +94,10 @@ def _scores(
     return found
 
 
-def _batches(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+def _batches(file: pq.ParquetFile, source: Path) -> Iterator[pa.RecordBatch]:
     """Of ROWS rows each but the last, whatever the row groups."""
     rest: list[pa.RecordBatch] = []
-    for batch in file.iter_batches(ROWS):
+    for batch in batches(file, source, batch_size=ROWS):
         rest.append(batch)
         if sum(map(len, rest)) >= ROWS:
             table = pa.Table.from_batches(rest).combine_chunks()
@@ -101,12 +112,15 @@ def _open(source: Path) -> pq.ParquetFile:
         file = pq.ParquetFile(source)
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"{source}: expected a Parquet file: {error}") from error
+    names = file.schema_arrow.names
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{source}: it has several columns {', '.join(repeated)}: rename or drop all but one of each")
     for name in COLUMNS:
-        kind = file.schema_arrow.field(name).type if name in file.schema_arrow.names else None
+        kind = file.schema_arrow.field(name).type if name in names else None
         if kind is None or not _is_texts(kind):
             found = ", ".join(f"{field.name} ({field.type})" for field in file.schema_arrow)
             raise UserError(f"{source}: expected the columns history and candidates, lists of texts, got {found}")
-    if "scores" in file.schema_arrow.names:
+    if "scores" in names:
         raise UserError(f"{source}: it has a column scores already: rename it")
     return file
 
@@ -129,6 +143,8 @@ def _begin(parts: Path, key: dict[str, str]) -> None:
     if manifest.is_file() and read_json(manifest) != key:
         print(f"{parts}: parts of another file or model are deleted", flush=True)
         shutil.rmtree(parts)
+    elif parts.is_dir() and any(parts.iterdir()) and not manifest.is_file():
+        raise UserError(f"{parts}: parts of an earlier run would lie there, and it holds something else: move that")
     parts.mkdir(parents=True, exist_ok=True)
     write_json(manifest, key)
 

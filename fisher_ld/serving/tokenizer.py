@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
-from fisher_ld.core.errors import UserError
+from fisher_ld.core.errors import WHOLE, UserError, reading
 
 
 class Tokens(NamedTuple):
@@ -26,7 +26,8 @@ class SavedTokenizer:
                 f"{file}: no such file; without transformers a tokenizer is read from it alone. Take a teacher or a "
                 "student whose tokenizer has one (a fast tokenizer)"
             )
-        self._tokenizer = Tokenizer.from_file(str(file))
+        with reading(file, WHOLE):
+            self._tokenizer = Tokenizer.from_file(str(file))
         self._tokenizer.no_padding()  # the file may ask for both
         self._tokenizer.no_truncation()
         added = self._tokenizer.get_added_tokens_decoder()

@@ -11,7 +11,7 @@ from fisher_ld.batches.lists import Lists
 from fisher_ld.batches.packing import in_pieces, longest_first
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.core.compute import Compute
-from fisher_ld.core.errors import UserError
+from fisher_ld.core.errors import WHOLE, UserError, reading
 from fisher_ld.models.scorer import Scorer
 
 
@@ -22,9 +22,10 @@ class TorchBackend:
     def __init__(self, folder: Path, compute: Compute | None = None):
         for name, pattern in (("config.json", "config.json"), ("model.safetensors", "*.safetensors")):
             if not any(folder.glob(pattern)):
-                raise UserError(f"{folder / name}: no such file; copy the model's folder whole, or write it again")
+                raise UserError(f"{folder / name}: no such file; {WHOLE}")
         cpu = Compute(torch.device("cpu"), bf16=False)
-        self.scorer = Scorer.placed(folder, compute or cpu, frozen=True)
+        with reading(folder, WHOLE):
+            self.scorer = Scorer.placed(folder, compute or cpu, frozen=True)
 
     def logits(self, lists: Lists, prompts: Prompts) -> np.ndarray:
         """z of every example: (examples,), float64 where the weights are, else float32. Raises UserError for a prompt

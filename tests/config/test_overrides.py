@@ -80,6 +80,13 @@ def test_a_wrong_key_or_value_is_named_and_leaves_the_file(path):
     }.items():
         with pytest.raises(UserError, match=rf"params\.yaml: {what}"):
             set_params(path, [override])
+    for override, what in {
+        'data.yes="${x}"': r"data.yes holds \$\{",
+        "data.users=range(0,1)": r"params\.yaml: .*stands in quotes",
+        "data.users=???": r"params\.yaml: .*stands in quotes",
+    }.items():
+        with pytest.raises(UserError, match=what):
+            set_params(path, [override])
     with pytest.raises(UserError, match=r"""kept in quotes alone: -S 'data.yes=" a"'"""):
         set_params(path, ["data.yes= a"])
     assert path.read_text() == TEXT

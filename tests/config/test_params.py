@@ -228,6 +228,23 @@ def test_what_data_says_wrong_is_said_once():
             "heads (4) must be a multiple of kv_heads (3)",
         ),
         ({"distill": {"alpha": 0, "output_weight": 0, "layer_weight": 0}}, "there is no loss to train on"),
+        ({"distill": {"layer_weight_trials": [0.25, 1.0]}}, "expected each weight once, got [0.25, 0.25, 1.0]"),
+        ({"cluster": {"memory": "64GB"}}, "cluster.memory: expected an amount such as 64G, got '64GB'"),
+        ({"cluster": {"time": "4h"}}, "cluster.time: expected a time such as 4:00:00, got '4h'"),
+        ({"cluster": {"sbatch": ["-p"]}}, "cluster.sbatch.0: expected an option such as --constraint=a100, got '-p'"),
+        ({"run": {"shallow": ["truncated-0"]}}, "expected truncated-K, of K layers or layerdrop-K, of K layers, got"),
+        (
+            {"data_sets": {"mine": {"source": {**MINE, "columns": {**COLUMNS, "item": "u", "order": "o"}}}}},
+            "`user` and `item` must be two columns, both are 'u'",
+        ),
+        (
+            {"data_sets": {"mine": {"source": {**MINE, "columns": {**COLUMNS, "order": ""}}}}},
+            "columns.order: expected at least 1 character, got ''",
+        ),
+        (
+            {"data_sets": {"mine": {"source": {**MINE, "columns": {**COLUMNS, "order": "o"}, "encoding": "base64"}}}},
+            "encoding: expected a name of an encoding such as utf-8 or cp1252, got 'base64'",
+        ),
     ],
 )
 def test_refused(changes, message):

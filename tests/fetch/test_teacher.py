@@ -101,7 +101,7 @@ def test_damaged_teachers(teacher, local, tmp_path):
     (local / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config.json is not JSON"):
         teacher(TeacherSource(kind="local", name=str(local), revision=None))
-    with pytest.raises(UserError, match=r"expected a folder with config.json, got model.safetensors"):
+    with pytest.raises(UserError, match=r"expected a folder with config.json, got the file model.safetensors"):
         teacher(TeacherSource(kind="local", name=str(local / "model.safetensors"), revision=None))
     assert not (tmp_path / "base").exists()
 

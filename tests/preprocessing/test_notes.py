@@ -8,13 +8,19 @@ from tests.given import given
 DATA = given().data_sets["movielens-100k"]
 
 
-def warnings(ratings):
-    """What is warned of these ratings, rating -> rows."""
-    rows = [("u", "i", float(rating), 1_500_000_000) for rating, count in ratings.items() for _ in range(count)]
+def raw_of(ratings, time=1_500_000_000, early=0):
+    """Of ratings, rating -> rows, at one time, the first `early` rows at 1.5 million seconds."""
+    rows = [("u", "i", float(rating), time) for rating, count in ratings.items() for _ in range(count)]
     names = ["user", "item", "rating", "timestamp"]
     likes = pl.DataFrame(rows, schema={name: INTERACTIONS[name] for name in names}, orient="row")
     items = pl.DataFrame({"item": ["i"], "title": ["Title"], "categories": [["c"]]})
-    raw = Raw(likes.lazy(), items, pl.DataFrame(schema=REJECTED), {"ratings": len(rows)}, 0)
+    likes = likes.with_columns(timestamp=pl.when(pl.int_range(pl.len()) < early).then(1_500_000).otherwise("timestamp"))
+    return Raw(likes.lazy(), items, pl.DataFrame(schema=REJECTED), {"ratings": len(rows)}, 0)
+
+
+def warnings(ratings, **times):
+    """What is warned of these."""
+    raw = raw_of(ratings, **times)
     lines = note_lines(raw_notes(raw, DATA), raw.rejected, DATA)
     return [line.removeprefix("warning: ") for line in lines if line.startswith("warning: ")]
 
@@ -41,3 +47,16 @@ def test_a_threshold_that_keeps_nearly_all_or_nothing_is_warned_of(kept, warned)
 def test_zero_and_minus_one_are_each_warned_of_where_common(ratings, said):
     lines = [line for line in warnings(ratings) if "stands for none" in line]
     assert [line.split(";")[0] for line in lines] == said
+
+
+def test_many_ratings_are_told_in_bins():
+    found = raw_notes(raw_of({rating: 2 for rating in range(1, 26)}), DATA)["ratings"]
+    assert found["lowest"] == 1 and found["highest"] == 25 and sum(found["histogram"].values()) == 50
+    assert len(found["histogram"]) == 20 and found["histogram"]["1"] == 4, "1 and 2 share a bin of width 1.2"
+
+
+@pytest.mark.parametrize(("early", "said"), [(0, []), (1, ["1 of 10 times lie"]), (9, ["9 of 10 times lie"])])
+def test_a_time_of_another_unit_among_the_others_is_warned_of(early, said):
+    """Seconds of 2017 that are read as milliseconds."""
+    lines = [line for line in warnings({5: 5, 1: 5}, early=early) if "1975" in line]
+    assert [line.split(" before")[0] for line in lines] == said

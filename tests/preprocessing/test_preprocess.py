@@ -630,7 +630,7 @@ def test_items_without_a_text_are_dropped(tmp_path, everything):
     assert [step["interactions"] for step in report["filters"][:2]] == [10, 9]
 
 
-TABLE = DataSource(
+SHOP = DataSource(
     kind="table",
     interactions="interactions.csv",
     items="items.jsonl",
@@ -644,7 +644,7 @@ GIFT_CARDS = {"Gift_Cards_5.json.gz": "reviews.jsonl.gz", "meta_Gift_Cards.json.
     ("name", "source", "files", "expected"),
     [
         ("movielens-latest-small", DataSource(kind="movielens-latest-small"), {}, (671, 9066, 100_004)),
-        ("amazon-office-2018", TABLE, {}, (3231, 3317, 21_290)),
+        ("amazon-office-2018", SHOP, {}, (3231, 3317, 21_290)),
         (
             "amazon-giftcards-2018-raw",
             DataSource(kind="amazon-2018", category="Gift_Cards"),
@@ -674,3 +674,36 @@ def test_real_tables_if_at_hand(tmp_path, name, source, files, expected):
 def test_what_is_not_preprocessed_yet_names_the_stage(read, tmp_path):
     with pytest.raises(UserError, match=r"parquet: no such file; run the stage preprocess"):
         read(tmp_path)
+
+
+def items_with(tmp_path, **columns):
+    raw = write_raw(tmp_path)
+    items = pl.read_csv(raw / "items.csv").rename({"item_id": "asin"}).with_columns(**columns)
+    items.write_csv(raw / "items.csv")
+    likes = pl.read_csv(raw / "interactions.csv").rename({"item_id": "asin"})
+    likes.write_csv(raw / "interactions.csv")
+    assert TABLE.columns is not None
+    return raw, TABLE.model_copy(update={"columns": TABLE.columns.model_copy(update={"item": "asin"})})
+
+
+def test_a_column_may_have_a_name_that_our_tables_have_too(tmp_path):
+    raw, source = items_with(tmp_path, item_id=pl.lit("own"), count=pl.lit("many"))
+    preprocess(raw, tmp_path / "out", data_set(source, item_text="{title} {item_id} {count}", eval_negatives=5), 0)
+    found = table(tmp_path / "out", "items")
+    assert set(found["text"].str.split(" ").list.slice(2).list.join(" ")) == {"own many"}
+    assert found["item_id"][0].startswith("item") and found["count"].dtype == pl.Int32
+
+
+def test_the_id_is_no_text_and_a_field_that_no_item_has_is_warned_of(tmp_path, capsys):
+    raw, source = items_with(tmp_path, item=pl.lit("x"), brand=pl.lit(None))
+    with pytest.raises(UserError, match=r"item_text names \{item\}, which is the id"):
+        preprocess(raw, tmp_path / "out", data_set(source, item_text="{title} {item}"), 0)
+    preprocess(raw, tmp_path / "out", data_set(source, item_text="{title} by {brand}", eval_negatives=5), 0)
+    assert "warning: no item has a value of {brand}, which item_text names" in capsys.readouterr().err
+
+
+def test_data_without_one_test_list_are_refused(tmp_path):
+    raw = write_raw(tmp_path)
+    pl.read_csv(raw / "interactions.csv")[:1].with_columns(rating=5).write_csv(raw / "interactions.csv")
+    with pytest.raises(UserError, match=r"no user has a test list, .* 1 users with 1 positives of 1 items"):
+        preprocess(raw, tmp_path / "out", data_set(user_core=1, item_core=1), 0)

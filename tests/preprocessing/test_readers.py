@@ -234,6 +234,7 @@ def test_every_reason(tmp_path):
         "impossible time in seconds since 1970": "a,x,5,1588687728923,1",  # milliseconds
         "missing order": "a,x,5,10,",
         "impossible order": "a,x,5,10,nan",
+        "order that is no whole number": "a,x,5,10,0.125",
         "wrong number of fields": "a,x",
         "broken quotes": 'a,"x" y,5,10,1',
     }
@@ -249,7 +250,7 @@ def test_every_reason(tmp_path):
         ("items.jsonl", 2, "missing item id", '{"title": "no id"}'),
         ("items.jsonl", 3, "not a JSON object", "{broken"),
     ]
-    assert raw.rows == {"interactions.csv": 12, "items.jsonl": 3}
+    assert raw.rows == {"interactions.csv": 13, "items.jsonl": 3}
 
 
 @pytest.mark.parametrize("rating", [0, 6, -1, "NaN", 1e400, True, [5]])

@@ -164,3 +164,46 @@ def test_the_command_is_installed_and_help_has_examples_without_a_model_library(
         "import sys, fisher_ld.serving.cli; print([m for m in ('torch', 'transformers', 'mlflow') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def asked(monkeypatch, *rows):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{row}\n" for row in rows)))
+
+
+def test_what_the_model_refuses_says_its_line(model, capsys, monkeypatch):
+    asked(monkeypatch, *(json.dumps({"history": ["m1"], "candidates": ["m2 " * n]}) for n in (1, 200)))
+    assert main(["rank", model]) == 1
+    assert "fisher-ld: line 2: a prompt has" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("own", "code"), [('"\\ud83d"', 0), ("1" * 5000, 1), ("NaN", 1)], ids=["half", "long", "nan"])
+def test_ids_come_back_as_they_came_or_are_refused(model, own, code, capsys, monkeypatch):
+    asked(monkeypatch, f'{{"id": {own}, "history": ["m1"], "candidates": ["m2"]}}')
+    assert main(["rank", model]) == code
+    out, err = capsys.readouterr()
+    assert out.startswith(f'{{"id": {own}, ') if code == 0 else "fisher-ld: line 1: expected an object" in err
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("config.json", lambda b: b.replace(b'"num_hidden_layers": 2', b'"num_hidden_layers": 3'), "it lacks model.la"),
+        (
+            "config.json",
+            lambda b: b.replace(b'"num_hidden_layers": 2', b'"num_hidden_layers": 1'),
+            "it has beside them",
+        ),
+        ("config.json", lambda b: b[:-9], "copy the model's folder whole"),
+        ("model.safetensors", lambda b: b[:-9], "copy the model's folder whole"),
+        ("tokenizer.json", lambda b: b[:-9], "tokenizer.json: cut, damaged"),
+        ("prompt.json", lambda b: b"{}", "prompt.json: cut, damaged"),
+        ("prompt.json", lambda b: b'"\xe9"', "prompt.json: not JSON"),
+    ],
+)
+def test_a_damaged_or_mixed_model_is_refused(model, tmp_path, capsys, file, change, said):
+    shutil.copytree(model, tmp_path / "m")
+    before = (tmp_path / "m" / file).read_bytes()
+    (tmp_path / "m" / file).write_bytes(change(before))
+    assert (tmp_path / "m" / file).read_bytes() != before
+    assert main(["rank", str(tmp_path / "m"), "--history", "m1", "--candidates", "m2"]) == 1
+    assert said in capsys.readouterr().err

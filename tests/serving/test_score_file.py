@@ -100,3 +100,38 @@ def test_no_parquet_and_the_same_file_are_refused(predictor, data, tmp_path):
         score_file(predictor, student(data), tmp_path / "in.parquet", tmp_path / "out.parquet")
     with pytest.raises(UserError, match="another file"):
         score_file(predictor, student(data), tmp_path / "in.parquet", tmp_path / "in.parquet")
+
+
+def test_nothing_but_an_earlier_answer_is_written_over(predictor, data, source):
+    out, others = source.with_name("out.parquet"), source.with_name("notes.txt")
+    others.write_text("mine")
+    for place, said in (
+        (source.parent / "sub" / ".." / source.name, "another file than the one that is read"),
+        (others, "cut, damaged or of another kind"),
+    ):
+        with pytest.raises(UserError, match=said):
+            score_file(predictor, student(data), source, place)
+    pl.DataFrame({"x": [1]}).write_parquet(out)
+    with pytest.raises(UserError, match="holds other data than an earlier answer"):
+        score_file(predictor, student(data), source, out)
+    out.unlink()
+    parts = source.with_name(".out.parquet.parts")
+    parts.mkdir()
+    (parts / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="it holds something else"):
+        score_file(predictor, student(data), source, out)
+    assert others.read_text() == (parts / "mine.txt").read_text() == "mine"
+
+
+def test_a_damaged_page_and_a_name_that_stands_twice_are_said(predictor, data, tmp_path):
+    path, out = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    lists = pa.array([["a"]])
+    pq.write_table(pa.table([lists, lists, lists], names=["history", "candidates", "candidates"]), path)
+    with pytest.raises(UserError, match="several columns candidates"):
+        score_file(predictor, student(data), path, out)
+    pq.write_table(pa.table({"history": [["m1"] * 9] * 999, "candidates": [["m2"]] * 999}), path)
+    whole = bytearray(path.read_bytes())
+    whole[4:40] = bytes(36)
+    path.write_bytes(whole)
+    with pytest.raises(UserError, match=r"in.parquet: cut, damaged"):
+        score_file(predictor, student(data), path, out)
