@@ -254,6 +254,10 @@ class TeacherSource(Section):
     name: str
     revision: str | None  # hub: a commit
 
+    def contradictions(self) -> Iterator[str]:
+        if self.revision and self.kind != "hub":
+            yield f"revision: of kind: hub only, kind is {self.kind}; set it to null"
+
 
 class Adapt(Section):
     method: Literal["lora", "full"]
