@@ -105,15 +105,15 @@ def tables(filled: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def outcomes(part: Part) -> dict[str, dict[str, float | None]]:
-    """Student -> OUTCOME, means over its seeds: did anything happen? None where a method has no such number."""
-    found, soon = {}, steps_to_target(part)
+def outcomes(part: Part) -> dict[str, dict[str, Any]]:
+    """Student -> OUTCOME, means over its seeds: did anything happen? None where a method has no such number.
+    steps_to_target: of each seed, None where it has none."""
+    found, soon = dict[str, dict[str, Any]](), steps_to_target(part)
     for model, fits in part.fits.items():
         if "/" in model:
             values = {key: [fit[key] for fit in fits if fit[key] is not None] for key in DONE}
             found[model] = {key: mean(numbers) if numbers else None for key, numbers in values.items()}
-            steps = soon.get(model, [None])
-            found[model]["steps_to_target"] = None if None in steps else mean(filter(None, steps))
+            found[model]["steps_to_target"] = soon.get(model)
     return found
 
 

@@ -110,7 +110,7 @@ def outcome(part: Part) -> list[Block]:
         "loss stays above 1, is no test: its comparisons read “not tested”. Every student has the weights of its best "
         "validation, and its layer loss is of the steps before it. A gain that is left at the end says that more steps "
         f"would help. The last column is the first validation with {TARGET:.0%} of the gain over chance "
-        "with which uniform layers end, where every seed has one; it is no finer than distill.eval_every."
+        "with which uniform layers end, of each seed in turn; it is no finer than distill.eval_every."
     )
     return [Heading("Did anything happen?"), Table(["student", *DONE], rows), Text(text)]
 
@@ -121,8 +121,13 @@ DONE = (
 )  # fmt: skip
 
 
-def done(means: Mapping[str, float | None]) -> list[str]:
+def done(means: Mapping[str, Any]) -> list[str]:
     """The columns DONE of what `outcomes` says of a student."""
-    forms = {"moved": ".1%", "same_order": ".1%", "gain_last": "+.3f", "steps_to_target": ",.0f"}
-    values = ((key, means.get(key)) for key in OUTCOME)
-    return ["" if value is None else f"{value:{forms.get(key, '.3f')}}" for key, value in values]
+    forms = {"moved": ".1%", "same_order": ".1%", "gain_last": "+.3f"}
+
+    def told(key: str, value: Any) -> str:
+        if isinstance(value, list):
+            return ", ".join("never" if steps is None else f"{steps:,}" for steps in value)
+        return "" if value is None else f"{value:{forms.get(key, '.3f')}}"
+
+    return [told(key, means.get(key)) for key in OUTCOME]
