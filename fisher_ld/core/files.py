@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fisher_ld.core import ranks
-from fisher_ld.core.errors import UserError, disk_full_message, is_disk_full
+from fisher_ld.core.errors import UserError, disk_full_message, is_disk_full, reading
 
 if TYPE_CHECKING:
     import polars as pl
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 
 def _remove(path: Path) -> None:
@@ -106,6 +108,12 @@ def read_json(path: str | Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not JSON ({error}); delete it and run the stage that writes it") from error
+
+
+def parquet_batches(file: pq.ParquetFile, path: Path, **how: Any) -> Iterator[pa.RecordBatch]:
+    """Raises UserError where a page is damaged."""
+    with reading(path, "write or fetch it again"):
+        yield from file.iter_batches(**how)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

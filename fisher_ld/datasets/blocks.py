@@ -19,12 +19,12 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from fisher_ld.core.errors import UserError
+from fisher_ld.core.files import parquet_batches
 from fisher_ld.core.progress import progress
 from fisher_ld.datasets.rows import (
     Lines,
     Row,
     as_rows,
-    batches,
     broken_rows,
     count_lines,
     decoded,
@@ -100,7 +100,7 @@ def parquet_blocks(path: Path, names: Sequence[str]) -> Iterator[Block]:
     """The columns `names` of a Parquet file; times as seconds since 1970."""
     number, file, distinct = 0, open_parquet(path, names), list(dict.fromkeys(names))
     with file, progress(file.metadata.num_rows, f"Reading {path.name}", "rows") as bar:
-        for batch in batches(file, path, batch_size=BATCH_ROWS, columns=distinct):
+        for batch in parquet_batches(file, path, batch_size=BATCH_ROWS, columns=distinct):
             batch = pa.RecordBatch.from_arrays([decoded(batch[name]) for name in distinct], names=distinct)
             numbers: Sequence[int] = range(number + 1, number + 1 + batch.num_rows)
             number += batch.num_rows

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fisher_ld.core.errors import UserError, reading
+from fisher_ld.core.errors import UserError
+from fisher_ld.core.files import parquet_batches
 from fisher_ld.core.progress import progress
 from fisher_ld.datasets.streams import plain, utf8
 from fisher_ld.datasets.titles import Repeated, parse
@@ -175,17 +176,11 @@ def parquet(path: Path, columns: Sequence[str] | None = None, required: Sequence
     kept = [name for name in names if columns is None or name in columns]
     with file, progress(file.metadata.num_rows, f"Reading {path.name}", "rows") as bar:
         number = 0
-        for batch in batches(file, path, columns=kept):
+        for batch in parquet_batches(file, path, columns=kept):
             for values in zip(*(_values(_seconds(column)) for column in batch.columns), strict=True):
                 number += 1
                 yield Row(number, dict(zip(kept, values, strict=True)), None, "")
             bar.advance(batch.num_rows)
-
-
-def batches(file: pq.ParquetFile, path: Path, **how: Any) -> Iterator[pa.RecordBatch]:
-    """Raises UserError where a page is damaged."""
-    with reading(path, "write or fetch it again"):
-        yield from file.iter_batches(**how)
 
 
 def open_parquet(path: Path, required: Sequence[str] = ()) -> pq.ParquetFile:

@@ -10,9 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fisher_ld.core.errors import UserError, reading
-from fisher_ld.core.files import atomic_path, fingerprint, read_json, write_json
+from fisher_ld.core.files import atomic_path, fingerprint, parquet_batches, read_json, write_json
 from fisher_ld.core.progress import progress
-from fisher_ld.datasets.rows import batches
 from fisher_ld.serving.predictor import Predictor
 
 ROWS = 1024  # of a part
@@ -97,7 +96,7 @@ def _scores(
 def _batches(file: pq.ParquetFile, source: Path) -> Iterator[pa.RecordBatch]:
     """Of ROWS rows each but the last, whatever the row groups."""
     rest: list[pa.RecordBatch] = []
-    for batch in batches(file, source, batch_size=ROWS):
+    for batch in parquet_batches(file, source, batch_size=ROWS):
         rest.append(batch)
         if sum(map(len, rest)) >= ROWS:
             table = pa.Table.from_batches(rest).combine_chunks()
