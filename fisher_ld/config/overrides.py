@@ -44,8 +44,9 @@ def _check_key(path: Path, section: Any, key: str) -> None:
         if not isinstance(section, Mapping):
             raise UserError(f"{path}: {above} is no section, so -S cannot set {key}")
         if name not in section:
+            hint = nearest(name, list(section))
             raise UserError(
-                f"{path}: {above or 'the file'} has no key {name!r}; {nearest(name, list(section))}; what is to "
+                f"{path}: {above or 'the file'} has no key {name!r}; {hint}{'' if hint.endswith('?') else '.'} What is to "
                 f"be new there takes a plus: -S '+{key}=...'"
             )
         section, above = section[name], f"{above}.{name}".removeprefix(".")
