@@ -45,9 +45,10 @@ def _check_key(path: Path, section: Any, key: str) -> None:
             raise UserError(f"{path}: {above} is no section, so -S cannot set {key}")
         if name not in section:
             hint = nearest(name, list(section))
+            hint += "" if hint.endswith("?") else "."
             raise UserError(
-                f"{path}: {above or 'the file'} has no key {name!r}; {hint}{'' if hint.endswith('?') else '.'} What is to "
-                f"be new there takes a plus: -S '+{key}=...'"
+                f"{path}: {above or 'the file'} has no key {name!r}; {hint} What is to be new there takes a plus: "
+                f"-S '+{key}=...'"
             )
         section, above = section[name], f"{above}.{name}".removeprefix(".")
 
