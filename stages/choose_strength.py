@@ -1,4 +1,4 @@
-"""How much a method's layer term weighs. Where `distill.layer_weight_trials` names others, the method trains once
+"""How much a method's layer term weighs. Where `trials.layer_weight` names others, the method trains once
 with each, all by the same seed, and takes the one that is best on the validation lists. A method that suits the default
 by chance would else look better than one that does not."""
 
@@ -15,7 +15,7 @@ from fisher_ld.run.tracking import StageRun
 def trials(params: Params, method: str) -> list[float]:
     """The weights to try; none where there is no choice."""
     weighed = any(term.weight == "layer_weight" for term in METHODS[method].terms)
-    others = params.distill.layer_weight_trials
+    others = params.trials.layer_weight
     return [params.distill.layer_weight, *others] if weighed and others else []
 
 
@@ -29,7 +29,8 @@ def main(params: Params, run: StageRun, data: str, student: str, method: str, te
         tried[weight] = done.fit.best_score
     chosen = max(tried, key=tried.__getitem__, default=own)
     found = [{"layer_weight": weight, "validation_ndcg_10": score} for weight, score in tried.items()]
-    write_json(paths.strength(student, method), {"layer_weight": chosen, "tried": found})
+    write_json(paths.strength(student, method), {"layer_weight": chosen})
+    write_json(paths.strength_trials(student, method), found)  # apart: `distill` runs again where the choice is another
 
 
 if __name__ == "__main__":

@@ -342,7 +342,6 @@ class Distill(Section):
     list_weight: Fraction
     output_weight: NonNegative
     layer_weight: NonNegative
-    layer_weight_trials: list[NonNegative]  # beside it; each method takes the best on validation
     l2: NonNegative
     explicit_l2: StrictBool
     temperature: Rate
@@ -360,9 +359,10 @@ class Distill(Section):
     def contradictions(self) -> Iterator[str]:
         if self.alpha == self.output_weight == self.layer_weight == 0:
             yield "alpha, output_weight and layer_weight are all 0: there is no loss to train on"
-        tried = [self.layer_weight, *self.layer_weight_trials]
-        if len(set(tried)) < len(tried):
-            yield f"layer_weight and layer_weight_trials: expected each weight once, got {tried}"
+
+
+class Trials(Section):
+    layer_weight: list[NonNegative]  # beside distill's own; each method takes the best on validation
 
 
 class Evaluate(Section):
@@ -457,6 +457,7 @@ class Params(Section):
     fisher: Fisher
     students: dict[Annotated[Name, AfterValidator(_not_a_model)], Student]
     distill: Distill
+    trials: Trials
     evaluate: Evaluate
     efficiency: Efficiency
     cluster: Cluster
@@ -483,6 +484,9 @@ class Params(Section):
                 if name not in known:
                     catalogue = "data_sets" if key == "data" else key
                     yield f"run.{key}: {catalogue} has no entry {name!r}; {nearest(name, list(known))}"
+        tried = [self.distill.layer_weight, *self.trials.layer_weight]
+        if len(set(tried)) < len(tried):
+            yield f"distill.layer_weight and trials.layer_weight: expected each weight once, got {tried}"
         if "fisher-ld-no-sampling" in self.run.methods and self.fisher.unsampled <= self.fisher.samples:
             yield (
                 f"fisher.unsampled: fisher-ld-no-sampling takes more examples than fisher.samples "

@@ -174,8 +174,12 @@ class DataPaths:
         return cell("gate", self.name, student) / "gate.json"
 
     def strength(self, student: str, method: str) -> Path:
-        """The weight of a method's layer term, and what it was chosen by."""
+        """The weight of a method's layer term."""
         return cell("choose_strength", self.name, student, method) / "strength.json"
+
+    def strength_trials(self, student: str, method: str) -> Path:
+        """What it was chosen by: validation NDCG@10 at each weight."""
+        return self.strength(student, method).with_name("trials.json")
 
     def efficiency(self, student: str) -> Path:
         return cell("efficiency", self.name, student) / "efficiency.json"

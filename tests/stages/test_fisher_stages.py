@@ -343,11 +343,11 @@ def test_a_method_takes_the_strength_that_is_best_on_validation(begun, run, monk
 
     real = distill.train
     monkeypatch.setattr(distill, "train", trained)
-    asked = params(distill={"layer_weight": 0.25, "layer_weight_trials": [1.0, 4.0]})
+    asked = params(distill={"layer_weight": 0.25}, trials={"layer_weight": [1.0, 4.0]})
     choose_strength.main(asked, run, DATA.name, "small", "uniform", TEACHER)
-    told = read_json(DATA.strength("small", "uniform"))
-    assert told["layer_weight"] == 1.0
-    assert {row["layer_weight"]: row["validation_ndcg_10"] for row in told["tried"]} == best
+    assert read_json(DATA.strength("small", "uniform")) == {"layer_weight": 1.0}
+    told = read_json(DATA.strength_trials("small", "uniform"))
+    assert {row["layer_weight"]: row["validation_ndcg_10"] for row in told} == best
     monkeypatch.setattr(distill, "train", real)
     distill.main(asked, run, DATA.name, "small", "uniform", 0, TEACHER)
     assert read_json(DATA.training("small/uniform", 0) / "fit.json")["layer_weight"] == 1.0
@@ -355,7 +355,8 @@ def test_a_method_takes_the_strength_that_is_best_on_validation(begun, run, monk
     asked_weights = {"labels": asked.distill.alpha, "output": asked.distill.output_weight, "layers": 1.0}
     assert curve["loss"] == pytest.approx(sum(w * curve[name] for name, w in asked_weights.items()), rel=1e-4)
     choose_strength.main(asked, run, DATA.name, "small", "logits", TEACHER)
-    assert read_json(DATA.strength("small", "logits")) == {"layer_weight": 0.25, "tried": []}
+    assert read_json(DATA.strength("small", "logits")) == {"layer_weight": 0.25}
+    assert read_json(DATA.strength_trials("small", "logits")) == []
 
 
 def test_the_start_is_the_teachers_first_layers_with_a_head_fitted_to_them(begun, run):
