@@ -28,7 +28,7 @@ RESULTS = Path("docs") / "results"
 INTERVAL = ("mean", "low", "high", "n")
 KEYS = (  # of params
     "teacher.source", "teacher.adapt", "teacher.truncated_steps", "rivals", "gate", "fisher", "students", "distill",
-    "evaluate.margin",
+    "trials", "evaluate.margin",
 )  # fmt: skip
 FLAGS = ("avx512_bf16", "amx_bf16")  # of processors: how fast bf16 is depends on them
 COMPARED = (
@@ -82,6 +82,7 @@ def collect(params: Mapping[str, Any], stages: Mapping[str, Any]) -> dict[str, A
         "comparisons": {name: _each(part.evaluate["comparisons"], _compared) for name, part in parts.items()},
         "retained": {name: part.evaluate["retained"] for name, part in parts.items()},
         "outcome": {name: outcomes(part) for name, part in parts.items()},
+        "strengths": {name: part.strengths for name, part in parts.items()},
         "gate": {name: {key: part.gates[s][key] for key in GATE} for name, (part, s) in cells.items()},
         "efficiency": {name: {key: content[key] for key in TIMED} for name, content in efficiency.items()},
         "tables": tables(read_json(TABLES / "tables.json")),

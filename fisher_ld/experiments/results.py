@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -100,6 +101,15 @@ class Part:
         """Model -> fit.json of each seed."""
         models = trained(self.run)
         return {m: [_json(self.paths.training(m, s) / "fit.json") for s in seeds] for m, seeds in models.items()}
+
+    @cached_property
+    def strengths(self) -> dict[str, dict[str, Any]]:
+        """Student whose layer term tried several weights -> the one taken, and validation NDCG@10 of each."""
+        found = {}
+        for shape, method in product(self.run.students, self.run.methods):
+            if trials := _json(self.paths.strength_trials(shape, method)):
+                found[paths.student(shape, method)] = {**_json(self.paths.strength(shape, method)), "trials": trials}
+        return found
 
     @cached_property
     def costs(self) -> dict[str, list[dict[str, Any]]]:

@@ -10,7 +10,7 @@ from fisher_ld.distillation.methods import METHODS
 from fisher_ld.experiments.convergence import TARGET
 from fisher_ld.experiments.record import OUTCOME, outcomes
 from fisher_ld.experiments.results import Part
-from fisher_ld.report.blocks import Block, Heading, Table, Text
+from fisher_ld.report.blocks import Block, Cell, Heading, Table, Text
 from fisher_ld.report.names import label, ordered, short
 
 BUDGET = (
@@ -113,6 +113,31 @@ def outcome(part: Part) -> list[Block]:
         "with which uniform layers end, of each seed in turn; it is no finer than distill.eval_every."
     )
     return [Heading("Did anything happen?"), Table(["student", *DONE], rows), Text(text)]
+
+
+def strengths(part: Part) -> list[Block]:
+    """What each method tried and took."""
+    if not part.strengths:
+        return []
+    header, *rows = strength_rows(part.strengths)
+    named: list[Sequence[Cell]] = [[label(model, part.run), *row] for model, *row in rows]
+    return [Heading("How much the layer term weighs"), Table(header, named), Text(TRIED)]
+
+
+TRIED = (
+    "Validation NDCG@10 of a training with each weight of the layer term (distill.layer_weight and "
+    "trials.layer_weight), all with one seed. All seeds then take the best."
+)
+
+
+def strength_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    """Of what `Part.strengths` says: the header, and a row a model."""
+    weights = sorted({trial["layer_weight"] for row in found.values() for trial in row["trials"]})
+    rows = [["student", *(f"{weight:g}" for weight in weights), "taken"]]
+    for model, row in found.items():
+        scores = {trial["layer_weight"]: trial["validation_ndcg_10"] for trial in row["trials"]}
+        rows.append([model, *(f"{scores[weight]:.3f}" for weight in weights), f"{row['layer_weight']:g}"])
+    return rows
 
 
 DONE = (

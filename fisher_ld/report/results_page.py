@@ -21,7 +21,7 @@ from fisher_ld.experiments.record import RESULTS
 from fisher_ld.report.findings import QUESTIONS, answer, basis
 from fisher_ld.report.markdown import markdown
 from fisher_ld.report.paper import table_blocks
-from fisher_ld.report.recipe import DONE, done
+from fisher_ld.report.recipe import DONE, TRIED, done, strength_rows
 
 PAGE = RESULTS.parent / "results.md"
 FIRST = "default"  # profile that stands first
@@ -68,6 +68,11 @@ def _outcome(found: Mapping[str, Mapping[str, float | None]]) -> str:
     filled = [any(column) for column in zip(*rows, strict=True)]  # an older record lacks a column
     header, *rows = (list(compress(row, filled)) for row in (["student", *DONE], *rows))
     return table(header, rows, "Means over seeds; a layer loss of 1 is that of the constant predictor.")
+
+
+def _strengths(found: Mapping[str, Any]) -> str:
+    header, *rows = strength_rows(found)
+    return table(header, [[f"`{model}`", *row] for model, *row in rows], TRIED)
 
 
 def _quality(families: Mapping[str, Any]) -> str:
@@ -153,6 +158,8 @@ def section(found: Mapping[str, Any]) -> str:
         parts += [f"### Comparisons on {data}", _comparisons(rows)]
         parts += [f"### What students retain on {data}", _retained(found["retained"][data][MAIN])]
         parts += [f"### Did anything happen on {data}?", _outcome(found["outcome"][data])]
+        if tried := found.get("strengths", {}).get(data):
+            parts += [f"### How much the layer term weighs on {data}", _strengths(tried)]
     for filled in found.get("tables", []):
         parts.append("##" + markdown(filled["title"], table_blocks(filled)[1:]).strip())
     parts += ["### The gate", _gates(found["gate"]), "### Efficiency", _efficiency(found["efficiency"])]

@@ -15,7 +15,7 @@ from fisher_ld.experiments.results import Part
 from fisher_ld.report.blocks import Block, Cell, Heading, Picture, Table, Text
 from fisher_ld.report.families import families, mean, spread
 from fisher_ld.report.names import METRIC_LABELS, label, learned_from, ordered, short
-from fisher_ld.report.recipe import outcome
+from fisher_ld.report.recipe import outcome, strengths
 
 Pictures = Mapping[str, str]  # SVG by name, see `charts`
 # What was timed: column, ratio to the teacher, value.
@@ -237,7 +237,7 @@ def training(part: Part, list_weight: float, pictures: Pictures) -> list[Block]:
         f"The students' label term is BCE in Eq. 7. Here a share of {list_weight:g} of it (distill.list_weight) is a "
         "softmax over the list, which Eq. 7 does not have."
     )
-    return [*outcome(part), *drawn, Text(text)]
+    return [*outcome(part), *strengths(part), *drawn, Text(text)]
 
 
 def compared(part: Part) -> list[Block]:

@@ -107,6 +107,10 @@ def metrics(tmp_path, monkeypatch) -> None:
     ratios = {"small": {"throughput": 19.25, "latency_p50": 18.0}}
     timed = {"ratios": ratios, "queries": 200, "threads": 2, "precision": "bf16", "device": "cpu", "models": {}}
     write_json(films.efficiency("small"), timed)
+    tried = [{"layer_weight": weight, "validation_ndcg_10": score} for weight, score in ((1.0, 0.375), (0.0625, 0.5))]
+    for method, trials in (("none", []), ("fisher-ld", tried)):
+        write_json(films.strength_trials("small", method), trials)
+        write_json(films.strength("small", method), {"layer_weight": 0.0625 if trials else 0.25})
     for method, seed in product(("none", "fisher-ld", "gone"), range(2)):
         write_json(films.training(f"small/{method}", seed) / "run.json", {"stage": "distill", "seconds": 10.0})
 
@@ -122,6 +126,7 @@ def test_a_record_holds_the_cells_of_the_run_and_no_older_ones(metrics, params):
     assert found["outcome"]["films"]["small/fisher-ld"]["layer_loss"] == 0.6
     assert found["outcome"]["films"]["small/none"]["layer_loss"] is None and "teacher" not in found["outcome"]["films"]
     assert found["scored"] == {"films": 3}  # chance is not scored
+    assert [*found["strengths"]["films"]] == ["small/fisher-ld"]
     assert "filters" not in found["read"]["films"]
     assert found["params"]["teacher.adapt"] == params["teacher"]["adapt"]
     assert found["efficiency"]["films/small"]["ratios"]["small"]["throughput"] == 19.25
@@ -182,6 +187,7 @@ def test_the_page_shows_what_a_record_holds(metrics, params, tmp_path):
     assert "Of the windows that a student read, the teacher read 25%." in text
     assert "| `small/none` | 40.0% | 25.0% |  | 0.125 | 0.500 | +0.002 |" in text
     assert "| `small/fisher-ld` | 75.0% (50.0% to 87.5%) |  |" in text
+    assert "| student | 0.0625 | 1 | taken |" in text and "| `small/fisher-ld` | 0.500 | 0.375 | 0.0625 |" in text
     assert "| `films/small` | not passed | not above item-kNN |" in text
     assert "| `small` (films/small) | 18.0 | 19.2 |" in text  # no column for what was not measured
     assert "| `distill` | 4 | 40 |" in text

@@ -1,5 +1,7 @@
 """A run as its stages leave it, from models of a chosen skill; numbers come from the stages' own code."""
 
+from itertools import product
+
 import numpy as np
 import polars as pl
 
@@ -145,6 +147,11 @@ def write_training(params, paths, share):
     rng = np.random.default_rng(1)
     steps = np.arange(1, 201)
     fall = np.exp(-steps / 60)
+    for shape, method in product(params.run.students, params.run.methods):
+        tried = METHODS[method].layers and params.trials.layer_weight
+        trials = [{"layer_weight": w, "validation_ndcg_10": 0.4 - 0.1 * abs(w - 1)} for w in [0.25, *(tried or [])]]
+        write_json(paths.strength_trials(shape, method), trials if tried else [])
+        write_json(paths.strength(shape, method), {"layer_weight": 1.0 if tried else 0.25})
     for model, seeds in models(params).items():
         method = model.split("/")[-1]
         if model in ("chance", "zero-shot") or model.startswith("rivals/") or method == "start":

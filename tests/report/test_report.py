@@ -207,6 +207,12 @@ def test_whether_anything_happened_is_a_row_a_method(text):
     assert rows["student, logits alone"][2] == "" and rows["student, logits alone"][-2:] == ["+0.001", "never, never"]
 
 
+def test_what_each_method_tried_and_took_is_a_row_of_those_with_a_choice(text):
+    rows = {row[0]: row[1:] for row in rows_of(text, "How much the layer term weighs")}
+    assert len(rows) == 7 and "student, logits alone" not in rows
+    assert rows["student, uniform layers"] == ["0.325", "0.400", "1"]
+
+
 def test_a_model_with_an_earlier_step_says_which(edited):
     path = DataPaths("movielens-100k").training("truncated-2") / "fit.json"
     results = edited(path, lambda fit: fit.update(best_step=150))
