@@ -1,4 +1,4 @@
-"""The errors a user can put right, the full disk and lacking permissions among them."""
+"""The errors a user can put right, a full disk, lacking permissions and lacking memory among them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT), ("No space left on device", "disk is full", "Disk quota exceeded")
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS), ("Permission denied", "Read-only file system", "readonly database")
+MEMORY = (errno.ENOMEM,), ("CUDA out of memory", "can't allocate memory", "Unable to allocate")
 KNOWN = "(Llama, Qwen, Mistral, Gemma, GPT-2)"  # architectures
 WHOLE = "copy the model's folder whole, or write it again"
 ANOTHER = f"take a teacher of another architecture {KNOWN}"
@@ -26,11 +27,11 @@ class Unavailable(UserError):
 @contextmanager
 def reading(what: str | Path, remedy: str) -> Iterator[None]:
     """Turns what libraries raise for a damaged file, each a class of its own, into a UserError. What the system says
-    of a path stays, and so does a UserError."""
+    of a path stays, and so do a UserError and a lack of memory."""
     try:
         yield
     except Exception as error:
-        if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno):
+        if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno) or _is_out_of_memory(error):
             raise
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{what}: cut, damaged or of another kind ({said}); {remedy}") from error
@@ -45,6 +46,10 @@ def _first(error: BaseException, numbers: tuple[int, ...], texts: tuple[str, ...
             return seen
         seen = seen.__cause__ or seen.__context__
     return None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or _first(error, *MEMORY) is not None
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -68,4 +73,9 @@ def told(error: BaseException) -> str | None:
         place = getattr(denied, "filename", None)
         what = f"{place}: {getattr(denied, 'strerror', '')}" if place else str(denied).splitlines()[0]
         return f"{what}. Give this user the right to read and write there (chmod, chown, mount), then run it again."
+    if _is_out_of_memory(error):
+        return (
+            f"out of memory ({' '.join(str(error).split())[:200] or type(error).__name__}). Free some and run it again, or let a stage take less: "
+            "raise cluster.pieces, lower cluster.batch_users, or set cluster.checkpointing: true (docs/cluster.md)"
+        )
     return None

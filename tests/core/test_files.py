@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from fisher_ld.core.errors import UserError, is_disk_full, told
+from fisher_ld.core.errors import UserError, is_disk_full, reading, told
 from fisher_ld.core.files import atomic_path, fingerprint, read_json, write_json
 from tests.given import given
 
@@ -93,6 +94,13 @@ def test_disk_full_is_found_in_the_cause():
     outer.__cause__ = OSError(errno.ENOSPC, "full")
     assert is_disk_full(outer)
     assert not is_disk_full(OSError(errno.ENOENT, "missing"))
+
+
+@pytest.mark.parametrize("take", [lambda: torch.empty(10**15), lambda: np.empty(10**15), lambda: bytearray(10**17)])
+def test_a_lack_of_memory_is_no_damaged_file_and_says_what_takes_less(take, tmp_path):
+    with pytest.raises((RuntimeError, MemoryError)) as caught, reading(tmp_path, "fetch it again"):
+        take()
+    assert told(caught.value).startswith("out of memory (") and "raise cluster.pieces" in told(caught.value)
 
 
 def test_json_keeps_values(tmp_path):
