@@ -74,8 +74,9 @@ def told(error: BaseException) -> str | None:
         what = f"{place}: {getattr(denied, 'strerror', '')}" if place else str(denied).splitlines()[0]
         return f"{what}. Give this user the right to read and write there (chmod, chown, mount), then run it again."
     if _is_out_of_memory(error):
+        said = " ".join(str(error).split())[:200] or type(error).__name__
         return (
-            f"out of memory ({' '.join(str(error).split())[:200] or type(error).__name__}). Free some and run it again, or let a stage take less: "
-            "raise cluster.pieces, lower cluster.batch_users, or set cluster.checkpointing: true (docs/cluster.md)"
+            f"out of memory ({said}). Free some and run it again, or let a stage take less: raise cluster.pieces, "
+            "lower cluster.batch_users, or set cluster.checkpointing: true (docs/cluster.md)"
         )
     return None

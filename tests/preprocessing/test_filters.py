@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 
 from fisher_ld.core.errors import UserError
-from fisher_ld.preprocessing.filters import first_pairs, k_core, keep_positives
+from fisher_ld.preprocessing.filters import _oldest_first, first_pairs, k_core, keep_positives
 from tests.given import given
 
 
@@ -165,6 +165,16 @@ def test_ids_are_shuffled_by_the_seed():
 def test_nothing_left(rating, titles, advice):
     with pytest.raises(UserError, match=advice):
         kept([("u", "a", rating, 1), ("v", "a", rating, 1)], titles=titles, user_core=9, item_core=2)
+
+
+@pytest.mark.parametrize("width", [0, 1, 30, 62])
+def test_rows_are_by_user_then_age_then_as_they_stand_however_wide_the_ages(width):
+    rng = np.random.default_rng(width)
+    users = rng.integers(0, 4, 60).astype(np.int32)
+    times, order = (rng.choice(rng.integers(-(2**width), 2**width, 3), 60) for _ in range(2))
+    expected = sorted(range(60), key=lambda row: (users[row], times[row], order[row]))
+    assert _oldest_first(users, [times, order]).tolist() == expected
+    assert _oldest_first(users, []).tolist() == sorted(range(60), key=users.__getitem__)
 
 
 def test_a_large_table_is_worked_on_some_users_at_a_time_to_the_same_end(monkeypatch):
