@@ -121,13 +121,19 @@ def strengths(part: Part) -> list[Block]:
         return []
     header, *rows = strength_rows(part.strengths)
     named: list[Sequence[Cell]] = [[label(model, part.run), *row] for model, *row in rows]
-    return [Heading("How much the layer term weighs"), Table(header, named), Text(TRIED)]
+    return [Heading("How much the layer term weighs"), Table(header, named), Text(tried(part.strengths))]
 
 
-TRIED = (
-    "Validation NDCG@10 of a training with each weight of the layer term (distill.layer_weight and "
-    "trials.layer_weight), all with one seed. All seeds then take the best."
-)
+def tried(found: Mapping[str, Any]) -> str:
+    """What stands below `strength_rows`."""
+    text = (
+        "Validation NDCG@10 of a training with each weight of the layer term (distill.layer_weight and "
+        "trials.layer_weight), all with one seed. All seeds then take the best."
+    )
+    weights = [trial["layer_weight"] for row in found.values() for trial in row["trials"]]
+    taken = [row["layer_weight"] for row in found.values()]
+    least, largest = (taken.count(end) for end in (min(weights), max(weights)))
+    return f"{text} The least was taken by {least} and the largest by {largest}, beyond which others may be better."
 
 
 def strength_rows(found: Mapping[str, Any]) -> list[list[str]]:

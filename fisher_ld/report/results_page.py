@@ -21,7 +21,7 @@ from fisher_ld.experiments.record import RESULTS
 from fisher_ld.report.findings import QUESTIONS, answer, basis
 from fisher_ld.report.markdown import markdown
 from fisher_ld.report.paper import table_blocks
-from fisher_ld.report.recipe import DONE, TRIED, done, strength_rows
+from fisher_ld.report.recipe import DONE, done, strength_rows, tried
 
 PAGE = RESULTS.parent / "results.md"
 FIRST = "default"  # profile that stands first
@@ -72,7 +72,7 @@ def _outcome(found: Mapping[str, Mapping[str, float | None]]) -> str:
 
 def _strengths(found: Mapping[str, Any]) -> str:
     header, *rows = strength_rows(found)
-    return table(header, [[f"`{model}`", *row] for model, *row in rows], TRIED)
+    return table(header, [[f"`{model}`", *row] for model, *row in rows], tried(found))
 
 
 def _quality(families: Mapping[str, Any]) -> str:
@@ -158,8 +158,8 @@ def section(found: Mapping[str, Any]) -> str:
         parts += [f"### Comparisons on {data}", _comparisons(rows)]
         parts += [f"### What students retain on {data}", _retained(found["retained"][data][MAIN])]
         parts += [f"### Did anything happen on {data}?", _outcome(found["outcome"][data])]
-        if tried := found.get("strengths", {}).get(data):
-            parts += [f"### How much the layer term weighs on {data}", _strengths(tried)]
+        if strengths := found.get("strengths", {}).get(data):
+            parts += [f"### How much the layer term weighs on {data}", _strengths(strengths)]
     for filled in found.get("tables", []):
         parts.append("##" + markdown(filled["title"], table_blocks(filled)[1:]).strip())
     parts += ["### The gate", _gates(found["gate"]), "### Efficiency", _efficiency(found["efficiency"])]

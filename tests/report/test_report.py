@@ -211,6 +211,7 @@ def test_what_each_method_tried_and_took_is_a_row_of_those_with_a_choice(text):
     rows = {row[0]: row[1:] for row in rows_of(text, "How much the layer term weighs")}
     assert len(rows) == 7 and "student, logits alone" not in rows
     assert rows["student, uniform layers"] == ["0.325", "0.400", "1"]
+    assert "The least was taken by 0 and the largest by 7" in text
 
 
 def test_a_model_with_an_earlier_step_says_which(edited):
