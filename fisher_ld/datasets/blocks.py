@@ -42,6 +42,7 @@ AHEAD = 2  # blocks that are parsed at once
 BATCH_ROWS = 50_000  # of Parquet
 ODD = b"\x00\x0b\x0c\x1c\x1d\x1e\x1f"  # Python's blanks that a parser in columns does not know, and its own separator
 SEPARATOR = "\x1f"
+BLANKS = (b" ", b"\t")  # of ASCII, that a line may hold within
 
 
 @dataclass(frozen=True)
@@ -205,14 +206,18 @@ def _columns(
             pa_csv.ReadOptions(column_names=columns, use_threads=False),
             pa_csv.ParseOptions(delimiter=delimiter, quote_char='"' if quoted else False, ignore_empty_lines=False),
             pa_csv.ConvertOptions(
-                column_types=dict.fromkeys(columns, pa.string()), include_columns=wanted, strings_can_be_null=False
+                column_types=dict.fromkeys(columns, pa.string()),
+                include_columns=wanted,
+                null_values=[""],
+                strings_can_be_null=True,
             ),
         )
     except pa.ArrowInvalid:
         return None
     if table.num_rows != count_lines(data):
         return None
-    return _stripped(pl.DataFrame(pl.from_arrow(table.rename_columns(list(dict.fromkeys(names))))))
+    table = pl.DataFrame(pl.from_arrow(table.rename_columns(list(dict.fromkeys(names)))))
+    return table if data.isascii() and not any(blank in data for blank in BLANKS) else _stripped(table)
 
 
 def _is_odd(data: bytes) -> bool:

@@ -30,7 +30,6 @@ INTERACTIONS = {
     "rating": pl.Float64,
     "timestamp": pl.Int64,
     "order": pl.Int64,
-    "row": pl.Int64,
 }
 REJECTED = {"file": pl.String, "row": pl.Int64, "reason": pl.String, "raw": pl.String}
 COMMA = r"^(-?\d+),(\d+)$"
@@ -40,9 +39,9 @@ RAW_CHARACTERS = 2000  # of an unreadable row that are kept
 @dataclass(frozen=True)
 class Raw:
     """interactions: user str, item str, rating f64 or null, timestamp i64 (seconds) or null, order i64 (the source's,
-    or nanoseconds beyond the second), row i64 (over all parts). items: item str (unique), title str or null, categories
-    list[str], and the fields asked for (str or null). rejected: file, row, reason, raw. rows: file -> rows in it,
-    readable or not. repeated: items that have several rows."""
+    or nanoseconds beyond the second, else 0), as the files have them. items: item str (unique), title str or null,
+    categories list[str], and the fields asked for (str or null). rejected: file, row, reason, raw. rows: file -> rows
+    in it, readable or not. repeated: items that have several rows."""
 
     interactions: pl.LazyFrame
     items: pl.DataFrame
@@ -118,24 +117,22 @@ def _write_interactions(source: Interactions, missing: Collection[str], rejects:
     fields |= {name: field for name, field in optional.items() if field is not None}
     clock = None if source.own else Clock("milliseconds" if source.milliseconds else "seconds")
     schema = pl.DataFrame(schema=INTERACTIONS).to_arrow().schema
-    numbers, file, before, last, told, commas = True, "", 0, 0, False, 0
+    numbers, file, told, commas = True, "", False, 0
     with pq.ParquetWriter(target, schema, compression="lz4", use_dictionary=False, write_statistics=False) as writer:
         for block in source.blocks:
-            if block.file != file:  # rows of a later part come after those of the earlier ones
-                file, before, told = block.file, last, False
-            rows = pl.Series(block.numbers, dtype=pl.Int64) + before
-            last = max([last, *rows[-1:]])
+            if block.file != file:
+                file, told = block.file, False
             table = block.table.select(pl.col(field).alias(name) for name, field in fields.items())
             if missing:
                 table = table.with_columns(pl.when(~pl.all().is_in(list(missing))).then(pl.all()))
             if source.own and not told and "timestamp" in fields and table["timestamp"].count():
                 clock, told = _clock_of(block.file, table["timestamp"], clock), True
-            table = table.with_columns(same_ids(table["user"]), same_ids(table["item"]), row=rows)
-            checked = _check(table, source, clock or Clock())
-            rejects.of(block, checked["reason"])
+            table = table.with_columns(same_ids(table["user"]), same_ids(table["item"]))
+            typed, reasons = _check(table, source, clock or Clock())
+            rejects.of(block, reasons)
             if source.own and "rating" in fields:
                 commas += int(table["rating"].str.contains(COMMA).sum())
-            writer.write_table(checked.filter(pl.col("reason").is_null()).select(*INTERACTIONS).to_arrow())
+            writer.write_table((typed.filter(reasons.is_null()) if reasons.count() else typed).to_arrow())
             numbers = numbers and block.is_number(source.item)
     if commas:
         print(f"{commas} ratings hold a comma, which is read as a decimal one", file=sys.stderr, flush=True)
@@ -152,43 +149,39 @@ def _clock_of(file: str, times: pl.Series, former: Clock | None) -> Clock:
     return found
 
 
-def _check(frame: pl.DataFrame, source: Interactions, clock: Clock) -> pl.DataFrame:
-    """Numbers out of text, and the first reason (if any) why a row cannot be used."""
+def _check(frame: pl.DataFrame, source: Interactions, clock: Clock) -> tuple[pl.DataFrame, pl.Series]:
+    """INTERACTIONS out of text, and the first reason (if any) why a row cannot be used."""
+    faults = [(pl.col(name).is_null(), f"missing {name} id") for name in ("user", "item")]
 
-    def reasons(name: str, what: str, possible: pl.Expr) -> list[pl.Expr]:
-        missing = pl.when(pl.col(name).is_null()).then(pl.lit(f"missing {what}"))
-        return [missing, pl.when(~possible.fill_null(False)).then(pl.lit(f"impossible {what}"))]
+    def read(name: str, what: str, possible: pl.Expr) -> None:
+        faults.append((pl.col(name).is_null(), f"missing {what}"))
+        faults.append((~possible.fill_null(False), f"impossible {what}"))
 
-    reason = [pl.when(pl.col(name).is_null()).then(pl.lit(f"missing {name} id")) for name in ("user", "item")]
-    rating, timestamp, order = pl.lit(None, pl.Float64), pl.lit(None, pl.Int64), pl.col("row")
+    rating, timestamp, order = pl.lit(None, pl.Float64), pl.lit(None, pl.Int64), pl.lit(0, pl.Int64)
     if source.rating is not None:
         rating = _rating(frame["rating"], source.own)
-        reason += reasons("rating", "rating", rating.is_finite() & rating.is_between(*source.ratings))
+        read("rating", "rating", rating.is_finite() & rating.is_between(*source.ratings))
     if source.timestamp is not None:
         timestamp, order, possible = clock.expressions(frame["timestamp"])
-        reason += [pl.when(clock.none("timestamp")).then(pl.lit("no time (0)"))]
-        reason += reasons("timestamp", clock.what, possible)
+        faults.append((clock.none("timestamp"), "no time (0)"))
+        read("timestamp", clock.what, possible)
     if source.order is not None:
         number = pl.col("order").cast(pl.Float64, strict=False)
         whole = pl.col("order").cast(pl.Int64, strict=False)
         order = pl.coalesce(whole, number.cast(pl.Int64, strict=False))
-        reason += reasons("order", "order", number.is_finite() & order.is_not_null())
-        reason += [pl.when(number != number.floor()).then(pl.lit("order that is no whole number"))]
-    return frame.select(
-        "user",
-        "item",
-        rating.alias("rating"),
-        timestamp.alias("timestamp"),
-        order.alias("order"),
-        "row",
-        pl.coalesce(reason).alias("reason"),
-    )
+        read("order", "order", number.is_finite() & order.is_not_null())
+        faults.append((number != number.floor(), "order that is no whole number"))
+    typed = frame.select("user", "item", rating.alias("rating"), timestamp.alias("timestamp"), order.alias("order"))
+    if not frame.select(pl.any_horizontal(fault for fault, _ in faults).any()).item():
+        return typed, pl.repeat(None, len(frame), dtype=pl.String, eager=True)
+    said = [pl.when(fault).then(pl.lit(reason)) for fault, reason in faults]
+    return typed, frame.select(pl.coalesce(said)).to_series()
 
 
 def _rating(texts: pl.Series, own: bool) -> pl.Expr:
-    number = pl.col("rating").cast(pl.Float64, strict=False)
-    if not own or texts.cast(pl.Float64, strict=False).null_count() == texts.null_count():
-        return number
+    number = texts.cast(pl.Float64, strict=False)
+    if not own or number.null_count() == texts.null_count():
+        return pl.lit(number)
     comma = pl.col("rating").str.replace(COMMA, "$1.$2").cast(pl.Float64, strict=False)
     truth = pl.col("rating").str.to_lowercase().replace_strict({"true": 1.0, "false": 0.0}, default=None)
     return pl.coalesce(number, comma, truth.cast(pl.Float64))

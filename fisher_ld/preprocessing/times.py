@@ -62,9 +62,10 @@ def find_clock(times: pl.Series) -> Clock:
 
 
 def _number(texts: pl.Series, size: int) -> tuple[pl.Expr, pl.Expr]:
-    whole = pl.col(texts.name).cast(pl.Int64, strict=False)
+    found = texts.cast(pl.Int64, strict=False)
+    whole = pl.lit(found)
     seconds, rest = whole // size, (whole - whole // size * size) * (10**9 // size)
-    if texts.cast(pl.Int64, strict=False).null_count() == texts.null_count():
+    if found.null_count() == texts.null_count():
         return seconds, rest
     exact = _decimal(texts.name, size)
     value = pl.col(texts.name).cast(pl.Float64, strict=False) / size  # such as 1.5e9

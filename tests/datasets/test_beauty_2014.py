@@ -51,7 +51,7 @@ def public(raw):
 def read(raw, work):
     work.mkdir()
     found = read_source(raw, SOURCE, work, ["title", "short_title", "categories"])
-    ordered = found.interactions.sort("user", "timestamp", "order", "row")
+    ordered = found.interactions.sort("user", "timestamp", "order", maintain_order=True)
     return ordered.select("user", "item", "rating", "timestamp").collect(), found.items, found.rejected
 
 
