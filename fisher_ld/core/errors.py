@@ -10,7 +10,10 @@ from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT), ("No space left on device", "disk is full", "Disk quota exceeded")
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS), ("Permission denied", "Read-only file system", "readonly database")
-MEMORY = (errno.ENOMEM,), ("CUDA out of memory", "can't allocate memory", "Unable to allocate")
+MEMORY = (errno.ENOMEM,), (
+    "out of memory", "t allocate memory", "Cannot allocate memory", "Unable to allocate", "Failed to allocate memory",
+    "bad_alloc", "bad allocation", "ALLOC_FAILED",
+)  # fmt: skip
 KNOWN = "(Llama, Qwen, Mistral, Gemma, GPT-2)"  # architectures
 WHOLE = "copy the model's folder whole, or write it again"
 ANOTHER = f"take a teacher of another architecture {KNOWN}"
@@ -37,19 +40,25 @@ def reading(what: str | Path, remedy: str) -> Iterator[None]:
         raise UserError(f"{what}: cut, damaged or of another kind ({said}); {remedy}") from error
 
 
-def _first(error: BaseException, numbers: tuple[int, ...], texts: tuple[str, ...]) -> BaseException | None:
-    """Of an error and those it came from, the first with one of these. Libraries in Rust and C++ raise their own
-    classes, so that the errno is only in the text."""
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those it came from."""
     seen: BaseException | None = error
     while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def _first(error: BaseException, numbers: tuple[int, ...], texts: tuple[str, ...]) -> BaseException | None:
+    """The first of the chain with one of these. Libraries in Rust and C++ raise their own classes, so that the errno is
+    only in the text."""
+    for seen in _chain(error):
         if (isinstance(seen, OSError) and seen.errno in numbers) or any(text in str(seen) for text in texts):
             return seen
-        seen = seen.__cause__ or seen.__context__
     return None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or _first(error, *MEMORY) is not None
+    return any(isinstance(seen, MemoryError) for seen in _chain(error)) or _first(error, *MEMORY) is not None
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -76,7 +85,7 @@ def told(error: BaseException) -> str | None:
     if _is_out_of_memory(error):
         said = " ".join(str(error).split())[:200] or type(error).__name__
         return (
-            f"out of memory ({said}). Free some and run it again, or let a stage take less: raise cluster.pieces, "
-            "lower cluster.batch_users, or set cluster.checkpointing: true (docs/cluster.md)"
+            f"out of memory ({said}). Free some and run it again, or let a stage of a model take less: raise "
+            "cluster.pieces, lower cluster.batch_users, or set cluster.checkpointing: true (docs/cluster.md)"
         )
     return None

@@ -103,6 +103,15 @@ def test_a_lack_of_memory_is_no_damaged_file_and_says_what_takes_less(take, tmp_
     assert told(caught.value).startswith("out of memory (") and "raise cluster.pieces" in told(caught.value)
 
 
+def test_a_lack_of_memory_is_found_in_the_cause_and_in_the_words_of_libraries():
+    outer = ValueError("x")
+    outer.__cause__ = MemoryError()
+    said = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc", "Cannot allocate memory (12)")
+    for error in (outer, *map(RuntimeError, said)):
+        assert told(error).startswith("out of memory (")
+    assert told(RuntimeError("shapes differ")) is None
+
+
 def test_json_keeps_values(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, {"x": np.float64(0.1), "n": np.int64(3), "a": np.arange(2), "p": Path("b"), "c": given().cluster})
