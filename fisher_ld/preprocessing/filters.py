@@ -178,7 +178,10 @@ def _oldest_first(users: np.ndarray, ages: Iterable[np.ndarray]) -> np.ndarray:
         bits += width
         if bits > 63:
             return np.lexsort((*reversed(ages), users))
-        key = (key << width) + (age - least)
+        key <<= width  # in place, as are the next: a large table has little room
+        key += age
+        key -= least
+    del ages
     return np.argsort(key, kind="stable")
 
 
