@@ -44,6 +44,7 @@ class Trained(NamedTuple):
     fit: Fit
     trajectory: pl.DataFrame  # of the layer weights
     outcome: dict[str, float | None]
+    checkpoint: Checkpoint  # to be ended when what was trained is on disk
 
 
 def weighting(
@@ -59,9 +60,9 @@ def weighting(
 
 
 def train(
-    params: Params, run: StageRun, paths: DataPaths, student: str, method: str, seed: int, teacher: int, weight: float
+    params: Params, run: StageRun, paths: DataPaths, student: str, method: str, seed: int, teacher: int, strength: float
 ) -> Trained:
-    """A student of a method, whose layer term has the weight `weight`."""
+    """A student of a method, whose knowledge of the teacher weighs `strength` times as much as params say."""
     row, shape = METHODS[method], params.students[student]
     compute = setup(params.cluster, params.distill.precision, seed)
     model = names.student(student, method)
@@ -89,32 +90,33 @@ def train(
     key: dict[str, Any] = {
         "model": model,
         "seed": seed,
-        "layer_weight": weight,
+        "strength": strength,
         "params": params.model_dump(mode="json"),
         "compute": str(compute),
     }
     checkpoint = Checkpoint("distill", key | {"inputs": inputs, "code": run.code})
     validate = validator(scorer, processed, prompts, params.distill.val_users, params.seed)
     training = Training(f"{model}, seed {seed}", seed, validate, checkpoint, run.log_metrics)
-    settings = params.distill.model_copy(update={"layer_weight": weight})
+    weighed = {row.weighed: strength * getattr(params.distill, row.weighed)} if row.weighed else {}
+    settings = params.distill.model_copy(update=weighed)
     before, order = {name: value.clone() for name, value in scorer.state_dict().items()}, validate.scores()
     fit, trajectory = distill(scorer, cache, row, weights, lists, prompts, settings, training, compute.pieces)
     done = outcome(before, scorer.state_dict(), fit) | {"same_order": same_order(order, validate.scores())}
-    checkpoint.done()
-    return Trained(scorer, tokenizer, fit, trajectory, done)
+    return Trained(scorer, tokenizer, fit, trajectory, done, checkpoint)
 
 
 def main(params: Params, run: StageRun, data: str, student: str, method: str, seed: int, teacher: int) -> None:
     paths, model = DataPaths(data), names.student(student, method)
-    chosen = read_json(paths.strength(student, method))["layer_weight"]
-    done = train(params, run, paths, student, method, seed, teacher, chosen)
+    chosen = read_json(paths.strength(student, method))
+    done = train(params, run, paths, student, method, seed, teacher, chosen["strength"])
     save(done.scorer, done.tokenizer, read_template(paths.model(names.start(student))), paths.model(model, seed))
     told = paths.training(model, seed)
     write_csv(told / "curve.csv", done.fit.table())
     write_csv(told / "weights.csv", done.trajectory)
-    write_json(told / "fit.json", {**done.fit.summary(), **done.outcome, "layer_weight": chosen})
+    write_json(told / "fit.json", {**done.fit.summary(), **done.outcome, **chosen})
     for step, layer, value in done.trajectory.iter_rows():
         run.log_metrics({f"weight/layer_{layer:02d}": value}, step=step)
+    done.checkpoint.done()
 
 
 if __name__ == "__main__":

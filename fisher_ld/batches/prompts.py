@@ -37,14 +37,16 @@ class Prompts:
     def check_alike(self, teacher: Prompts, method: str) -> None:
         """Raises UserError where a teacher's tokenizer cuts any piece otherwise, for a method that compares token by
         token."""
+        pieces = [("the prefix", self.prefix, teacher.prefix)]
         for own, others in ((self.history, teacher.history), (self.candidate, teacher.candidate)):
-            for number, (a, b) in enumerate(zip(own, others, strict=True)):
-                if len(a) != len(b):
-                    raise UserError(
-                        f"{method} compares attention token by token, but the student's tokenizer cuts item {number} "
-                        f"into {len(a)} tokens and the teacher's into {len(b)}: take a student with the teacher's "
-                        "tokenizer, or a method of logits or states"
-                    )
+            pieces += [(f"item {number}", a, b) for number, (a, b) in enumerate(zip(own, others, strict=True))]
+        for piece, a, b in pieces:
+            if len(a) != len(b):
+                raise UserError(
+                    f"{method} compares attention token by token, but the student's tokenizer cuts {piece} into "
+                    f"{len(a)} tokens and the teacher's into {len(b)}: take a student with the teacher's tokenizer, or "
+                    "a method of logits or states"
+                )
 
     def longest(self, lists: Lists) -> int:
         """Tokens of the longest prompt of any candidate of these lists."""

@@ -362,7 +362,7 @@ class Distill(Section):
 
 
 class Trials(Section):
-    layer_weight: list[NonNegative]  # beside distill's own; each method takes the best on validation
+    strength: list[Rate]  # beside 1; each method takes the best on validation
 
 
 class Evaluate(Section):
@@ -484,9 +484,9 @@ class Params(Section):
                 if name not in known:
                     catalogue = "data_sets" if key == "data" else key
                     yield f"run.{key}: {catalogue} has no entry {name!r}; {nearest(name, list(known))}"
-        tried = [self.distill.layer_weight, *self.trials.layer_weight]
+        tried = [1.0, *self.trials.strength]
         if len(set(tried)) < len(tried):
-            yield f"distill.layer_weight and trials.layer_weight: expected each weight once, got {tried}"
+            yield f"trials.strength: expected each factor once beside 1, got {self.trials.strength}"
         if "fisher-ld-no-sampling" in self.run.methods and self.fisher.unsampled <= self.fisher.samples:
             yield (
                 f"fisher.unsampled: fisher-ld-no-sampling takes more examples than fisher.samples "

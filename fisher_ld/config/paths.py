@@ -174,11 +174,11 @@ class DataPaths:
         return cell("gate", self.name, student) / "gate.json"
 
     def strength(self, student: str, method: str) -> Path:
-        """The weight of a method's layer term."""
+        """How much a method takes from the teacher, in times of what params say."""
         return cell("choose_strength", self.name, student, method) / "strength.json"
 
     def strength_trials(self, student: str, method: str) -> Path:
-        """What it was chosen by: validation NDCG@10 at each weight."""
+        """What it was chosen by: validation NDCG@10 at each factor."""
         return self.strength(student, method).with_name("trials.json")
 
     def efficiency(self, student: str) -> Path:

@@ -179,15 +179,16 @@ def as_cached(names: Collection[str], scored: Scored, examples: np.ndarray) -> d
 
 def _finite(name: str, values: torch.Tensor, examples: np.ndarray) -> np.ndarray:
     """A signal (N, ...) as it goes to disk."""
-    values = values.detach().float().cpu()
-    if not values.isfinite().all():
-        where = (~values.isfinite()).nonzero()[0].tolist()
+    with np.errstate(over="ignore"):  # said below
+        found = values.detach().float().cpu().numpy().astype(SIGNALS[name].dtype)
+    if not np.isfinite(found).all():
+        where = np.argwhere(~np.isfinite(found))[0]
         layer = f", layer {where[1] + 1}" if len(where) > 1 else ""
         raise UserError(
             f"the teacher's {name} of example {examples[where[0]]}{layer} are not finite: it is broken (adapt it "
             "again), or needs teacher.precision: fp32"
         )
-    return values.numpy().astype(SIGNALS[name].dtype)
+    return found
 
 
 class TeacherCache:

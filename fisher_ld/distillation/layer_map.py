@@ -17,7 +17,8 @@ def layer_map(
     its layers start as the teacher's first ones. The others take one teacher layer a student layer: spaced and last
     from l = ceil(m * L_T / L_S) and L_T - L_S + m; fisher the layer of the highest `mass` (tr(F_l) or its share,
     (L_T,)) within each block of `all`. Methods have maps of their own: middle (FitNets) and final pair one layer, skip
-    (PKD) is spaced without the last. Raises UserError where a student has too few layers for a map.
+    (PKD) is spaced without the last. Raises UserError where a student has too few layers for a map, or more than the
+    teacher where each needs one of its own.
     """
     layers = range(1, teacher_layers + 1)
     blocks = {layer: math.ceil(layer * student_layers / teacher_layers) for layer in layers}
@@ -25,15 +26,20 @@ def layer_map(
     students = range(1, student_layers + 1)
     if kind == "all":
         return every
+    if kind == "middle":
+        return [(math.ceil(teacher_layers / 2), math.ceil(student_layers / 2))]
+    if kind == "final":
+        return [(teacher_layers, student_layers)]
+    if student_layers > teacher_layers:
+        raise UserError(
+            f"the layer map {kind} takes a teacher layer for each of the student's: expected a student of at most "
+            f"{teacher_layers} layers, got {student_layers}; distill.layer_map: all takes any"
+        )
     spaced = [(layer + 1, m) for m, layer in enumerate(layers_taken("spaced", teacher_layers, student_layers), 1)]
     if kind == "spaced":
         return spaced
     if kind == "last":
         return [(teacher_layers - student_layers + m, m) for m in students]
-    if kind == "middle":
-        return [(math.ceil(teacher_layers / 2), math.ceil(student_layers / 2))]
-    if kind == "final":
-        return [(teacher_layers, student_layers)]
     if kind == "skip":
         if student_layers < 2:
             raise UserError("PKD matches all layers but the last: expected a student of at least 2 layers, got 1")

@@ -77,11 +77,13 @@ def attention_map_loss(teacher: torch.Tensor, student: Scored, pairs: Sequence[t
 
 
 def attention_score_loss(teacher: torch.Tensor, student: Scored, pairs: Sequence[tuple[int, int]]) -> torch.Tensor:
-    """Squared distance of attention scores in common relation heads, mean over the places of the prompts, heads,
-    candidates and pairs. teacher: (N, L_T, HEADS, P)."""
+    """Squared distance of attention scores in common relation heads over the places and heads of a prompt, as a share
+    of the teacher's squares, mean over candidates and pairs. Scores as they are would drown all other terms. teacher:
+    (N, L_T, HEADS, P)."""
     own, targets = _paired("scores", teacher, student, pairs)  # (N, pairs, HEADS, p)
-    squares, present = (own - targets).square(), student.attention["present"]  # (N, p)
-    return (squares * present[:, None, None]).sum() / (present.sum() * squares[0, :, :, 0].numel())
+    present = student.attention["present"][:, None, None]  # (N, 1, 1, p)
+    left, whole = ((values.square() * present).sum((2, 3)) for values in (own - targets, targets))  # (N, pairs)
+    return (left / whole.clamp(min=torch.finfo(whole.dtype).tiny)).mean()
 
 
 def relation_loss(teacher: torch.Tensor, student: Scored) -> torch.Tensor:

@@ -64,6 +64,13 @@ class Method:
         return next((term for term in self.terms if isinstance(term, Layers)), None)
 
     @property
+    def weighed(self) -> str | None:
+        """The key of `distill` that says how much it takes from the teacher: of its layers, else of its answers; None
+        without a teacher."""
+        found = {term.weight for term in self.terms}
+        return next((key for key in ("layer_weight", "output_weight") if key in found), None)
+
+    @property
     def weighting(self) -> bool:
         """Whether it differs from uniform layers in the weights of layers alone, as the rows of Table III do."""
         return self.layers is not None and self.layers.pairs is None and Output() in self.terms

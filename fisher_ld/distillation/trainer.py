@@ -17,11 +17,13 @@ from fisher_ld.batches.lists import Lists
 from fisher_ld.batches.packing import PackedBatch, step_plan
 from fisher_ld.batches.prompts import Prompts
 from fisher_ld.config.params import Distill
+from fisher_ld.core.errors import UserError
 from fisher_ld.distillation.losses import l2
 from fisher_ld.distillation.matching import Matching, Weighting
 from fisher_ld.distillation.methods import Method, Phase
 from fisher_ld.distillation.objective import Loss, TrainedTerm, objective
 from fisher_ld.distillation.signals import StateStatistics, TeacherSignals, asked
+from fisher_ld.distillation.terms import TopRanked
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.together import score_together
 from fisher_ld.training.loop import Fit, Schedule, Training, fit
@@ -45,9 +47,15 @@ def distill(
     labels are known, alike for every method, and where the method has a teacher some transfer windows, which only the
     teacher has answered. `weighting`: None for a method that needs at most the teacher's logits. Returns the fit, and
     the layer weights at the start and whenever Eq. 9 changed them (`TRAJECTORY`). The phases of a method share the
-    steps. `pieces`: of a step, computed one after the other, for less memory."""
+    steps. `pieces`: of a step, computed one after the other, for less memory. Raises UserError for a method that learns
+    from windows without labels where there are none."""
     torch.manual_seed(training.seed)
     student.requires_grad_(True)
+    if TopRanked() in method.terms and (lists.positive >= 0).all():
+        raise UserError(
+            f"{method.label} learns from windows without labels, of which there are none: raise data.transfer_windows, "
+            "and leave some by data.labelled_windows"
+        )
     plan = _plan(lists, prompts, params, bool(method.signals), training.seed)
     matching = None
     if method.signals - {"logits"}:

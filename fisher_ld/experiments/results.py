@@ -104,7 +104,7 @@ class Part:
 
     @cached_property
     def strengths(self) -> dict[str, dict[str, Any]]:
-        """Student whose layer term tried several weights -> the one taken, and validation NDCG@10 of each."""
+        """Student that tried several factors -> the one taken, and validation NDCG@10 of each."""
         found = {}
         for shape, method in product(self.run.students, self.run.methods):
             if trials := _json(self.paths.strength_trials(shape, method)):

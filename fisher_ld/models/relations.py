@@ -30,11 +30,12 @@ class Attended(NamedTuple):
     query: torch.Tensor  # (B, H, Q, d): of all tokens, or of the decision tokens alone
     key: torch.Tensor  # (B, G, T, d)
     value: torch.Tensor  # (B, G, T, d)
+    scale: float  # of the scores q k
 
 
 def _keep(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *mask: Any, **options: Any) -> Any:
     attend, kept = _beneath[-1]
-    kept.append(Attended(query, key, value))
+    kept.append(Attended(query, key, value, options.get("scaling") or query.shape[-1] ** -0.5))
     return attend(module, query, key, value, *mask, **options)
 
 
@@ -85,13 +86,13 @@ class Places(NamedTuple):
         present = (attention_mask.cumsum(1) > 1) & (attention_mask == 1)
         return cls(row, decision, torch.zeros_like(row), columns, present)
 
-    def scores(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        """q_n k_p / sqrt(d) of each candidate's query (N, R, d) and the keys of its prompt, (B, T, R, d) -> (N, R, P);
-        0 beyond the prompt."""
+    def scores(self, query: torch.Tensor, key: torch.Tensor, scale: float | None = None) -> torch.Tensor:
+        """q_n k_p times `scale` (None: 1 / sqrt(d)) of each candidate's query (N, R, d) and the keys of its prompt,
+        (B, T, R, d) -> (N, R, P); 0 beyond the prompt."""
         parts = [
             torch.einsum("nrd,trd->nrt", query[self.row == b], key[b]) for b in range(len(key))
         ]  # decisions are ordered by row
-        scores = torch.cat(parts) * query.shape[-1] ** -0.5  # (N, R, T)
+        scores = torch.cat(parts) * (scale or query.shape[-1] ** -0.5)  # (N, R, T)
         heads = self.columns[:, None].expand(-1, scores.shape[1], -1)
         return scores.gather(2, heads).masked_fill(~self.present[:, None], 0)
 
@@ -135,8 +136,8 @@ def relations(last: Attended, places: Places) -> torch.Tensor:
 
 def _probabilities(one: Attended, places: Places) -> torch.Tensor:
     """Of each of the model's own heads, (N, H, P); 0 beyond the prompt."""
-    log_p = log_softmax(places.scores(_exact(places.queries(one)), _exact(_repeated(one))), places.present)
-    return log_p.exp().masked_fill(~places.present[:, None], 0)
+    scores = places.scores(_exact(places.queries(one)), _exact(_repeated(one)), one.scale)
+    return log_softmax(scores, places.present).exp().masked_fill(~places.present[:, None], 0)
 
 
 def _scores(one: Attended, places: Places) -> torch.Tensor:

@@ -121,28 +121,29 @@ def strengths(part: Part) -> list[Block]:
         return []
     header, *rows = strength_rows(part.strengths)
     named: list[Sequence[Cell]] = [[label(model, part.run), *row] for model, *row in rows]
-    return [Heading("How much the layer term weighs"), Table(header, named), Text(tried(part.strengths))]
+    return [Heading("How much is taken from the teacher"), Table(header, named), Text(tried(part.strengths))]
 
 
 def tried(found: Mapping[str, Any]) -> str:
     """What stands below `strength_rows`."""
     text = (
-        "Validation NDCG@10 of a training with each weight of the layer term (distill.layer_weight and "
-        "trials.layer_weight), all with one seed. All seeds then take the best."
+        "Validation NDCG@10 of a training with each factor of trials.strength, all with one seed: times "
+        "distill.layer_weight, or distill.output_weight of a method without layers. All seeds then take the best."
     )
-    weights = [trial["layer_weight"] for row in found.values() for trial in row["trials"]]
-    taken = [row["layer_weight"] for row in found.values()]
-    least, largest = (taken.count(end) for end in (min(weights), max(weights)))
-    return f"{text} The least was taken by {least} and the largest by {largest}, beyond which others may be better."
+    factors = [trial["strength"] for row in found.values() for trial in row["trials"]]
+    taken = [row["strength"] for row in found.values()]
+    ends = [(name, taken.count(end)) for name, end in (("least", min(factors)), ("largest", max(factors)))]
+    at_ends = " and ".join(f"{count} took the {name}" for name, count in ends if count)
+    return f"{text} {at_ends}, beyond which others may be better." if at_ends else text
 
 
 def strength_rows(found: Mapping[str, Any]) -> list[list[str]]:
     """Of what `Part.strengths` says: the header, and a row a model."""
-    weights = sorted({trial["layer_weight"] for row in found.values() for trial in row["trials"]})
-    rows = [["student", *(f"{weight:g}" for weight in weights), "taken"]]
+    factors = sorted({trial["strength"] for row in found.values() for trial in row["trials"]})
+    rows = [["student", *(f"{factor:g}x" for factor in factors), "taken"]]
     for model, row in found.items():
-        scores = {trial["layer_weight"]: trial["validation_ndcg_10"] for trial in row["trials"]}
-        rows.append([model, *(f"{scores[weight]:.3f}" for weight in weights), f"{row['layer_weight']:g}"])
+        scores = {trial["strength"]: trial["validation_ndcg_10"] for trial in row["trials"]}
+        rows.append([model, *(f"{scores[factor]:.3f}" for factor in factors), f"{row['strength']:g}x"])
     return rows
 
 

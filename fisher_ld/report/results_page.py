@@ -159,7 +159,7 @@ def section(found: Mapping[str, Any]) -> str:
         parts += [f"### What students retain on {data}", _retained(found["retained"][data][MAIN])]
         parts += [f"### Did anything happen on {data}?", _outcome(found["outcome"][data])]
         if strengths := found.get("strengths", {}).get(data):
-            parts += [f"### How much the layer term weighs on {data}", _strengths(strengths)]
+            parts += [f"### How much is taken from the teacher on {data}", _strengths(strengths)]
     for filled in found.get("tables", []):
         parts.append("##" + markdown(filled["title"], table_blocks(filled)[1:]).strip())
     parts += ["### The gate", _gates(found["gate"]), "### Efficiency", _efficiency(found["efficiency"])]

@@ -82,7 +82,8 @@ def fit(
     load_extra: Callable[[dict], None] = lambda state: None,
 ) -> Fit:
     """Trains the parameters of `module` that require a gradient, one optimiser step for each entry of `plan`, and
-    leaves it with the weights of its best validation after the start.
+    leaves it with the weights of its best validation after the start, of those in the last cycle where there are
+    several: what earlier ones leave is unfinished. Each cycle begins with an optimiser of its own.
 
     `loss(entry, step)` gives the loss, its parts for the log, and the tokens it read. The order of the data is
     `plan` alone, so that a run resumed from a checkpoint goes on exactly where it was. Raises UserError on a loss
@@ -114,7 +115,7 @@ def fit(
         module.eval()
         score = training.validate()
         record(step, validation_ndcg_10=score)
-        if not best_step or score > best_score:  # the start counts where it is all
+        if best_step <= schedule.begins[-1] or score > best_score:  # the start counts where it is all
             best_score, best_step, best = score, step, snapshot()
 
     def restore(weights: dict[str, torch.Tensor]) -> None:
@@ -140,6 +141,8 @@ def fit(
         while step < steps and stale() < (schedule.patience or steps):
             module.train()
             began = time.perf_counter()
+            if step in schedule.begins[1:]:
+                optimizer.state.clear()
             rate = schedule.rate(step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate

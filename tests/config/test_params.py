@@ -229,7 +229,7 @@ def test_what_data_says_wrong_is_said_once():
         ),
         ({"distill": {"alpha": 0, "output_weight": 0, "layer_weight": 0}}, "there is no loss to train on"),
         ({"teacher": {"source": {"revision": "abc"}}}, "revision: of kind: hub only, kind is package"),
-        ({"trials": {"layer_weight": [0.25, 1.0]}}, "expected each weight once, got [0.25, 0.25, 1.0]"),
+        ({"trials": {"strength": [1.0, 4.0]}}, "expected each factor once beside 1, got [1.0, 4.0]"),
         ({"cluster": {"memory": "64GB"}}, "cluster.memory: expected an amount such as 64G, got '64GB'"),
         ({"cluster": {"time": "4h"}}, "cluster.time: expected a time such as 4:00:00, got '4h'"),
         ({"cluster": {"sbatch": ["-p"]}}, "cluster.sbatch.0: expected an option such as --constraint=a100, got '-p'"),

@@ -195,17 +195,25 @@ def test_what_attention_says_is_lost_nowhere_and_learned_by_what_makes_it(tiny, 
     assert other.model.score.weight.grad is None and other.layers[-1].mlp.up_proj.weight.grad is None
 
 
-def test_the_squared_distance_of_scores_is_a_mean_over_places_of_the_prompts(tiny):
+def test_the_squared_distance_of_scores_is_a_share_of_the_teachers_squares(tiny):
     scorer = tiny.scorer().double()
     batch = pack(tiny.lists, tiny.lists.windows()[:1], tiny.prompts, scorer.context())
     scored = asked(scorer, batch, ["scores"])
     known = SIGNALS["scores"].of(scored)
-    assert attention_score_loss(known + 2, scored, [(1, 1), (2, 2)]).item() == pytest.approx(4, rel=1e-5)
+    beyond = 9.0 * (known == 0)  # no token of the prompt stands there
+    assert attention_score_loss(4 * known + beyond, scored, [(1, 1), (2, 2)]).item() == pytest.approx(9 / 16, rel=1e-5)
 
 
 def test_methods_have_maps_of_their_own():
     assert layer_map("middle", 30, 3, "") == [(15, 2)]
-    assert layer_map("final", 30, 3, "") == [(30, 3)]
+    assert layer_map("final", 30, 3, "") == [(30, 3)] and layer_map("final", 2, 3, "") == [(2, 3)]
     assert layer_map("skip", 12, 6, "") == [(2, 1), (4, 2), (6, 3), (8, 4), (10, 5)]  # as in the paper of PKD
     with pytest.raises(UserError, match="at least 2 layers, got 1"):
         layer_map("skip", 12, 1, "")
+
+
+@pytest.mark.parametrize("kind", ["spaced", "last", "skip", "fisher"])
+def test_a_student_deeper_than_its_teacher_is_refused_where_each_layer_needs_one(kind):
+    with pytest.raises(UserError, match=f"map {kind} .*at most 2 layers, got 3; distill.layer_map: all"):
+        layer_map(kind, 2, 3, "", [0.5, 0.5])
+    assert layer_map("all", 2, 3, "") == [(1, 2), (2, 3)]

@@ -7,6 +7,7 @@ import torch
 
 from fisher_ld.batches.packing import pack, step_plan
 from fisher_ld.core.checkpoint import Checkpoint
+from fisher_ld.core.errors import UserError
 from fisher_ld.distillation.losses import l2, label_loss, output_loss
 from fisher_ld.distillation.matching import LayerMatching, Matching, Weighting
 from fisher_ld.distillation.methods import METHODS, Method, Phase
@@ -139,14 +140,15 @@ def test_an_interrupted_distillation_goes_on(tiny, tmp_path, distilled, method, 
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "pkd"])
-def test_every_method_trains_in_its_phases_within_one_budget(distilled, method):
+def test_every_method_trains_in_its_phases_within_one_budget(distilled, tiny, method):
     """The rate begins anew with each phase, and each reads no other signal than its terms need."""
-    done = distilled(method, steps=12)
+    hidden = replace(tiny.lists, positive=np.array([1, 1, -1, -1]))
+    done = distilled(method, steps=12, lists=hidden if method == "ranking" else tiny.lists)
     phases = METHODS[method].phases(2)
     assert len(done.curve) == 12
     ends = np.rint(np.cumsum([phase.share for phase in phases]) * 12).astype(int)
     for begin, end, phase in zip([0, *ends[:-1]], ends, phases, strict=True):
-        names = {term.name for term in phase.terms} - {"top_ranked"}  # all lists have labels here
+        names = {term.name for term in phase.terms}
         rows = done.curve[begin:end]
         assert all(names == row.keys() & {term.name for term in METHODS[method].terms} for row in rows)
         rates = [row["learning_rate"] for row in rows]
@@ -154,6 +156,11 @@ def test_every_method_trains_in_its_phases_within_one_budget(distilled, method):
     asked = {frozenset(names) for names in done.teacher.asked} - {frozenset({"states"})}
     wanted = {frozenset(s for term in phase.terms for s in term.signals) for phase in phases}
     assert asked <= wanted | {frozenset()}
+
+
+def test_what_learns_from_windows_without_labels_is_refused_where_there_are_none(distilled):
+    with pytest.raises(UserError, match=r"Ranking Distillation .*there are none: raise data\.transfer_windows"):
+        distilled("ranking", steps=1)
 
 
 @pytest.mark.parametrize(("method", "phase", "trained"), [("progressive", 1, {"1"}), ("fitnets", 0, {"0", "embed"})])

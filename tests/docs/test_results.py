@@ -107,10 +107,10 @@ def metrics(tmp_path, monkeypatch) -> None:
     ratios = {"small": {"throughput": 19.25, "latency_p50": 18.0}}
     timed = {"ratios": ratios, "queries": 200, "threads": 2, "precision": "bf16", "device": "cpu", "models": {}}
     write_json(films.efficiency("small"), timed)
-    tried = [{"layer_weight": weight, "validation_ndcg_10": score} for weight, score in ((1.0, 0.375), (0.0625, 0.5))]
+    tried = [{"strength": factor, "validation_ndcg_10": score} for factor, score in ((1.0, 0.375), (0.25, 0.5))]
     for method, trials in (("none", []), ("fisher-ld", tried)):
         write_json(films.strength_trials("small", method), trials)
-        write_json(films.strength("small", method), {"layer_weight": 0.0625 if trials else 0.25})
+        write_json(films.strength("small", method), {"strength": 0.25 if trials else 1.0})
     for method, seed in product(("none", "fisher-ld", "gone"), range(2)):
         write_json(films.training(f"small/{method}", seed) / "run.json", {"stage": "distill", "seconds": 10.0})
 

@@ -16,7 +16,7 @@ FEWER = {
                     "fisher-reversed", "fisher-ld"],
     },
     "distill": {"batch_users": 2, "transfer_users": 2, "list_weight": 0.5},
-    "trials": {"layer_weight": [1.0]},
+    "trials": {"strength": [4.0]},
     "teacher": {"adapt": {"batch_users": 1}},
     "evaluate": {"margin": 0.01, "permutations": 999},
 }  # fmt: skip

@@ -148,11 +148,11 @@ def write_training(params, paths, share):
     steps = np.arange(1, 201)
     fall = np.exp(-steps / 60)
     for shape, method in product(params.run.students, params.run.methods):
-        others = params.trials.layer_weight if METHODS[method].layers else []
-        tried = {weight: 0.4 - 0.1 * abs(weight - 1) for weight in ([0.25, *others] if others else [])}
-        trials = [{"layer_weight": weight, "validation_ndcg_10": score} for weight, score in tried.items()]
+        others = params.trials.strength if METHODS[method].weighed else []
+        tried = {factor: 0.4 - 0.1 * abs(factor - 4) for factor in ([1.0, *others] if others else [])}
+        trials = [{"strength": factor, "validation_ndcg_10": score} for factor, score in tried.items()]
         write_json(paths.strength_trials(shape, method), trials)
-        write_json(paths.strength(shape, method), {"layer_weight": max(tried, key=tried.__getitem__, default=0.25)})
+        write_json(paths.strength(shape, method), {"strength": max(tried, key=tried.__getitem__, default=1.0)})
     for model, seeds in models(params).items():
         method = model.split("/")[-1]
         if model in ("chance", "zero-shot") or model.startswith("rivals/") or method == "start":

@@ -334,29 +334,30 @@ def test_what_one_method_needs_of_the_teacher_is_its_own_to_cache(begun):
 
 def test_a_method_takes_the_strength_that_is_best_on_validation(begun, run, monkeypatch):
     start_student.main(params(), run, DATA.name, "small", TEACHER)
-    best = {0.25: 0.3, 1.0: 0.5, 4.0: 0.4}
+    best = {1.0: 0.3, 4.0: 0.5, 16.0: 0.4}
 
-    def trained(params, run, paths, student, method, seed, teacher, weight):
+    def trained(params, run, paths, student, method, seed, teacher, strength):
         assert seed == params.seed
-        done = real(params, run, paths, student, method, seed, teacher, weight)
-        return done._replace(fit=replace(done.fit, best_score=best[weight]))
+        done = real(params, run, paths, student, method, seed, teacher, strength)
+        return done._replace(fit=replace(done.fit, best_score=best[strength]))
 
     real = distill.train
     monkeypatch.setattr(distill, "train", trained)
-    asked = params(distill={"layer_weight": 0.25}, trials={"layer_weight": [1.0, 4.0]})
+    asked = params(distill={"layer_weight": 0.25}, trials={"strength": [4.0, 16.0]})
     choose_strength.main(asked, run, DATA.name, "small", "uniform", TEACHER)
-    assert read_json(DATA.strength("small", "uniform")) == {"layer_weight": 1.0}
+    assert read_json(DATA.strength("small", "uniform")) == {"strength": 4.0}
     told = read_json(DATA.strength_trials("small", "uniform"))
-    assert {row["layer_weight"]: row["validation_ndcg_10"] for row in told} == best
+    assert {row["strength"]: row["validation_ndcg_10"] for row in told} == best
     monkeypatch.setattr(distill, "train", real)
     distill.main(asked, run, DATA.name, "small", "uniform", 0, TEACHER)
-    assert read_json(DATA.training("small/uniform", 0) / "fit.json")["layer_weight"] == 1.0
+    assert read_json(DATA.training("small/uniform", 0) / "fit.json")["strength"] == 4.0
     curve = pl.read_csv(DATA.training("small/uniform", 0) / "curve.csv").row(1, named=True)
     asked_weights = {"labels": asked.distill.alpha, "output": asked.distill.output_weight, "layers": 1.0}
     assert curve["loss"] == pytest.approx(sum(w * curve[name] for name, w in asked_weights.items()), rel=1e-4)
-    choose_strength.main(asked, run, DATA.name, "small", "logits", TEACHER)
-    assert read_json(DATA.strength("small", "logits")) == {"layer_weight": 0.25}
-    assert read_json(DATA.strength_trials("small", "logits")) == []
+    choose_strength.main(asked, run, DATA.name, "small", "none", TEACHER)
+    assert read_json(DATA.strength("small", "none")) == {"strength": 1.0}
+    assert read_json(DATA.strength_trials("small", "none")) == []
+    assert METHODS["logits"].weighed == "output_weight" and METHODS["tinybert"].weighed == "layer_weight"
 
 
 def test_the_start_is_the_teachers_first_layers_with_a_head_fitted_to_them(begun, run):

@@ -52,6 +52,19 @@ def test_the_start_is_on_the_curve_and_no_candidate(tmp_path):
     assert fitted.summary() == {"steps": 10, "best_step": 10, "validation_ndcg_10": 0.4}
 
 
+def test_in_cycles_only_the_last_ones_validations_are_candidates_and_each_has_an_optimiser_of_its_own(tmp_path):
+    module, scores, asked = nn.Linear(1, 1, bias=False), iter([0.1, 0.9, 0.8, 0.2, 0.4, 0.3]), []
+
+    def loss(entry, step):
+        asked.append(module.weight.item())
+        return (1.0 if step < 4 else -1e-3) * module(torch.ones(1, 1)).sum(), {}, 1
+
+    schedule = Schedule(0.1, 0.0, 0.0, eval_every=2, patience=None, checkpoint_every=100, begins=(0, 4))
+    fitted = fit(module, range(10), loss, schedule, training(tmp_path, lambda: next(scores)))
+    assert (fitted.best_step, fitted.best_score) == (8, 0.4)
+    assert asked[5] - asked[4] == pytest.approx(0.1, rel=0.01)  # a whole step at once, whatever the gradients before
+
+
 @pytest.mark.parametrize("value, found", [(torch.nan, "nan and"), (0.0, "0.0 and its gradient norm inf")])
 def test_what_is_not_finite_stops_before_the_weights_change(tmp_path, value, found):
     module = nn.Linear(1, 1)
