@@ -8,7 +8,6 @@ validation lists, from which the gate and other choices are made, apart from tho
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 DATA, METRICS = Path("data"), Path("metrics")
@@ -58,62 +57,35 @@ def rival(name: str) -> str:
     return f"rivals/{name}"
 
 
-@dataclass(frozen=True)
 class DataPaths:
     """The files of one data set."""
 
-    name: str
-    root: Path = DATA
-
-    @property
-    def folder(self) -> Path:
-        return self.root / self.name
-
-    @property
-    def raw(self) -> Path:
-        return self.folder / "raw"
-
-    @property
-    def processed(self) -> Path:
-        return self.folder / "processed"
+    def __init__(self, name: str, root: Path = DATA):
+        self.name, self.root, self.folder = name, root, root / name
+        self.raw, self.processed = self.folder / "raw", self.folder / "processed"
+        self.first_stage = self.folder / "first_stage"  # test lists by a rival, on which all models are scored
+        self.rivals = self.folder / "rivals"
+        self.item_states = self.folder / "item_states.safetensors"  # of texts, in the teacher before adaptation
+        self.cache = self.folder / "cache"
+        self.traces = self.folder / "fisher" / "traces.parquet"
+        self.per_user = self.folder / "per_user.parquet"  # metrics of each model, family and seed: a row a user
+        self.data_report = cell("preprocess", name) / "data_report.json"  # what filters left, what the lists hold
+        self.fisher = cell("estimate_fisher", name) / "fisher.json"  # what the traces say, in numbers
+        self.profile = cell("estimate_fisher", name) / "profile.csv"  # a row a layer
+        self.evaluate = cell("evaluate", name) / "evaluate.json"
+        self.calibration = cell("evaluate", name) / "calibration.json"  # what makes probabilities of scores
+        self.examples = cell("evaluate", name) / "examples.json"  # what models put first for a few users
 
     def test_lists(self, family: str) -> Path:
         """Those of the first stage are written by `rivals`."""
         return (self.first_stage if family == "two-stage" else self.processed) / f"test_{family}.parquet"
 
-    @property
-    def first_stage(self) -> Path:
-        """Its lists, where the data set asks for them: apart from the rivals, for all models are scored on them."""
-        return self.folder / "first_stage"
-
-    @property
-    def rivals(self) -> Path:
-        return self.folder / "rivals"
-
-    @property
-    def item_states(self) -> Path:
-        """Of the items' texts in the teacher before adaptation."""
-        return self.folder / "item_states.safetensors"
-
-    @property
-    def cache(self) -> Path:
-        return self.folder / "cache"
-
     def signals(self, method: str) -> Path:
         """What a method needs of the teacher beside logits and states; of most nothing."""
         return self.folder / "signals" / method
 
-    @property
-    def traces(self) -> Path:
-        return self.folder / "fisher" / "traces.parquet"
-
     def weights(self, method: str) -> Path:
         return self.folder / "fisher" / "weights" / f"{method}.json"
-
-    @property
-    def per_user(self) -> Path:
-        """The metrics of every model, family of test lists and seed: a row a user."""
-        return self.folder / "per_user.parquet"
 
     def model(self, model: str, seed: int = 0) -> Path:
         """The folder of a model: teacher/0, shallow/truncated-2, students/small/start, students/small/fisher-ld/0."""
@@ -132,35 +104,6 @@ class DataPaths:
     def test(self, model: str, seed: int = 0) -> Path:
         """The folder with scores of the test lists, FAMILY.parquet."""
         return self.folder / "scores" / "test" / model / str(seed)
-
-    @property
-    def data_report(self) -> Path:
-        """What the filters left, what the lists hold."""
-        return cell("preprocess", self.name) / "data_report.json"
-
-    @property
-    def fisher(self) -> Path:
-        """What the traces say, in numbers."""
-        return cell("estimate_fisher", self.name) / "fisher.json"
-
-    @property
-    def profile(self) -> Path:
-        """The Fisher profile, a row a layer."""
-        return cell("estimate_fisher", self.name) / "profile.csv"
-
-    @property
-    def evaluate(self) -> Path:
-        return cell("evaluate", self.name) / "evaluate.json"
-
-    @property
-    def calibration(self) -> Path:
-        """What makes probabilities of scores, and how good they are."""
-        return cell("evaluate", self.name) / "calibration.json"
-
-    @property
-    def examples(self) -> Path:
-        """What models put first for a few users."""
-        return cell("evaluate", self.name) / "examples.json"
 
     @classmethod
     def around(cls, model: Path) -> DataPaths | None:

@@ -47,6 +47,13 @@ class Pair:
     question: str | None = None  # a key of QUESTIONS
     metric: str = PRIMARY
 
+    @classmethod
+    def of(cls, question: str, student: str, gate: Mapping[str, Any]) -> Pair:
+        """That which answers a question about a student; `gate`: its gate.json."""
+        names = {"truncation": paths.truncated(gate["truncated"]["depth"]), "rival": gate["best_rival"]}
+        a, b = (side.format(student=student, **names) for side in (QUESTIONS[question].a, QUESTIONS[question].b))
+        return cls(a, b, question)
+
 
 # {student}, {truncation} (of its size) and {rival} (the best without more labels) stand for what the gate found
 QUESTIONS: Mapping[str, Pair] = {
@@ -95,9 +102,7 @@ class Known:
         return max(models, key=lambda model: mean(self.validation[model]))
 
     def pair(self, question: str, student: str) -> Pair:
-        row = QUESTIONS[question]
-        names = {"student": student, "truncation": self.truncation(student), "rival": self.rival(student)}
-        return Pair(row.a.format(**names), row.b.format(**names), question)
+        return Pair.of(question, student, self.gates[student])
 
 
 def quality(frames: Frames) -> dict[str, dict[str, dict[str, Any]]]:
@@ -135,11 +140,11 @@ def students(frames: Frames) -> dict[str, list[str]]:
 def pairs(frames: Frames, known: Known) -> Iterator[tuple[str | None, str, list[Pair]]]:
     """The comparisons in groups (student, name), few in each because every one costs the others power. Two models are
     tested against each other once: in the first group that asks. Of the teacher `main`: with the rivals, itself before
-    adaptation, and shallow ones but those of a student's size. Of each student `main`: the questions, the best method
+    adaptation, and shallow ones but those of a student's size. Of each student `strategies` (Table III): every
+    weighting of layers with uniform, ours and its controls by one measure; `main`: the other questions, the best method
     (on validation lists) with the teacher, COMPETING methods with the best rival and their start; `claims`: CLAIMED;
-    `strategies` (Table III): every other weighting of layers with uniform; `methods` (Tables I, VI, X): every other
-    method with uniform; `peers`, by which its cost is read: the best method and ours with the shallow teachers and the
-    teacher; `best`: every other method with the best one."""
+    `methods` (Tables I, VI, X): every other method with uniform; `peers`, by which its cost is read: the best method
+    and ours with the shallow teachers and the teacher; `best`: every other method with the best one."""
     tested = set()
     for student, group, chosen in _asked(frames, known):
         fresh: list[Pair] = []
@@ -162,14 +167,19 @@ def _asked(frames: Frames, known: Known) -> Iterator[tuple[str | None, str, list
     for student, methods in trained.items():
         named = {method: paths.student(student, method) for method in METHODS}
         ours, uniform, top = named[OURS], named["uniform"], known.best(student, methods)
+        weighted = [method for method in methods if METHODS[method].weighting]
+        ours_asked = known.pair("fisher_over_uniform", student)
+        yield (
+            student,
+            "strategies",
+            [ours_asked if method == OURS else Pair(named[method], uniform) for method in weighted],
+        )
         asked = [known.pair(key, student) for key in QUESTIONS if key != "teacher_over_rival"]
         beside = known.rival(student), paths.start(student)
         competing = [Pair(named[method], other) for method in COMPETING for other in beside]
         yield student, "main", [*asked, Pair(top, "teacher"), *competing]
         claimed = [(named[method], metric) for method, metrics in CLAIMED.items() for metric in metrics]
         yield student, "claims", [Pair(ours, other, metric=metric) for other, metric in claimed]
-        weighted = [method for method in methods if METHODS[method].weighting]
-        yield student, "strategies", [Pair(named[method], uniform) for method in weighted]
         yield student, "methods", [Pair(named[method], uniform) for method in methods if method not in weighted]
         yield student, "peers", [Pair(model, side) for model in (top, ours) for side in ("teacher", *shallow)]
         yield student, "best", [Pair(named[method], top) for method in methods]

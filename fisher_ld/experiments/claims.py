@@ -213,7 +213,7 @@ def _sooner(subject: Subject, target: float, form: str) -> Answer:
     steps, part = steps_to_target(subject.part), subject.part
     uniform = paths.student(subject.student, "uniform")
     if uniform not in steps:
-        raise Empty("uniform layers gain nothing over chance in some seed")
+        raise Empty("uniform layers gain nothing over chance")
     every, last = (part.curves[uniform].drop_nulls(SCORE).filter(pl.col("step") > 0)["step"][i] for i in (0, -1))
     if last < target * every:
         raise Empty(f"validated after {every} of {last} steps at first, which is too late to see it")
@@ -221,7 +221,7 @@ def _sooner(subject: Subject, target: float, form: str) -> Answer:
     pairs = zip(steps[uniform], steps[subject.model], strict=True)
     reached = [(theirs, ours) for theirs, ours in pairs if theirs and ours]
     if len(reached) < seeds:
-        lacking = f"{seeds - len(reached)} of {seeds} seeds do not get there in {last} steps"
+        lacking = f"in {seeds - len(reached)} of {seeds} seeds one of the two does not get there in {last} steps"
         return "never, in some seeds", False, lacking
     if seeds < SEEDS:
         raise Empty(f"{seeds} of the {SEEDS} training seeds that an interval needs")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import mean
+
 import polars as pl
 
 from fisher_ld.config import paths
@@ -13,8 +15,8 @@ SCORE = "validation_ndcg_10"
 
 def steps_to_target(part: Part) -> dict[str, list[int | None]]:
     """Student -> of each training seed the optimiser steps until a validation first has TARGET of the gain over chance
-    with which uniform layers of its shape and seed end; None where none has. Empty without uniform layers, or where
-    these gain nothing in some seed."""
+    with which uniform layers of its shape end, on average over seeds; None where none has. Empty without uniform
+    layers, or where these gain nothing."""
     chance = part.quality("chance")
     if chance is None or "uniform" not in part.run.methods:
         return {}
@@ -24,13 +26,11 @@ def steps_to_target(part: Part) -> dict[str, list[int | None]]:
         after = [part.curves[model].filter(pl.col("step") > 0).drop_nulls(SCORE) for model in models]
         curves = {model: curve.sort("seed", "step") for model, curve in zip(models, after, strict=True)}
         uniform = curves[paths.student(student, "uniform")]
-        gains = {seed: uniform.filter(seed=seed)[SCORE][-1] - chance["mean"] for seed in part.run.seeds}
-        if min(gains.values()) <= 0:
+        gain = mean(uniform.filter(seed=seed)[SCORE][-1] for seed in part.run.seeds) - chance["mean"]
+        if gain <= 0:
             continue
         for model, curve in curves.items():
-            of_seed = {
-                seed: curve.filter(pl.col("seed") == seed, pl.col(SCORE) >= chance["mean"] + TARGET * gain)["step"]
-                for seed, gain in gains.items()
-            }
-            found[model] = [int(steps[0]) if len(steps) else None for steps in of_seed.values()]
+            there = curve.filter(pl.col(SCORE) >= chance["mean"] + TARGET * gain)
+            steps = [there.filter(seed=seed)["step"] for seed in part.run.seeds]
+            found[model] = [int(of_seed[0]) if len(of_seed) else None for of_seed in steps]
     return found

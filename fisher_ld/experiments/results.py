@@ -20,6 +20,7 @@ from fisher_ld.config.paths import METRICS, TABLES, DataPaths, cell
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json
 from fisher_ld.distillation.methods import METHODS
+from fisher_ld.evaluation.comparisons import Pair
 from fisher_ld.evaluation.metrics.catalogue import PRIMARY
 
 PROPOSED = "fisher-ld"  # the method of the paper
@@ -53,7 +54,7 @@ class Part:
     name: str
     run: Run
 
-    @property
+    @cached_property
     def paths(self) -> DataPaths:
         return DataPaths(self.name)
 
@@ -170,9 +171,8 @@ class Part:
 
     def asked(self, question: str, student: str) -> dict[str, Any] | None:
         """The row of the main lists that answers a question about a student; None where no pair of this run does."""
-        rows = self.evaluate["comparisons"][MAIN]
-        found = (row for row in rows if row["question"] == question and row["student"] in (student, None))
-        return next(found, None)
+        pair = Pair.of(question, student, self.gates[student])
+        return self.comparison(pair.a, pair.b)
 
     def comparison(self, a: str, b: str, metric: str = PRIMARY) -> dict[str, Any] | None:
         """a minus b with interval and verdict, whichever was asked to be above; None where neither was."""

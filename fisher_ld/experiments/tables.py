@@ -180,7 +180,7 @@ def _cell(spec: Mapping[str, Any], results: Results) -> dict[str, Any]:
 def _compared(name: str, part: Part, student: str, model: str) -> dict[str, Any]:
     """Of a metric `spread`, the standard deviation over training seeds. Of a student's NDCG@10, which is tested, also
     `p` against uniform layers after Holm, `best`, the method that validation lists chose, and `mark`, whether the
-    model is that one or not shown below it."""
+    model is that one or not shown below it, where a student at chance would have been."""
     if name not in metrics.METRICS:
         return {}
     spread = {"spread": part.evaluate["quality"][MAIN][model][name]["spread"]}
@@ -188,7 +188,14 @@ def _compared(name: str, part: Part, student: str, model: str) -> dict[str, Any]
         return spread
     best, uniform = part.best(student), part.comparison(model, paths.student(student, "uniform"))
     beside = part.comparison(model, best)
-    mark = BEST if model == best else NEAR if beside and beside["verdict"] != "shown below" else None
+    mark = BEST if model == best else NEAR if beside and _near(part, beside) else None
     name = METHODS[best.partition("/")[2]].label + (f" ({student})" if len(part.run.students) > 1 else "")
     p = uniform["p_holm"] if uniform and uniform["verdict"] != "not tested" else None
     return spread | {"p": p, "best": name, "mark": mark}
+
+
+def _near(part: Part, beside: Mapping[str, Any]) -> bool:
+    """Of a model and the best one."""
+    chance = part.quality("chance")
+    whole = beside["mean_b"] - chance["mean"] if chance else 1.0
+    return beside["verdict"] not in ("shown below", "not tested") and beside["detectable_holm"] < whole

@@ -141,6 +141,8 @@ def headline(part: Part, student: str) -> list[str]:
         lines.append("Everything about the teacher rests on one run of it.")
     elif once[1]:
         lines.append("All students learned from one run of the teacher.")
+    if len(part.run.seeds) == 1:
+        lines.append("Every student was trained once: what is shown of a method is shown of that run, not of another.")
     return lines
 
 

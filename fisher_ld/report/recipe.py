@@ -109,8 +109,8 @@ def outcome(part: Part) -> list[Block]:
         "constant predictor's: at 1 a student knows the mean and no more. A student that did not move, or whose layer "
         "loss stays above 1, is no test: its comparisons read “not tested”. Every student has the weights of its best "
         "validation, and its layer loss is of the steps before it. A gain that is left at the end says that more steps "
-        f"would help. The last column is the first validation with {TARGET:.0%} of the gain over chance "
-        "with which uniform layers end, of each seed in turn; it is no finer than distill.eval_every."
+        f"would help. The last column is the first validation with {TARGET:.0%} of the gain over chance with which "
+        "uniform layers end on average, of each seed in turn; it is no finer than distill.eval_every."
     )
     return [Heading("Did anything happen?"), Table(["student", *DONE], rows), Text(text)]
 

@@ -45,9 +45,7 @@ def _first_lines(rows: Sequence[Mapping[str, Any]], margin: float) -> str:
         [text, answer(row, margin), basis(row, f"`{row['a']}`", f"`{row['b']}`"), row["verdict"]] for text, row in asked
     ]
     once = any(row["one_teacher"] for _, row in asked if "teacher" in (row["a"], row["b"]))
-    sentence = (
-        "Everything about the teacher rests on one run of it." if once else "The teacher was trained several times."
-    )
+    sentence = "Everything about the teacher rests on one run of it." if once else ""
     return table(["what a deployment asks", "answer", "of", "verdict"], cells, sentence)
 
 

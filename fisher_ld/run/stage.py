@@ -14,7 +14,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from fisher_ld.config import paths
 from fisher_ld.config.messages import flatten, nearest
@@ -82,44 +82,27 @@ class DeclaredParams:
         return self[name]
 
     def __getitem__(self, name: str) -> Any:
-        fields = _names(self._section)
+        values = dict(self._section)
         key = self._prefix + name
-        if name not in fields:
-            raise AttributeError(f"params have no {key}; {nearest(name, fields)}")
-        value = _value(self._section, name)
-        if key in ALWAYS or any(key == k or key.startswith(f"{k}.") for k in self._keys):
-            return value
+        if name not in values:
+            raise AttributeError(f"params have no {key}; {nearest(name, list(values))}")
+        if key in ALWAYS or _declared(key, self._keys):
+            return values[name]
         if any(k.startswith(f"{key}.") for k in self._keys):
-            return DeclaredParams(value, self._keys, self._stage, f"{key}.")
+            return DeclaredParams(values[name], self._keys, self._stage, f"{key}.")
         raise UserError(
             f"stage {self._stage} reads {key}, which dvc.yaml does not declare for it: a change of {key} would not "
             f"run the stage again. Add {key} to stages.{self._stage}.params in dvc.yaml."
         )
 
-    def model_dump(self, **options: Any) -> dict[str, Any]:
-        """The declared values alone, as a checkpoint's key and MLflow need them."""
-        result = {}
-        for name in _names(self._section):
-            key = self._prefix + name
-            if any(key == k or key.startswith(f"{k}.") for k in self._keys):
-                result[name] = _plain(_value(self._section, name), options)
-            elif any(k.startswith(f"{key}.") for k in self._keys):
-                result[name] = self[name].model_dump(**options)
-        return result
+    def model_dump(self, mode: str = "json") -> dict[str, Any]:
+        """The declared values alone by their dotted keys, as a checkpoint's key and MLflow need them."""
+        every = TypeAdapter(Any).dump_python(dict(self._section), mode="json")
+        return {k: value for k, value in flatten(every, self._prefix).items() if _declared(k, self._keys)}
 
 
-def _names(section: BaseModel | Mapping) -> list[str]:
-    return list(section) if isinstance(section, Mapping) else list(type(section).model_fields)
-
-
-def _value(section: BaseModel | Mapping, name: str) -> Any:
-    return section[name] if isinstance(section, Mapping) else getattr(section, name)
-
-
-def _plain(value: Any, options: Mapping[str, Any]) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(**options)
-    return {name: _plain(entry, options) for name, entry in value.items()} if isinstance(value, Mapping) else value
+def _declared(key: str, keys: Sequence[str]) -> bool:
+    return any(key == k or key.startswith(f"{k}.") for k in keys)
 
 
 def restrict(params: Params, stage: str, keys: tuple[str, ...]) -> DeclaredParams:
@@ -127,11 +110,11 @@ def restrict(params: Params, stage: str, keys: tuple[str, ...]) -> DeclaredParam
     for key in keys:
         value: Any = params
         for part in key.split("."):
-            fields = _names(value) if isinstance(value, BaseModel | Mapping) else []
+            fields = dict(value) if isinstance(value, BaseModel | Mapping) else {}
             if part not in fields:
-                hint = nearest(part, fields) if fields else "it is deeper than params.yaml"
+                hint = nearest(part, list(fields)) if fields else "it is deeper than params.yaml"
                 raise UserError(f"dvc.yaml: stage {stage} declares {key}, which params.yaml cannot have; {hint}")
-            value = _value(value, part)
+            value = fields[part]
     return DeclaredParams(params, keys, stage)
 
 
@@ -182,7 +165,7 @@ def _run(stage: str, main: Callable[..., None], given: Sequence[str], idle: Call
     started = time.monotonic()
     view = restrict(params, stage, keys)
     with _only_here(cell) if ranks.leader() else nullcontext():
-        with StageRun(cell, paths.cell(stage, *own), params, flatten(view.model_dump(mode="json"))) as run:
+        with StageRun(cell, paths.cell(stage, *own), params, view.model_dump()) as run:
             if stage in TRACKED:
                 run.open()
             main(cast("Params", view), run, **names)

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from fisher_ld.config.messages import flatten
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 EXPERIMENT, STAGE, PARENT = "fisher_ld.experiment", "fisher_ld.stage", "mlflow.parentRunId"
 COMPLETE = "fisher_ld.complete"  # tag of a parent that has its report
 FLUSH_SECONDS = 10.0  # writes are slow one by one
-METRICS_AT_ONCE, PARAMS_AT_ONCE = 1000, 100  # MLflow's limits of log_batch; that of tags is that of params
+METRICS_AT_ONCE = 1000  # MLflow's limit of log_batch
 QUIET = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the default waits 248 s for a dead server
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -49,7 +49,6 @@ QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 REMEDY = "Set tracking.uri or MLFLOW_TRACKING_URI to sqlite:///FILE, or to http://HOST:PORT of a server that runs."
-T = TypeVar("T")
 
 
 def store_uri(uri: str | None) -> str:
@@ -127,10 +126,6 @@ def _note(params: Params) -> str:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    return (items[i : i + size] for i in range(0, len(items), size))
 
 
 class StageRun:
@@ -236,8 +231,7 @@ class StageRun:
         from mlflow.entities import Param
 
         params = [Param(metric_name(name), _text(value)) for name, value in values.items()]
-        for chunk in _chunks(params, PARAMS_AT_ONCE):
-            self.client.log_batch(run_id, params=chunk)
+        self.client.log_batch(run_id, params=params)  # in MLflow's own batches
 
     def log_metrics(self, values: Mapping[str, Any], step: int | None = None) -> None:
         """Numbers, nested ones as dotted keys. Buffered; sent when enough have come or FLUSH_SECONDS have passed."""
@@ -257,19 +251,6 @@ class StageRun:
                 del self.buffer[:METRICS_AT_ONCE]
         self.kept = bool(self.buffer)
 
-    def log_artifact(self, path: str | Path, parent: bool = False) -> None:
-        """A file, or a folder with all it holds, for this run or its parent. Raises UserError if there is none."""
-        path = Path(path)
-        if not path.exists():
-            raise UserError(f"{path}: no such file, it should have gone to MLflow; run the stage that writes it")
-        self.open()
-        run_id = self.parent_id if parent else self.run_id
-        with self.reported(f"{path} is not stored"):
-            if path.is_dir():
-                self.client.log_artifacts(run_id, str(path), path.name)
-            else:
-                self.client.log_artifact(run_id, str(path))
-
     @contextmanager
     def reported(self, loss: str) -> Iterator[None]:
         from mlflow.exceptions import MlflowException
@@ -287,13 +268,16 @@ class StageRun:
 
         self.open()
         for path in artifacts:
-            self.log_artifact(path, parent=True)
+            with self.reported(f"{path} is not stored"):
+                if path.is_dir():
+                    self.client.log_artifacts(self.parent_id, str(path), path.name)
+                else:
+                    self.client.log_artifact(self.parent_id, str(path))
         records = [read_json(file) for file in sorted(METRICS.glob("cells/**/run.json"))]
         tags = [RunTag(f"run.{r['stage']}.{r['cell']}", r["run_id"]) for r in records if r["run_id"]]
         with self.reported(f"the parent run {self.parent_id} is not complete"):
             self.client.log_batch(self.parent_id, metrics=_points(flatten(summary, separator="/"), 0))
-            for chunk in _chunks([*tags, RunTag(COMPLETE, "true")], PARAMS_AT_ONCE):
-                self.client.log_batch(self.parent_id, tags=chunk)
+            self.client.log_batch(self.parent_id, tags=[*tags, RunTag(COMPLETE, "true")])
 
     def __enter__(self) -> StageRun:
         return self

@@ -187,7 +187,8 @@ def test_the_page_shows_what_a_record_holds(metrics, params, tmp_path):
     assert "Of the windows that a student read, the teacher read 25%." in text
     assert "| `small/none` | 40.0% | 25.0% |  | 0.125 | 0.500 | +0.002 |" in text
     assert "| `small/fisher-ld` | 75.0% (50.0% to 87.5%) |  |" in text
-    assert "| student | 0.0625 | 1 | taken |" in text and "| `small/fisher-ld` | 0.500 | 0.375 | 0.0625 |" in text
+    assert "| student | 0.25x | 1x | taken |" in text and "| `small/fisher-ld` | 0.500 | 0.375 | 0.25x |" in text
+    assert "1 took the least, beyond which" in text
     assert "| `films/small` | not passed | not above item-kNN |" in text
     assert "| `small` (films/small) | 18.0 | 19.2 |" in text  # no column for what was not measured
     assert "| `distill` | 4 | 40 |" in text

@@ -121,7 +121,9 @@ def test_comparisons_say_who_is_better(rows):
     assert teacher["teacher", "zero-shot"]["n"] == 100
     assert main["small/fisher-ld", "teacher"]["difference"] < 0
     assert main["small/logits", "small/none"]["verdict"] == "shown above"
-    assert main["small/fisher-ld", "small/uniform"]["verdict"] in ("not shown", "equal")
+    weighted = by_pair(rows, "small", "strategies")
+    assert weighted["small/fisher-ld", "small/uniform"]["verdict"] in ("not shown", "equal")
+    assert weighted["small/fisher-ld", "small/uniform"]["question"] == "fisher_over_uniform"
     assert all(row["why"] is None for row in rows)
 
 
@@ -156,7 +158,7 @@ def test_rows_say_which_question_they_answer(rows):
         "teacher_over_rival": (None, "main", "teacher", "rivals/item-knn"),
         "distillation_over_labels": ("small", "main", "small/logits", "small/none"),
         "layers_over_logits": ("small", "main", "small/uniform", "small/logits"),
-        "fisher_over_uniform": ("small", "main", "small/fisher-ld", "small/uniform"),
+        "fisher_over_uniform": ("small", "strategies", "small/fisher-ld", "small/uniform"),
     }
 
 
@@ -173,7 +175,6 @@ def test_pairs_of_a_run_with_all_methods():
         ("teacher", "truncated-6"),
         ("s/logits", "s/none"),
         ("s/uniform", "s/logits"),
-        ("s/fisher-ld", "s/uniform"),
         ("s/fisher-ld", "s/fisher-shuffled"),
         ("s/fisher-ld", "s/fisher-reversed"),
         ("s/linear", "teacher"),
@@ -192,7 +193,7 @@ def test_pairs_of_a_run_with_all_methods():
         ("s/fisher-ld", f"s/{m}")
         for m in (*["uniform"] * 2, *["minilm"] * 2, "fisher-ld-no-depth", "fisher", "fisher-ld-no-sampling", "logits")
     ]
-    assert found["s", "strategies"] == [(f"s/{m}", "s/uniform") for m in weighted if m not in ("uniform", "fisher-ld")]
+    assert found["s", "strategies"] == [(f"s/{m}", "s/uniform") for m in weighted if m != "uniform"]
     assert found["s", "methods"] == [(f"s/{m}", "s/uniform") for m in METHODS if m not in {*weighted, "logits"}]
     assert found["s", "best"] == [(f"s/{m}", "s/linear") for m in METHODS if m not in ("linear", "uniform")]
 
@@ -226,7 +227,7 @@ def test_holm_is_within_one_group_of_one_student(frames):
     known = Known({"small": gate(), "tiny": gate(6)}, fits() | tiny, {**KNOWN.validation, **both})
     rows = cp.evaluate_family(frames, known, PARAMS, 0)["comparisons"]
     groups = {(row["student"], row["group"]) for row in rows}
-    names = ("main", "claims", "peers", "methods", "best")  # of strategies nothing is left to ask
+    names = ("strategies", "main", "claims", "peers", "methods", "best")
     assert groups == {(None, "main"), *((s, g) for s in ("small", "tiny") for g in names)}
     for student, group in groups:
         within = [row for row in rows if (row["student"], row["group"]) == (student, group)]

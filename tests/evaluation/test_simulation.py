@@ -14,11 +14,19 @@ from fisher_ld.evaluation.significance import LEVEL, Estimate, estimate, randomi
 
 TABLES = 2000
 PARTS = 10
-# seeds of training, users, and the components: of models far apart, of two distilled students, without seeds' part
+# seeds of training, users, and the components: of models far apart, of two distilled students, without seeds' part, of
+# a student whose seeds do not all learn
 KINDS = [
     (S, n, *components)
     for S, n in ((3, 500), (5, 900), (10, 200))
-    for components in ((0.35, 0.01, 0.2), (0.35, 0.02, 0.1), (0.1, 0.02, 0.2), (0.1, 0.01, 0.3), (0.2, 0.0, 0.2))
+    for components in (
+        (0.35, 0.01, 0.2),
+        (0.35, 0.02, 0.1),
+        (0.1, 0.02, 0.2),
+        (0.1, 0.01, 0.3),
+        (0.2, 0.0, 0.2),
+        (0.18, 0.06, 0.3),
+    )
 ]
 each_kind = pytest.mark.parametrize(("seeds", "n", "users", "of_seed", "residual"), KINDS)
 
@@ -50,13 +58,25 @@ def rate(marks):
 @each_kind
 def test_intervals_cover_the_truth(seeds, n, users, of_seed, residual):
     found = at(0.3, estimates(seeds, n, users, of_seed, residual))
-    assert 92 <= rate(np.abs(found.mean - 0.3) <= found.half_width()) <= 99
+    assert rate(np.abs(found.mean - 0.3) <= found.half_width()) >= 92
 
 
+@pytest.mark.parametrize("family", [1, 8, 28])
 @pytest.mark.parametrize("seeds", [3, 5, 10])
-def test_false_verdicts_are_as_many_as_the_level_says(seeds):
-    """Over all kinds, 10,000 tables."""
-    assert 4 <= np.mean([rate(estimates(*kind).p() < LEVEL) for kind in KINDS if kind[0] == seeds]) <= 6.5
+def test_false_verdicts_are_no_more_than_the_level_says(seeds, family):
+    """Over all kinds, 12,000 tables, at the level that Holm asks of the first of a family."""
+    found = np.mean([rate(estimates(*kind).p() < LEVEL / family) for kind in KINDS if kind[0] == seeds])
+    assert found <= 1.2 * 100 * LEVEL / family
+    assert seeds == 3 or family == 28 or found >= 0.4 * 100 * LEVEL / family
+
+
+def test_the_error_is_never_below_that_of_seed_averaged_users():
+    """Nor is it where the seeds of a table happen to lie close together."""
+    part = next(tables(3, 500, 0.1, 0.0, 0.2))
+    close = part - part.mean(-1, keepdims=True) + part.mean((-1, -2), keepdims=True)  # all seeds have one mean
+    for values in (part, close):
+        alone = values.mean(-2).std(-1, ddof=1) / np.sqrt(values.shape[-1])
+        assert (estimate(values).se >= alone * (1 - 1e-9)).all()
 
 
 @each_kind
@@ -77,7 +97,7 @@ def test_models_that_differ_by_the_margin_are_seldom_called_equal(seeds, n, user
 def test_seeds_that_are_not_counted_give_false_verdicts():
     kind = (3, 500, 0.1, 0.02, 0.2)
     averaged = [estimate(part.mean(-2, keepdims=True)).p() < LEVEL for part in tables(*kind)]
-    assert rate(averaged) > 20 > 8 >= rate(estimates(*kind).p() < LEVEL)
+    assert rate(averaged) > 20 > 6.5 >= rate(estimates(*kind).p() < LEVEL)
 
 
 def test_satterthwaites_degrees_of_freedom_let_more_through_with_three_seeds():

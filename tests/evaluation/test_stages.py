@@ -84,8 +84,7 @@ def test_evaluate_says_who_is_better(evaluated):
     assert reversal["difference"] > 0 and len(reversal["by_seed"]) == reversal["seeds"] == SEEDS
     assert {b for student, group, a, b in rows if (student, a) == (None, "teacher")} == {*RIVALS, "zero-shot"}
     assert {a for _, group, a, b in rows if group == "strategies"} == {
-        f"small/{method}"
-        for method in ("fisher", "fisher-reversed")  # fisher-ld is a question of its own
+        f"small/{method}" for method in ("fisher", "fisher-reversed", "fisher-ld")
     }
     claims = [row["metric"] for row in found["comparisons"]["popularity"] if row["group"] == "claims"]
     assert claims == ["ndcg_5", "mrr", "ndcg_10", "ndcg_10"]  # over uniform; over fisher and logits

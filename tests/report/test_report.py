@@ -208,10 +208,10 @@ def test_whether_anything_happened_is_a_row_a_method(text):
 
 
 def test_what_each_method_tried_and_took_is_a_row_of_those_with_a_choice(text):
-    rows = {row[0]: row[1:] for row in rows_of(text, "How much the layer term weighs")}
-    assert len(rows) == 7 and "student, logits alone" not in rows
-    assert rows["student, uniform layers"] == ["0.325", "0.400", "1"]
-    assert "The least was taken by 0 and the largest by 7" in text
+    rows = {row[0]: row[1:] for row in rows_of(text, "How much is taken from the teacher")}
+    assert len(rows) == 8 and "student, no distillation" not in rows
+    assert rows["student, uniform layers"] == rows["student, logits alone"] == ["0.100", "0.400", "4x"]
+    assert "8 took the largest, beyond which others may be better" in text and "the least" not in text
 
 
 def test_a_model_with_an_earlier_step_says_which(edited):
