@@ -24,7 +24,7 @@ from fisher_ld.config.params import load_params
 from fisher_ld.config.paths import DATA, DataPaths
 from fisher_ld.core.compute import Compute, keep_freed_memory, usable_threads
 from fisher_ld.evaluation.efficiency import Queries
-from fisher_ld.evaluation.meters import throughput
+from fisher_ld.evaluation.meters import rounds
 from fisher_ld.evaluation.metrics.ndcg import ndcg
 from fisher_ld.evaluation.metrics.ties import rank
 from fisher_ld.evaluation.validation import same_order
@@ -104,8 +104,8 @@ def main() -> None:
         [[texts[item] for item in lists.candidates[i]] for i in numbers],
     )
     timed = {name: queries.model(model) for name, model in models.items()}
-    turns = [throughput(timed, numbers, 1) for _ in range(options.turns)]
-    seconds = {name: sum(turn[name][1].sum() for turn in turns) for name in timed}
+    turns = [rounds(timed, dict.fromkeys(timed, 1), numbers, 1) for _ in range(options.turns)]
+    seconds = {name: sum(turn[name].sum() for turn in turns) for name in timed}
     for name, total in seconds.items():
         print(
             f"{name}: {options.turns * len(numbers) / total:.1f} queries a second on {threads} threads, "

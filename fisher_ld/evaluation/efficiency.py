@@ -3,7 +3,7 @@ scores out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,19 @@ from fisher_ld.evaluation.meters import (
     EnergyCounter,
     GpuCounter,
     Model,
+    best_batch,
     latency,
     parameters,
     peak_memory,
+    rounds,
     size_on_disk,
-    throughput,
 )
 from fisher_ld.evaluation.significance import LEVEL
 from fisher_ld.serving.predictor import Predictor, load
 from fisher_ld.serving.torch_backend import TorchBackend
 
 REFERENCE = "teacher"
-LARGEST_BATCH = 16  # queries that a model is given at once, at most
-THROUGHPUT_QUERIES = 32  # of which the best batch size is told, and a slow teacher's throughput
+LARGEST_BATCH = 16  # queries that a model is given at once, at most; of so many its best batch size is told
 MEMORY_QUERIES = 8  # those of the longest texts, which set the peak
 RESAMPLES = 1000  # of the intervals
 
@@ -78,8 +78,8 @@ def run_alone(folder: Path, queries: Queries, compute: Compute, threads: int) ->
 def measure(models: Mapping[str, tuple[Path, Compute]], queries: Queries, seed: int) -> dict[str, Any]:
     """A row for each saved model (its folder, and where it computes), ratios to `REFERENCE` (above 1: better) and 95%
     bootstrap intervals of those of latency and throughput. Latency is of all queries at batch 1, throughput of all at
-    the best batch size, the reference's of the first `THROUGHPUT_QUERIES`. Memory and energy are those of the device,
-    the host's processors or the GPU."""
+    each model's best batch size, in turns. Memory and energy are those of the device, the host's processors or the
+    GPU."""
     devices = {compute.device for _, compute in models.values()}
     gpus = [f"GPU-{torch.cuda.get_device_properties(device).uuid}" for device in devices if device.type == "cuda"]
     gpu, threads = gpus[0] if gpus else None, torch.get_num_threads()
@@ -96,23 +96,15 @@ def measure(models: Mapping[str, tuple[Path, Compute]], queries: Queries, seed: 
     if gpu:
         counter = GpuCounter(gpu)
         joules = {name: counter.joules_per_query(model, numbers) for name, model in timed.items()}
-    first = numbers[:THROUGHPUT_QUERIES]
-    batches = throughput(timed, first, LARGEST_BATCH)
-    best = {name: min(sizes, key=lambda size, sizes=sizes: sizes[size].sum()) for name, sizes in batches.items()}
-    asked = {name: first if name == REFERENCE else numbers for name in models}
-    a_query = {  # seconds of each batch over the number of queries
-        name: (batches[name][size] if name == REFERENCE else batch_seconds(timed[name], numbers, size))
-        / len(asked[name])
-        for name, size in best.items()
-    }
+    best = best_batch(timed, numbers[:LARGEST_BATCH], LARGEST_BATCH)
+    in_turns = rounds(timed, best, numbers, LARGEST_BATCH)
     rows = {}
     for name, (folder, compute) in models.items():
         p50, p95 = np.quantile(seconds[name], [0.5, 0.95]) * 1000
         rows[name] = {
             "latency_p50_ms": float(p50),
             "latency_p95_ms": float(p95),
-            "queries_per_second": 1 / float(a_query[name].sum()),
-            "throughput_queries": len(asked[name]),
+            "queries_per_second": len(queries) / float(in_turns[name].sum()),
             "best_batch": best[name],
             "joules_per_query": joules[name],
             "memory": memory[name],
@@ -128,7 +120,7 @@ def measure(models: Mapping[str, tuple[Path, Compute]], queries: Queries, seed: 
         "intervals": {
             name: {
                 "latency_p50": latency_interval(seconds[REFERENCE], seconds[name], seed),
-                "throughput": throughput_interval(a_query[REFERENCE], a_query[name], seed),
+                "throughput": throughput_interval(in_turns[REFERENCE], in_turns[name], seed),
             }
             for name in others
         },
@@ -139,12 +131,6 @@ def measure(models: Mapping[str, tuple[Path, Compute]], queries: Queries, seed: 
         "precision": ", ".join(sorted({row["precision"] for row in rows.values()})),
         "energy_counter": counter.source,
     }
-
-
-def batch_seconds(model: Model, queries: Sequence[int], size: int) -> np.ndarray:
-    """Seconds of each batch of `size` queries, after an untimed one."""
-    groups = [queries[i : i + size] for i in range(0, len(queries), size)]
-    return throughput({"": lambda number: model(groups[number[0]])}, range(len(groups)), 1)[""][1]
 
 
 def interval(draws: np.ndarray) -> tuple[float, float]:
@@ -161,14 +147,12 @@ def latency_interval(reference: np.ndarray, model: np.ndarray, seed: int) -> dic
 
 
 def throughput_interval(reference: np.ndarray, model: np.ndarray, seed: int) -> dict[str, float] | None:
-    """Bootstrap 95% interval of the ratio of rates, over the batches of each, whose sizes may differ: seconds of each
-    batch over the number of all queries. None where one of them had fewer than 4 batches, from which no interval can be
-    told."""
-    if min(len(reference), len(model)) < 4:
+    """Bootstrap 95% interval of the ratio of rates, over rounds in which both answered the same: (rounds,) seconds of
+    each. None of fewer than 4 rounds, from which no interval can be told."""
+    if len(model) < 4:
         return None
-    rng = np.random.default_rng(seed)
-    total = [s[rng.integers(0, len(s), (RESAMPLES, len(s)))].sum(1) for s in (reference, model)]
-    low, high = interval(total[0] / total[1])
+    drawn = np.random.default_rng(seed).integers(0, len(model), (RESAMPLES, len(model)))
+    low, high = interval(reference[drawn].sum(1) / model[drawn].sum(1))
     return {"low": low, "high": high}
 
 

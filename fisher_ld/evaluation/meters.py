@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,26 +123,31 @@ def latency(
     return {n: np.array(s) for n, s in seconds.items()}, {n: np.array(j) for n, j in joules.items()}
 
 
-def throughput(models: dict[str, Model], queries: Sequence[int], limit: int = 16) -> dict[str, dict[int, np.ndarray]]:
-    """Seconds of each batch of `queries`, by model and batch size 1, 2, 4, .. up to `limit` and the number of queries.
-    A model stops at the first size that gains nothing. The models take turns at each size, each after an untimed
-    batch: a new shape may need new kernels."""
-    seconds: dict[str, dict[int, np.ndarray]] = {name: {} for name in models}
-    going = list(models)
-    size = 1
-    while going and size <= min(limit, len(queries)):
-        for name in progress(list(going), f"measuring throughput, batch {size}", unit="model"):
-            batches = [queries[i : i + size] for i in range(0, len(queries), size)]
-            models[name](batches[0])
-            marks = [time.perf_counter()]
-            for batch in batches:
-                models[name](batch)
-                marks.append(time.perf_counter())
-            seconds[name][size] = np.diff(marks)
-            if size > 1 and seconds[name][size].sum() >= seconds[name][size // 2].sum():
-                going.remove(name)
-        size *= 2
-    return seconds
+def rounds(
+    models: Mapping[str, Model], sizes: Mapping[str, int], queries: Sequence[int], together: int
+) -> dict[str, np.ndarray]:
+    """Seconds of each round, in which every model answers the same `together` queries in batches of its own size:
+    (rounds,) each. The models take turns, each after an untimed batch: a new shape may need new kernels."""
+    names = list(models)
+    for name in names:
+        models[name](queries[: sizes[name]])
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    begins = range(0, len(queries), together)
+    for turn, begin in enumerate(progress(begins, f"measuring throughput, {together} queries", unit="round")):
+        end, shift = min(begin + together, len(queries)), turn % len(names)
+        for name in names[shift:] + names[:shift]:
+            began = time.perf_counter()
+            for first in range(begin, end, sizes[name]):
+                models[name](queries[first : min(first + sizes[name], end)])
+            seconds[name].append(time.perf_counter() - began)
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def best_batch(models: Mapping[str, Model], queries: Sequence[int], limit: int) -> dict[str, int]:
+    """Of the batch sizes 1, 2, 4, .. up to `limit` that with which each model answers `queries` soonest."""
+    sizes = [2**i for i in range(limit.bit_length())]
+    totals = {size: rounds(models, dict.fromkeys(models, size), queries, len(queries)) for size in sizes}
+    return {name: min(sizes, key=lambda size: totals[size][name].sum()) for name in models}
 
 
 def _resident_peak() -> int | None:

@@ -41,7 +41,7 @@ OUTCOME = (*DONE, "steps_to_target")  # of a student
 GATE = ("passed", "overridden", "tie", "lists", "teacher", "best_rival", "reasons")
 TABLE = ("name", "title", "columns")  # of a table of the paper
 CELL = ("paper", "ours", "interval", "spread", "p", "mark", "best", "empty")
-TIMED = ("ratios", "queries", "threads", "precision", "device")  # of efficiency
+TIMED = ("ratios", "intervals", "queries", "threads", "precision", "device")  # of efficiency
 
 
 def processor(cpuinfo: str) -> dict[str, Any]:

@@ -118,11 +118,17 @@ def _efficiency(found: Mapping[str, Any]) -> str:
     models = [(name, model, ratios) for name, row in found.items() for model, ratios in row["ratios"].items()]
     shown = [name for name in RATIOS if any(name in ratios for _, _, ratios in models)]
     rows = [
-        [f"`{model}` ({name})", *(f"{ratios[ratio]:.1f}" if ratio in ratios else "" for ratio in shown)]
-        for name, model, ratios in models
+        [f"`{model}` ({name})", *(_times(found[name], model, ratio) for ratio in shown)] for name, model, _ in models
     ]
     header = ["model", *(ratio.replace("_", " ") for ratio in shown)]
     return table(header, rows, "How many times better than the teacher, all timed in one process on the same queries.")
+
+
+def _times(row: Mapping[str, Any], model: str, ratio: str) -> str:
+    value, between = row["ratios"][model].get(ratio), row.get("intervals", {}).get(model, {}).get(ratio)
+    if value is None:
+        return ""
+    return f"{value:.1f}" + (f" ({between['low']:.1f} to {between['high']:.1f})" if between else "")
 
 
 def _seconds(stages: Mapping[str, Any]) -> str:

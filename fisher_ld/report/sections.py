@@ -150,8 +150,8 @@ def speed(part: Part, method: str, pictures: Pictures) -> list[Block]:
             rows.append([label(model, part.run), mean(part.quality(model)), *(value(row) for _, _, value in TIMED)])
         text = (
             f"Measured side by side in one process on {found['device']} in {found['precision']} with "
-            f"{found['threads']} threads. Latency is of {found['queries']} queries of {found['candidates']:.0f} "
-            "candidates. All methods of a shape have one architecture. "
+            f"{found['threads']} threads. In turns all answered {found['queries']} queries of "
+            f"{found['candidates']:.0f} candidates. All methods of a shape have one architecture. "
             f"Energy counter: {found['energy_counter']}."
         )
         columns = [column for column, *_ in TIMED]

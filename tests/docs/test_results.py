@@ -38,6 +38,7 @@ ROW |= {
     "d": 1.0,
 }
 OTHER = ROW | {"question": None, "b": "rivals/popularity", "verdict": "equal"}
+BETWEEN = {"throughput": {"low": 17.5, "high": 21.0}, "latency_p50": None}
 FIT = {"steps": 20, "best_step": 20, "moved": 0.4, "same_order": 0.25, "layer_loss": 0.6, "validation_start": 0.125}
 FIT |= {"validation_ndcg_10": 0.5, "gain_last": 0.002}
 JUDGED = {"tie": False, "lists": 9, "teacher": 0.5, "best_rival": "rivals/ease", "rivals": {}}
@@ -105,7 +106,15 @@ def metrics(tmp_path, monkeypatch) -> None:
         write_json(films.training(model, seed) / "fit.json", FIT | loss)
     write_json(films.gate("small"), {"passed": False, "overridden": True, "reasons": ["not above item-kNN"]} | JUDGED)
     ratios = {"small": {"throughput": 19.25, "latency_p50": 18.0}}
-    timed = {"ratios": ratios, "queries": 200, "threads": 2, "precision": "bf16", "device": "cpu", "models": {}}
+    timed = {
+        "ratios": ratios,
+        "intervals": {"small": BETWEEN},
+        "queries": 200,
+        "threads": 2,
+        "precision": "bf16",
+        "device": "cpu",
+        "models": {},
+    }
     write_json(films.efficiency("small"), timed)
     tried = [{"strength": factor, "validation_ndcg_10": score} for factor, score in ((1.0, 0.375), (0.25, 0.5))]
     for method, trials in (("none", []), ("fisher-ld", tried)):
@@ -190,7 +199,7 @@ def test_the_page_shows_what_a_record_holds(metrics, params, tmp_path):
     assert "| student | 0.25x | 1x | taken |" in text and "| `small/fisher-ld` | 0.500 | 0.375 | 0.25x |" in text
     assert "1 took the least, beyond which" in text
     assert "| `films/small` | not passed | not above item-kNN |" in text
-    assert "| `small` (films/small) | 18.0 | 19.2 |" in text  # no column for what was not measured
+    assert "| `small` (films/small) | 18.0 | 19.2 (17.5 to 21.0) |" in text  # no column for what was not measured
     assert "| `distill` | 4 | 40 |" in text
     assert "### Table I: rivals\n\n|  | NDCG@5 |" in text and "| row 1 | 0.36 (paper 0.7) |" in text
     assert "| row 2 | (a) (paper 0.7) |" in text and "Empty: (a) not among run.methods." in text

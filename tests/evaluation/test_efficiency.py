@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fisher_ld.evaluation.efficiency import Queries, batch_seconds, latency_interval, ratios, throughput_interval
+from fisher_ld.evaluation.efficiency import Queries, latency_interval, ratios, throughput_interval
 from fisher_ld.evaluation.meters import NOT_AVAILABLE
 
 
@@ -33,21 +33,15 @@ def test_intervals_of_models_that_differ_by_a_factor():
     assert (found["low"], found["high"]) == pytest.approx((4, 4))  # paired by query
     noisy = latency_interval(4 * rng.uniform(1, 2, 200), student, 0)
     assert 3 < noisy["low"] < 4 < noisy["high"] < 5
-    rates = throughput_interval(np.full(32, 1.0), np.full(16, 0.5), 0)
-    assert rates == {"low": 4, "high": 4}
-    spread = throughput_interval(rng.uniform(0.5, 1.5, 32), np.full(16, 0.5), 0)
+    rounds = rng.uniform(1, 9, 12)
+    rates = throughput_interval(4 * rounds, rounds, 0)
+    assert (rates["low"], rates["high"]) == pytest.approx((4, 4))  # paired by round
+    spread = throughput_interval(rng.uniform(1, 3, 12), np.full(12, 0.5), 0)
     assert spread["low"] < 4 < spread["high"]
 
 
-def test_no_interval_from_a_few_batches():
-    assert throughput_interval(np.ones(32), np.ones(3), 0) is None
-
-
-def test_batches_are_timed_after_an_untimed_one():
-    asked = []
-    seconds = batch_seconds(lambda numbers: asked.append(list(numbers)), range(3, 10), 3)
-    assert asked == [[3, 4, 5], [3, 4, 5], [6, 7, 8], [9]]
-    assert len(seconds) == 3 and (seconds >= 0).all()
+def test_no_interval_from_a_few_rounds():
+    assert throughput_interval(np.ones(3), np.ones(3), 0) is None
 
 
 def test_the_longest_queries_set_the_peak():

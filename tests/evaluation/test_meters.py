@@ -137,25 +137,30 @@ def test_latency_reads_the_counter_around_each_query(tmp_path):
     assert joules["student"] == pytest.approx([0.001] * 2)
 
 
-def test_throughput_doubles_the_batch_while_it_gains(monkeypatch):
+def test_in_a_round_all_models_answer_the_same_in_batches_of_their_own():
+    calls = []
+    models = {name: recorder(name, calls) for name in "ab"}
+    seconds = meters.rounds(models, {"a": 2, "b": 4}, range(3, 10), 4)
+    assert calls == [
+        ("a", [3, 4]), ("b", [3, 4, 5, 6]),  # untimed
+        ("a", [3, 4]), ("a", [5, 6]), ("b", [3, 4, 5, 6]),
+        ("b", [7, 8, 9]), ("a", [7, 8]), ("a", [9]),
+    ]  # fmt: skip
+    assert {name: values.shape for name, values in seconds.items()} == {"a": (2,), "b": (2,)}
+
+
+def test_the_best_batch_is_that_of_each_model(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
-    sizes = {"flat": [], "gains": []}
 
-    def model(name, cost):
+    def model(cost):
         def run(queries):
-            sizes[name].append(len(queries))
             clock[0] += cost(len(queries))
 
         return run
 
-    models = {"flat": model("flat", lambda n: 2.0 * n), "gains": model("gains", lambda n: 1.0 if n <= 4 else n)}
-    seconds = meters.throughput(models, list(range(10)), limit=16)
-    rates = {name: {size: 10 / s.sum() for size, s in own.items()} for name, own in seconds.items()}
-    assert rates["flat"] == pytest.approx({1: 0.5, 2: 0.5})
-    assert rates["gains"] == pytest.approx({1: 1.0, 2: 2.0, 4: 10 / 3, 8: 10 / 9})
-    assert seconds["gains"][8] == pytest.approx([8, 1])
-    assert sizes["gains"] == [1] * 11 + [2] * 6 + [4, 4, 4, 2] + [8, 8, 2]  # the first of a size untimed
+    models = {"flat": model(lambda n: 2.0 * n), "gains": model(lambda n: 1.0 if n <= 4 else n)}
+    assert meters.best_batch(models, range(16), 16) == {"flat": 1, "gains": 4}
 
 
 def allocate(mib):

@@ -101,7 +101,7 @@ def timed(params, student):
         }  # fmt: skip
     reference = seconds["teacher"]
     return {
-        "reference": "teacher", "models": rows, "queries": 40, "throughput_queries": 32, "candidates": 20.0,
+        "reference": "teacher", "models": rows, "queries": 40, "candidates": 20.0,
         "threads": 2, "device": "cpu", "precision": "fp32", "energy_counter": meters.NOT_AVAILABLE,
         "ratios": {name: efficiency.ratios(row, rows["teacher"]) for name, row in rows.items() if name != "teacher"},
         "intervals": {

@@ -171,7 +171,7 @@ def test_the_cost_is_read_against_the_smallest_model_as_good(edited, verdict, qu
     pair = ("small/fisher-ld", "truncated-2")
     results = edited(PATHS.evaluate, change_rows(lambda row: (row["a"], row["b"]) == pair, verdict=verdict))
     peer, found = smallest_not_below(part(results), pair[0]), lines(results)["What does the student save?"]
-    assert found.answer.startswith("5.0 (4.9 to 5.2) times the teacher's throughput")
+    assert found.answer.startswith("5.0 (5.0 to 5.2) times the teacher's throughput")
     if quality is None:
         assert peer is None or peer.model == "teacher"
         assert "times that of" not in found.answer
