@@ -127,8 +127,7 @@ def _open(source: Path) -> pq.ParquetFile:
 def _is_texts(kind: pa.DataType) -> bool:
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
         return False
-    own = kind.value_type.value_type if pa.types.is_dictionary(kind.value_type) else kind.value_type
-    # null: every list is empty
+    own = kind.value_type  # null: every list is empty; a dictionary's lists cannot be read in parts
     return pa.types.is_string(own) or pa.types.is_large_string(own) or pa.types.is_null(own)
 
 

@@ -10,6 +10,7 @@ from fisher_ld.serving.predictor import load
 from fisher_ld.serving.score_file import score_file
 from tests.serving.conftest import student
 
+CATEGORICAL = pa.ListArray.from_arrays([0, 1], pa.array(["a"]).dictionary_encode())
 ROWS = 11
 
 
@@ -76,6 +77,7 @@ def test_a_killed_run_goes_on_and_another_model_begins_anew(predictor, data, sou
         ({"history": [["a"]], "candidates": ["b"]}, "candidates"),
         ({"history": [[7]], "candidates": [["b"]]}, r"lists of texts, got history \(list<\w+: int64>\)"),
         ({"history": [["a"]], "candidates": [[b"b"]]}, r"candidates \(list<\w+: binary>\)"),
+        ({"history": CATEGORICAL, "candidates": [["b"]]}, r"got history \(list<\w+: dictionary<"),
         (
             {"history": [["a"], None], "candidates": [["b"], ["c"]]},
             r"row 1 \(from 0\): expected a list of texts as his",
