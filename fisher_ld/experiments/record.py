@@ -78,7 +78,7 @@ def collect(params: Mapping[str, Any], stages: Mapping[str, Any]) -> dict[str, A
         "summary": read_json(SUMMARY),
         "read": {name: {key: part.data[key] for key in READ} for name, part in parts.items()},
         "scored": {name: part.scored for name, part in parts.items()},
-        "quality": {name: _each(part.evaluate["quality"], _primary) for name, part in parts.items()},
+        "quality": {name: _quality(part) for name, part in parts.items()},
         "comparisons": {name: _each(part.evaluate["comparisons"], _compared) for name, part in parts.items()},
         "retained": {name: part.evaluate["retained"] for name, part in parts.items()},
         "outcome": {name: outcomes(part) for name, part in parts.items()},
@@ -122,8 +122,15 @@ def _each(families: Mapping[str, Any], chosen: Callable[[Any], Any]) -> dict[str
     return {family: chosen(content) for family, content in families.items()}
 
 
-def _primary(models: Mapping[str, Any]) -> dict[str, Any]:
-    return {model: {key: row[PRIMARY][key] for key in INTERVAL} for model, row in models.items()}
+def _quality(part: Part) -> dict[str, Any]:
+    """Family -> model -> INTERVAL, and the mean of each seed."""
+    seeds = part.evaluate["seeds"]
+
+    def row(family: str, model: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: metrics[PRIMARY][key] for key in INTERVAL} | {"seeds": seeds[family][model]}
+
+    found = part.evaluate["quality"]
+    return {family: {name: row(family, name, of) for name, of in models.items()} for family, models in found.items()}
 
 
 def _compared(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

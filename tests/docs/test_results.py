@@ -94,7 +94,10 @@ def metrics(tmp_path, monkeypatch) -> None:
         films.evaluate,
         {
             "quality": {"matched": quality, "uniform": {"teacher": _metric(0.625)}},
-            "seeds": {"matched": {"chance": [0.2], "teacher": [0.5], "small/fisher-ld": [0.4, 0.35]}},
+            "seeds": {
+                "matched": {"chance": [0.2], "teacher": [0.5], "small/fisher-ld": [0.4, 0.35]},
+                "uniform": {"teacher": [0.625]},
+            },
             "comparisons": {"matched": [ROW, OTHER]},
             "retained": {"matched": {"small/fisher-ld": share}},
         },
@@ -128,13 +131,13 @@ def test_a_record_holds_the_cells_of_the_run_and_no_older_ones(metrics, params):
     found = collect(params, STAGES)
     assert found["seconds"] == {"distill": {"cells": 4, "seconds": 40.0}}  # those of `gone` are of an earlier run
     assert found["quality"]["films"]["matched"]["small/fisher-ld"] == {
-        "mean": 0.375, "low": 0.275, "high": 0.475, "n": 9
+        "mean": 0.375, "low": 0.275, "high": 0.475, "n": 9, "seeds": [0.4, 0.35]
     }  # fmt: skip
     assert found["comparisons"]["films"]["matched"][0]["verdict"] == "shown above"
     assert "d" not in found["comparisons"]["films"]["matched"][0]
     assert found["outcome"]["films"]["small/fisher-ld"]["layer_loss"] == 0.6
     assert found["outcome"]["films"]["small/none"]["layer_loss"] is None and "teacher" not in found["outcome"]["films"]
-    assert found["scored"] == {"films": 3}  # chance is not scored
+    assert found["scored"] == {"films": 4}  # chance is not scored
     assert [*found["strengths"]["films"]] == ["small/fisher-ld"]
     assert "filters" not in found["read"]["films"]
     assert found["params"]["teacher.adapt"] == params["teacher"]["adapt"]
@@ -186,12 +189,12 @@ def test_the_page_shows_what_a_record_holds(metrics, params, tmp_path):
     assert text.index("## Profile default") < text.index("## Profile quick")
     assert "[^default]: Commit `0123456789`, clean tree; 2026-11-28; 2 cores of AMD EPYC, with avx512_bf16." in text
     assert "[^quick]: Commit `0123456789`, with changes in `params.yaml`;" in text
-    assert "| `teacher` | 0.500 (0.400 to 0.600), 9 | 0.625 (0.525 to 0.725), 9 |" in text
-    assert "| `small/fisher-ld` | 0.375 (0.275 to 0.475), 9 |  |" in text
+    assert "| `teacher` | 0.500 (0.400 to 0.600), 9 | 0.625 (0.525 to 0.725), 9 |  |" in text
+    assert "| `small/fisher-ld` | 0.375 (0.275 to 0.475), 9 |  | 0.350 to 0.400 |" in text
     assert "| `teacher` minus `rivals/popularity` | +0.250 (+0.125 to +0.375) | 0.0004 | equal |" in text
     assert "| adds 0.250 NDCG@10 (0.125 to 0.375) | `teacher` minus `rivals/ease`; 9 users, 1 run;" in text
     assert "Everything about the teacher rests on one run of it." in text
-    assert "In 2 runs recorded here the test lists were scored 6 times" in text
+    assert "In 2 runs recorded here the test lists were scored 8 times" in text
     assert "| labelled | 300 | 1,800 |" in text and "| validation |  | 938 |" in text
     assert "Of the windows that a student read, the teacher read 25%." in text
     assert "| `small/none` | 40.0% | 25.0% |  | 0.125 | 0.500 | +0.002 |" in text
