@@ -22,7 +22,9 @@ RANKED = (
 )  # fmt: skip
 ONE_PROCESS = ("embed_items", "start_student", "efficiency")  # run a model, and gain nothing from a second
 JOBS = (*RANKED, *ONE_PROCESS)
-RESUMED = ("adapt_teacher", "adapt_shallow", "cache_teacher", "cache_signals", "distill")  # from a checkpoint
+RESUMED = (  # from a checkpoint
+    "adapt_teacher", "adapt_shallow", "cache_teacher", "cache_signals", "choose_strength", "distill",
+)  # fmt: skip
 AGAIN = "Run the same command again; it goes on from its checkpoint"
 STARTED = "FISHER_LD_STARTED"  # set in the environment of processes that a launcher started
 

@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from fisher_ld.batches.lists import read_labelled, read_lists, read_taught, read_texts
 from fisher_ld.batches.prompts import build_prompts, read_template, saved_prompts
 from fisher_ld.config.paths import BASE, DataPaths, cell
+from fisher_ld.core.checkpoint import Checkpoint
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json, write_json
 from fisher_ld.distillation.cache import TeacherCache
@@ -358,6 +359,31 @@ def test_a_method_takes_the_strength_that_is_best_on_validation(begun, run, monk
     assert read_json(DATA.strength("small", "none")) == {"strength": 1.0}
     assert read_json(DATA.strength_trials("small", "none")) == []
     assert METHODS["logits"].weighed == "output_weight" and METHODS["tinybert"].weighed == "layer_weight"
+
+
+def test_trials_that_are_done_outlive_a_kill(begun, run, monkeypatch):
+    start_student.main(params(), run, DATA.name, "small", TEACHER)
+    asked, seen = params(trials={"strength": [4.0, 16.0]}), []
+    train, load = distill.train, Checkpoint.load
+
+    def killed(*given):
+        if given[-1] == 16.0:
+            raise KeyboardInterrupt
+        return train(*given)
+
+    def watched(checkpoint):
+        found = load(checkpoint)
+        seen.append(found and found[0])
+        return found
+
+    monkeypatch.setattr(distill, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        choose_strength.main(asked, run, DATA.name, "small", "logits", TEACHER)
+    monkeypatch.setattr(distill, "train", train)
+    monkeypatch.setattr(Checkpoint, "load", watched)
+    for _ in range(2):
+        choose_strength.main(asked, run, DATA.name, "small", "logits", TEACHER)
+    assert seen == [asked.distill.steps, asked.distill.steps, None, None, None, None]
 
 
 def test_the_start_is_the_teachers_first_layers_with_a_head_fitted_to_them(begun, run):
