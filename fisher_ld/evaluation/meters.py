@@ -146,7 +146,7 @@ def rounds(
 def best_batch(models: Mapping[str, Model], queries: Sequence[int], limit: int) -> dict[str, int]:
     """Of the batch sizes 1, 2, 4, .. up to `limit` that with which each model answers `queries` soonest."""
     sizes = [2**i for i in range(limit.bit_length())]
-    totals = {size: rounds(models, dict.fromkeys(models, size), queries, len(queries)) for size in sizes}
+    totals = {size: rounds(models, {name: size for name in models}, queries, len(queries)) for size in sizes}
     return {name: min(sizes, key=lambda size: totals[size][name].sum()) for name in models}
 
 
