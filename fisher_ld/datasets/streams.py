@@ -21,6 +21,7 @@ from fisher_ld.core.progress import Progress, progress
 CHUNK = 1 << 20
 SCANNED = 1 << 26  # bytes of a file that are searched for its encoding
 PACKED = (".gz", ".zst")
+BROKEN = (EOFError, gzip.BadGzipFile, zlib.error)
 BYTE_ORDERS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -87,13 +88,27 @@ def _unpacked(path: Path, file: BinaryIO) -> Iterator[Any]:
         if path.suffix == ".gz":
             yield gzip.GzipFile(fileobj=file)
         elif path.suffix == ".zst":
-            yield io.BufferedReader(pa.CompressedInputStream(file, "zstd"), CHUNK)
+            yield io.BufferedReader(_Zst(pa.CompressedInputStream(file, "zstd")), CHUNK)
         else:
             yield file
-    except (EOFError, OSError, zlib.error) as error:
-        if getattr(error, "errno", None):  # what the system says of a path
-            raise
+    except BROKEN as error:
         raise UserError(f"{path}: cannot be unpacked ({error}); run dvc repro -f download") from error
+
+
+class _Zst(io.RawIOBase):
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:
+        try:
+            data = self.inner.read(len(target))
+        except OSError as error:
+            raise EOFError(str(error)) from error
+        target[: len(data)] = data
+        return len(data)
 
 
 class _Text(io.RawIOBase):

@@ -26,6 +26,7 @@ class Term:
     name: ClassVar[str]  # in curves
     weight: ClassVar[str]  # key of `distill`
     signals: ClassVar[tuple[str, ...]] = ()  # of the teacher, as the cache names them
+    unlabelled: ClassVar[bool] = False  # whether it learns from windows without labels alone
 
     def build(self, distill: Distill, matching: Matching | None) -> Loss:
         """The loss of one training; None where it is absent from a batch. `matching`: of a method with signals of
@@ -77,7 +78,7 @@ class TopRanked(Term):
     """The candidates that the teacher ranks highest in a list without label, as if they were liked. Absent where all
     lists of the batch have labels."""
 
-    name, weight, signals = "top_ranked", "output_weight", ("logits",)
+    name, weight, signals, unlabelled = "top_ranked", "output_weight", ("logits",), True
 
     def build(self, distill: Distill, matching: Matching | None) -> Loss:
         from fisher_ld.distillation.losses import top_ranked_loss

@@ -23,7 +23,6 @@ from fisher_ld.distillation.matching import Matching, Weighting
 from fisher_ld.distillation.methods import Method, Phase
 from fisher_ld.distillation.objective import Loss, TrainedTerm, objective
 from fisher_ld.distillation.signals import StateStatistics, TeacherSignals, asked
-from fisher_ld.distillation.terms import TopRanked
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.together import score_together
 from fisher_ld.training.loop import Fit, Schedule, Training, fit
@@ -51,7 +50,7 @@ def distill(
     from windows without labels where there are none."""
     torch.manual_seed(training.seed)
     student.requires_grad_(True)
-    if TopRanked() in method.terms and (lists.positive >= 0).all():
+    if any(term.unlabelled for term in method.terms) and (lists.positive >= 0).all():
         raise UserError(
             f"{method.label} learns from windows without labels, of which there are none: raise data.transfer_windows, "
             "and leave some by data.labelled_windows"

@@ -168,12 +168,9 @@ def _asked(frames: Frames, known: Known) -> Iterator[tuple[str | None, str, list
         named = {method: paths.student(student, method) for method in METHODS}
         ours, uniform, top = named[OURS], named["uniform"], known.best(student, methods)
         weighted = [method for method in methods if METHODS[method].weighting]
-        ours_asked = known.pair("fisher_over_uniform", student)
-        yield (
-            student,
-            "strategies",
-            [ours_asked if method == OURS else Pair(named[method], uniform) for method in weighted],
-        )
+        over_uniform = {method: Pair(named[method], uniform) for method in weighted}
+        over_uniform |= {OURS: known.pair("fisher_over_uniform", student)} if OURS in weighted else {}
+        yield student, "strategies", [*over_uniform.values()]
         asked = [known.pair(key, student) for key in QUESTIONS if key != "teacher_over_rival"]
         beside = known.rival(student), paths.start(student)
         competing = [Pair(named[method], other) for method in COMPETING for other in beside]
