@@ -1,7 +1,7 @@
 """dvc.yaml against the code, cell by cell as DVC reads it."""
 
 import ast
-from itertools import product
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,14 +9,14 @@ import yaml
 from dvc.repo import Repo
 
 from fisher_ld.config import paths
-from fisher_ld.config.paths import DataPaths, cell
+from fisher_ld.config.paths import FURTHER, DataPaths, cell
 from fisher_ld.evaluation.baselines.catalogue import rivals_of
 from fisher_ld.run.dependencies import imports, rewritten
-from tests.given import ROOT, given
+from tests.given import ROOT, given, raw
 
 TEXT = (ROOT / "dvc.yaml").read_text()
 STAGES = yaml.safe_load(TEXT)["stages"]
-RUN = given().run
+RUN = given({"run": {"students": ["small", "tiny"], "further_methods": ["linear"]}}).run
 # What the files of a folder of fisher_ld may import of others.
 BELOW = {
     "core": set(),
@@ -39,12 +39,16 @@ BELOW = {
 
 
 @pytest.fixture(scope="module")
-def cells():
-    """(stage, name of the cell, words after the module in its command, outs) of every cell of params.yaml."""
-    found = []
-    for stage in Repo(ROOT).index.stages:
-        name, _, names = stage.addressing.partition("@")
-        found.append((name, names, stage.cmd.split()[3:], {Path(out.def_path) for out in stage.outs}))
+def cells(tmp_path_factory):
+    """(stage, name of the cell, words after the module in its command, outs) of every cell of RUN."""
+    folder, found = tmp_path_factory.mktemp("pipeline"), []
+    shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=lambda *_: ["cache", "tmp"])
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    (folder / "params.yaml").write_text(yaml.safe_dump(raw() | {"run": RUN.model_dump()}))
+    for stage in Repo(folder, uninitialized=True).index.stages:
+        name, _, names = stage.name.partition("@")
+        outs = {Path(out.def_path) for out in stage.outs}
+        found.append((name.removesuffix(FURTHER), names, stage.cmd.split()[3:], outs))
     return found
 
 
@@ -64,7 +68,7 @@ def test_where_a_thing_ran_is_no_parameter(stage):
 
 def test_beta_reaches_only_the_layer_weights():
     reached = [s for s in STAGES for key in body(s).get("params", []) if key in ("fisher", "fisher.beta")]
-    assert reached == ["layer_weights"]
+    assert reached == ["layer_weights", f"layer_weights{FURTHER}"]
 
 
 def test_the_command_of_a_cell_gives_main_its_names_and_the_cell_is_named_by_them(cells):
@@ -105,13 +109,13 @@ def files_of_a_run():
             data.traces,
             data.per_user,
         )
-        yield from map(data.weights, RUN.methods)
-        yield from map(data.signals, RUN.methods)
+        yield from map(data.weights, RUN.all_methods)
+        yield from map(data.signals, RUN.all_methods)
         scored = [("teacher", seed) for seed in RUN.teacher_seeds]
         scored += [(model, 0) for model in RUN.shallow]
         yield from (data.validation(*model) for model in (*scored, *((paths.rival(name), 0) for name in NAMES)))
         scored += [(paths.start(student), 0) for student in RUN.students]
-        each = list(product(RUN.students, RUN.methods, RUN.seeds))
+        each = [(s, method, seed) for s in RUN.students for method in RUN.methods_of(s) for seed in RUN.seeds]
         scored += [(paths.student(student, method), seed) for student, method, seed in each]
         yield from (data.model(*model) for model in scored)
         yield from (data.validation(paths.student(student, m), s) for student, m, s in each)

@@ -15,6 +15,7 @@ BASE = DATA / "teacher" / "base"
 TABLES = METRICS / "tables"  # of the paper, filled
 PLOTS = METRICS / "plots"  # what `dvc plots` draws: all cells in one table each
 SUMMARY = METRICS / "summary.json"  # the few numbers that experiments are compared by
+FURTHER = "-further"  # ends the name of a stage in dvc.yaml, of the methods of the first student alone
 PARAMS = Path("params.yaml")
 SHALLOW = ("truncated", "layerdrop")  # kinds of teachers with fewer layers
 

@@ -21,7 +21,7 @@ TEACHER = "teacher"
 def models(run: Run) -> Iterator[tuple[str, int]]:
     """The teacher that students learn from, and the first run of every student."""
     yield TEACHER, run.teacher_seeds[0]
-    yield from ((paths.student(student, m), run.seeds[0]) for student in run.students for m in run.methods)
+    yield from ((paths.student(student, m), run.seeds[0]) for student in run.students for m in run.methods_of(student))
 
 
 def draw(lists: Lists, seed: int) -> np.ndarray:

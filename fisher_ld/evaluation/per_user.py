@@ -55,7 +55,7 @@ def scored_models(run: Run, rivals: Rivals) -> Iterator[tuple[str, int]]:
     yield from ((model, 0) for model in run.shallow)
     for student in run.students:
         yield paths.start(student), 0
-        yield from ((paths.student(student, method), seed) for method in run.methods for seed in run.seeds)
+        yield from ((paths.student(student, method), seed) for method in run.methods_of(student) for seed in run.seeds)
 
 
 def per_user(data: DataPaths, run: Run, rivals: Rivals) -> pl.DataFrame:

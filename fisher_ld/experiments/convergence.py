@@ -18,11 +18,12 @@ def steps_to_target(part: Part) -> dict[str, list[int | None]]:
     with which uniform layers of its shape end, on average over seeds; None where none has. Empty without uniform
     layers, or where these gain nothing."""
     chance = part.quality("chance")
-    if chance is None or "uniform" not in part.run.methods:
-        return {}
     found: dict[str, list[int | None]] = {}
     for student in part.run.students:
-        models = [paths.student(student, method) for method in part.run.methods]
+        methods = part.run.methods_of(student)
+        if chance is None or "uniform" not in methods:
+            continue
+        models = [paths.student(student, method) for method in methods]
         after = [part.curves[model].filter(pl.col("step") > 0).drop_nulls(SCORE) for model in models]
         curves = {model: curve.sort("seed", "step") for model, curve in zip(models, after, strict=True)}
         uniform = curves[paths.student(student, "uniform")]

@@ -61,7 +61,7 @@ def places(part: Part) -> dict[str, Place]:
     costs = {"teacher": (1.0, 100.0)}
     for student, found in part.efficiency.items():
         for name, ratios in found["ratios"].items():
-            models = [paths.student(student, m) for m in part.run.methods] if name == student else [name]
+            models = [paths.student(student, m) for m in part.run.methods_of(student)] if name == student else [name]
             costs |= dict.fromkeys(models, (ratios["throughput"], 100 / ratios["parameters"]))
     qualities = {model: part.quality(model) for model in costs}
     return {model: Place(found["mean"], *costs[model]) for model, found in qualities.items() if found}

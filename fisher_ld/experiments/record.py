@@ -17,7 +17,7 @@ from statistics import mean
 from typing import Any
 
 from fisher_ld.config.params import Run
-from fisher_ld.config.paths import PARAMS, SUMMARY, TABLES, cell
+from fisher_ld.config.paths import FURTHER, PARAMS, SUMMARY, TABLES, cell
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json, read_yaml, write_json
 from fisher_ld.evaluation.metrics.catalogue import PRIMARY
@@ -55,14 +55,18 @@ def processor(cpuinfo: str) -> dict[str, Any]:
 def cells(body: Mapping[str, Any], run: Mapping[str, Sequence]) -> list[tuple[Any, ...]]:
     """Names of the cells of one stage of dvc.yaml: every combination of the names in `run`."""
     axes = [body["foreach"]] if "foreach" in body else list(body.get("matrix", {}).values())
-    names = (run[axis.removeprefix("${run.").removesuffix("}")] for axis in axes)
+    first = ["${run.students[0]}"]
+    names = (run["students"][:1] if axis == first else run[axis[len("${run.") : -1]] for axis in axes)
     return list(product(*names))
 
 
 def took(stages: Mapping[str, Any], run: Mapping[str, Sequence]) -> dict[str, list[dict[str, Any]]]:
     """Stage of dvc.yaml -> run.json of each of its cells; stages that left none apart."""
-    files = {s: [cell(s, *names) / "run.json" for names in cells(body, run)] for s, body in stages.items()}
-    found = {stage: [read_json(file) for file in of_stage if file.is_file()] for stage, of_stage in files.items()}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name, body in stages.items():
+        stage = name.removesuffix(FURTHER)
+        files = [cell(stage, *names) / "run.json" for names in cells(body, run)]
+        found.setdefault(stage, []).extend(read_json(file) for file in files if file.is_file())
     return {stage: records for stage, records in found.items() if records}
 
 

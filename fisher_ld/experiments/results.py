@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -107,9 +106,11 @@ class Part:
     def strengths(self) -> dict[str, dict[str, Any]]:
         """Student that tried several factors -> the one taken, and validation NDCG@10 of each."""
         found = {}
-        for shape, method in product(self.run.students, self.run.methods):
-            if trials := _json(self.paths.strength_trials(shape, method)):
-                found[paths.student(shape, method)] = {**_json(self.paths.strength(shape, method)), "trials": trials}
+        for shape in self.run.students:
+            for method in self.run.methods_of(shape):
+                if trials := _json(self.paths.strength_trials(shape, method)):
+                    taken = _json(self.paths.strength(shape, method))
+                    found[paths.student(shape, method)] = {**taken, "trials": trials}
         return found
 
     @cached_property
@@ -138,7 +139,7 @@ class Part:
 
     def weighted(self, student: str) -> list[str]:
         """Its models that differ in the weights of their layers alone."""
-        return [paths.student(student, method) for method in self.run.methods if METHODS[method].weighting]
+        return [paths.student(student, method) for method in self.run.methods_of(student) if METHODS[method].weighting]
 
     def changing(self, model: str) -> bool:
         """Whether its layer weights changed in training (Eq. 9)."""
@@ -214,7 +215,7 @@ class Results:
     @property
     def method(self) -> str:
         """The method that the report is about."""
-        return PROPOSED if PROPOSED in self.run.methods else self.run.methods[-1]
+        return PROPOSED if PROPOSED in self.run.all_methods else self.run.methods[-1]
 
     @cached_property
     def tables(self) -> list[dict[str, Any]]:

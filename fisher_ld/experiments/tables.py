@@ -44,7 +44,7 @@ def locate(results: Results, spec: Mapping[str, Any]) -> tuple[Part, str, str]:
         return results.parts[data], student, model
     if model not in METHODS:
         raise Empty(spec.get("lacking", "no such method here yet"))
-    if model not in run.methods:
+    if model not in run.methods_of(student):
         raise Empty("not among run.methods")
     return results.parts[data], student, paths.student(student, model)
 

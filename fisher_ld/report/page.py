@@ -103,7 +103,7 @@ def _signals(results: Results) -> list[Block]:
     rows = []
     for data in results.run.data:
         places = [("every method with a teacher", cell("cache_teacher", data))]
-        places += [(METHODS[m].label, cell("cache_signals", data, m)) for m in results.run.methods]
+        places += [(METHODS[m].label, cell("cache_signals", data, m)) for m in results.run.all_methods]
         for who, folder in places:
             if (folder / "signals.json").is_file():
                 found, ran = read_json(folder / "signals.json"), read_json(folder / "run.json")

@@ -59,7 +59,7 @@ def best_student(part: Part) -> tuple[str, int, dict[str, str | float]]:
 def _numbers(part: Part, student: str, method: str) -> Iterator[Number]:
     """The most important first. Of a student's own the model is STUDENT/NAME."""
     quality, retained = part.evaluate["quality"][MAIN], part.evaluate["retained"][MAIN]
-    first, *others = sorted(part.run.methods, key=lambda name: name != method)
+    first, *others = sorted(part.run.methods_of(student), key=lambda name: name != method)
     ratios = part.efficiency[student]["ratios"][student]
 
     def of(name: str) -> Iterator[Number]:

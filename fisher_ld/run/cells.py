@@ -26,7 +26,7 @@ import psutil
 
 from fisher_ld.config.overrides import set_params
 from fisher_ld.config.params import Cluster
-from fisher_ld.config.paths import PARAMS
+from fisher_ld.config.paths import FURTHER, PARAMS
 from fisher_ld.core.compute import usable_threads
 from fisher_ld.core.errors import UserError, told
 from fisher_ld.run.stage import read_params, terminate
@@ -41,10 +41,15 @@ LOCK = "dvc.lock"
 NOISE = "Updating lock file"  # from here on DVC says how to commit what it did
 
 
+def stage_of(cell: str) -> str:
+    """Of the cell of a further method the stage that it runs."""
+    return cell.split("@")[0].removesuffix(FURTHER)
+
+
 def alone_here(cluster: Cluster) -> Callable[[str], bool]:
     """Whether a cell must be the only one on this machine; none that is a job of SLURM must."""
     stages = {stage for stage in ALONE if cluster.of(stage).launcher != "slurm"}
-    return lambda cell: cell.split("@")[0] in stages
+    return lambda cell: stage_of(cell) in stages
 
 
 def outdated() -> dict[str, set[str]]:
@@ -235,7 +240,7 @@ def main() -> None:
     done = len(needs) - len(outcome.failed) - len(outcome.left)
     print(f"{done} of {len(needs)} cells done in {(time.monotonic() - started) / 60:.1f} minutes")
     if outcome.failed:
-        stages = dict.fromkeys(cell.split("@")[0] for cell in outcome.left)
+        stages = dict.fromkeys(map(stage_of, outcome.left))
         left = f"{len(outcome.left)} that need them were not begun ({', '.join(stages)}). " if stages else ""
         sys.exit(
             f"failed: {', '.join(outcome.failed)}; why stands above in the lines that begin so. {left}What is done "

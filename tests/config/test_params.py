@@ -130,6 +130,10 @@ def test_what_data_says_wrong_is_said_once():
             "run.methods.1: expected a name of the methods, got 'fishr'; did you mean fisher?",
         ),
         (
+            {"run": {"methods": ["none"], "further_methods": ["none"]}},
+            "run: further_methods: expected each once and none",
+        ),
+        (
             {"run": {"data": ["movielens-10k"]}},
             "  run.data: data_sets has no entry 'movielens-10k'; did you mean movielens-100k?",
         ),

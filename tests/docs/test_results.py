@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fisher_ld.config import paths
-from fisher_ld.config.paths import DataPaths
+from fisher_ld.config.paths import FURTHER, DataPaths
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_yaml, write_json
 from fisher_ld.experiments.record import cells, collect, main, processor
@@ -70,6 +70,7 @@ def params() -> dict[str, Any]:
             "data": ["films"],
             "students": ["small"],
             "methods": ["none", "fisher-ld"],
+            "further_methods": [],
             "seeds": [0, 1],
             "teacher_seeds": [0],
             "shallow": ["truncated-2"],
@@ -164,8 +165,9 @@ def test_cells_are_all_combinations_of_the_names():
 
 def test_the_stages_of_dvc_yaml_have_cells_that_a_record_can_name():
     run = read_yaml(ROOT / "params.yaml")["run"]
-    for body in read_yaml(ROOT / "dvc.yaml")["stages"].values():
-        assert cells(body, run)
+    for name, body in read_yaml(ROOT / "dvc.yaml")["stages"].items():
+        assert bool(cells(body, run)) == (not name.endswith(FURTHER))
+        assert cells(body, run | {"further_methods": ["linear"]})
 
 
 def test_a_processor_is_named_with_the_units_that_matter():

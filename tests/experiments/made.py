@@ -1,7 +1,5 @@
 """A run as its stages leave it, from models of a chosen skill; numbers come from the stages' own code."""
 
-from itertools import product
-
 import numpy as np
 import polars as pl
 
@@ -46,7 +44,7 @@ def models(params):
     found = dict.fromkeys(("chance", "zero-shot", *map(rival, rivals_of(params.rivals))), 1)
     found |= {"teacher": len(run.teacher_seeds)} | dict.fromkeys(run.shallow, 1)
     for student in run.students:
-        found |= {f"{student}/start": 1} | {f"{student}/{method}": len(run.seeds) for method in run.methods}
+        found |= {f"{student}/start": 1} | {f"{student}/{method}": len(run.seeds) for method in run.methods_of(student)}
     return found
 
 
@@ -147,7 +145,7 @@ def write_training(params, paths, share):
     rng = np.random.default_rng(1)
     steps = np.arange(1, 201)
     fall = np.exp(-steps / 60)
-    for shape, method in product(params.run.students, params.run.methods):
+    for shape, method in [(s, m) for s in params.run.students for m in params.run.methods_of(s)]:
         others = params.trials.strength if METHODS[method].weighed else []
         tried = {factor: 0.4 - 0.1 * abs(factor - 4) for factor in ([1.0, *others] if others else [])}
         trials = [{"strength": factor, "validation_ndcg_10": score} for factor, score in tried.items()]
@@ -249,7 +247,7 @@ def write_run(params, users=300):
         write_data(params, paths, paths.processed)
         write_scored(params, paths)
         write_evaluation(params, paths, users, seed)
-        for method in params.run.methods:
+        for method in params.run.all_methods:
             cost = {"stage": "layer_weights", "cell": f"{data}-{method}", "run_id": None, "seconds": 2.5}
             write_json(cell("layer_weights", data, method) / "run.json", cost | {"peak_memory_mib": 300.0})
         cost = {"stage": "evaluate", "cell": data, "run_id": "a", "seconds": 60.0, "peak_memory_mib": 900.0}

@@ -24,7 +24,7 @@ from tests.given import given
 TWO = FEWER | {
     "run": {
         "data": ["movielens-100k", "mine"], "students": ["small", "tiny"], "methods": ["none", "uniform", "fisher-ld"],
-        "seeds": [0, 1], "shallow": ["truncated-2"],
+        "further_methods": ["linear"], "seeds": [0, 1], "shallow": ["truncated-2"],
     },
     "data_sets": {"mine": {"source": {"kind": "movielens-1m"}}},
 }  # fmt: skip

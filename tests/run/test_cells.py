@@ -16,6 +16,7 @@ from unittest.mock import Mock
 import pytest
 import yaml
 
+from fisher_ld.config.paths import FURTHER
 from fisher_ld.core.errors import UserError
 from fisher_ld.run import cells
 from tests.given import ROOT, given
@@ -89,6 +90,11 @@ def test_what_did_not_change_does_not_run_again(project, capsys):
     told = capsys.readouterr().out
     assert "Running stage 'first'" in told
     assert "Stage 'a' didn't change" in told  # `first` left the same file
+
+
+def test_a_further_method_runs_alone_where_its_stage_does():
+    assert ALONE(f"cache_signals{FURTHER}@movielens-100k-tinybert")
+    assert not ALONE(f"distill{FURTHER}@movielens-100k-small-tinybert-0")
 
 
 def test_the_stages_that_run_alone_are_stages():

@@ -236,6 +236,15 @@ def test_a_further_seed_runs_one_cell_a_method(project):
     assert changed == cells("distill", *new) | cells("score_student", *new) | ENDS
 
 
+def test_a_further_method_runs_its_cells_of_the_first_student_alone(project):
+    changed = outdated(project, {"run": {"students": ["small", "tiny"], "further_methods": ["linear"]}})
+    own = {f"{stage}-further@{DATA}-linear" for stage in ("cache_signals", "layer_weights")}
+    own |= {f"choose_strength-further@{DATA}-small-linear"}
+    own |= {f"{s}-further@{DATA}-small-linear-{seed}" for s in ("distill", "score_student") for seed in SEEDS}
+    assert {cell for cell in changed if "-further@" in cell} == own
+    assert not [cell for cell in changed - ENDS if "-further@" not in cell and "-tiny" not in cell]
+
+
 def test_beta_runs_only_what_it_changes(project):
     kept = project / PATHS.model("small/uniform", 0) / "model.safetensors"
     before = kept.stat().st_ino
