@@ -9,6 +9,7 @@ import yaml
 from dvc.repo import Repo
 
 from fisher_ld.config import paths
+from fisher_ld.config.params import all_methods, methods_of
 from fisher_ld.config.paths import FURTHER, DataPaths, cell
 from fisher_ld.evaluation.baselines.catalogue import rivals_of
 from fisher_ld.run.dependencies import imports, rewritten
@@ -109,13 +110,13 @@ def files_of_a_run():
             data.traces,
             data.per_user,
         )
-        yield from map(data.weights, RUN.all_methods)
-        yield from map(data.signals, RUN.all_methods)
+        yield from map(data.weights, all_methods(RUN))
+        yield from map(data.signals, all_methods(RUN))
         scored = [("teacher", seed) for seed in RUN.teacher_seeds]
         scored += [(model, 0) for model in RUN.shallow]
         yield from (data.validation(*model) for model in (*scored, *((paths.rival(name), 0) for name in NAMES)))
         scored += [(paths.start(student), 0) for student in RUN.students]
-        each = [(s, method, seed) for s in RUN.students for method in RUN.methods_of(s) for seed in RUN.seeds]
+        each = [(s, method, seed) for s in RUN.students for method in methods_of(RUN, s) for seed in RUN.seeds]
         scored += [(paths.student(student, method), seed) for student, method, seed in each]
         yield from (data.model(*model) for model in scored)
         yield from (data.validation(paths.student(student, m), s) for student, m, s in each)

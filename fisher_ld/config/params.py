@@ -442,22 +442,23 @@ class Run(Section):
     teacher_seeds: Annotated[list[Seed], AfterValidator(_distinct)]  # students distil from the first
     shallow: Annotated[list[Shallow], AfterValidator(_distinct)]
 
-    @property
-    def all_methods(self) -> list[str]:
-        return self.methods + self.further_methods
-
-    def methods_of(self, student: str) -> list[str]:
-        return self.all_methods if student == self.students[0] else self.methods
-
     def contradictions(self) -> Iterator[str]:
-        if len(set(self.all_methods)) < len(self.all_methods):
+        if len(set(all_methods(self))) < len(all_methods(self)):
             yield f"further_methods: expected each once and none of methods, got {self.further_methods}"
+
+
+def all_methods(run: Run) -> list[str]:
+    return [*run.methods, *run.further_methods]
+
+
+def methods_of(run: Run, student: str) -> list[str]:
+    return all_methods(run) if student == run.students[0] else run.methods
 
 
 def trained(run: Run) -> dict[str, list[int]]:
     """Every model that is trained, with its seeds."""
     alone = {"teacher": run.teacher_seeds} | {model: [0] for model in run.shallow}
-    return alone | {paths.student(s, method): run.seeds for s in run.students for method in run.methods_of(s)}
+    return alone | {paths.student(s, method): run.seeds for s in run.students for method in methods_of(run, s)}
 
 
 class Params(Section):
@@ -502,12 +503,12 @@ class Params(Section):
         tried = [1.0, *self.trials.strength]
         if len(set(tried)) < len(tried):
             yield f"trials.strength: expected each factor once beside 1, got {self.trials.strength}"
-        if "fisher-ld-no-sampling" in self.run.all_methods and self.fisher.unsampled <= self.fisher.samples:
+        if "fisher-ld-no-sampling" in all_methods(self.run) and self.fisher.unsampled <= self.fisher.samples:
             yield (
                 f"fisher.unsampled: fisher-ld-no-sampling takes more examples than fisher.samples "
                 f"({self.fisher.samples}), got {self.fisher.unsampled}; raise it, or leave the method out"
             )
-        if "none" in self.run.all_methods and self.distill.alpha == 0:
+        if "none" in all_methods(self.run) and self.distill.alpha == 0:
             yield (
                 "run.methods: none learns from labels alone, and distill.alpha gives them no weight; raise it, or "
                 "leave none out"

@@ -10,7 +10,7 @@ import numpy as np
 
 from fisher_ld.batches.lists import MAIN, Lists, read_lists, read_texts
 from fisher_ld.config import paths
-from fisher_ld.config.params import Run
+from fisher_ld.config.params import Run, methods_of
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.evaluation.scores import read_scores
 
@@ -21,7 +21,7 @@ TEACHER = "teacher"
 def models(run: Run) -> Iterator[tuple[str, int]]:
     """The teacher that students learn from, and the first run of every student."""
     yield TEACHER, run.teacher_seeds[0]
-    yield from ((paths.student(student, m), run.seeds[0]) for student in run.students for m in run.methods_of(student))
+    yield from ((paths.student(student, m), run.seeds[0]) for student in run.students for m in methods_of(run, student))
 
 
 def draw(lists: Lists, seed: int) -> np.ndarray:

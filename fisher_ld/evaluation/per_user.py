@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from fisher_ld.batches.lists import Lists, read_tests
 from fisher_ld.config import paths
-from fisher_ld.config.params import Rivals, Run
+from fisher_ld.config.params import Rivals, Run, methods_of
 from fisher_ld.config.paths import DataPaths
 from fisher_ld.evaluation.baselines.catalogue import rivals_of
 from fisher_ld.evaluation.metrics.catalogue import METRICS, PRIMARY
@@ -55,7 +55,7 @@ def scored_models(run: Run, rivals: Rivals) -> Iterator[tuple[str, int]]:
     yield from ((model, 0) for model in run.shallow)
     for student in run.students:
         yield paths.start(student), 0
-        yield from ((paths.student(student, method), seed) for method in run.methods_of(student) for seed in run.seeds)
+        yield from ((paths.student(student, method), seed) for method in methods_of(run, student) for seed in run.seeds)
 
 
 def per_user(data: DataPaths, run: Run, rivals: Rivals) -> pl.DataFrame:

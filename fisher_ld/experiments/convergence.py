@@ -7,6 +7,7 @@ from statistics import mean
 import polars as pl
 
 from fisher_ld.config import paths
+from fisher_ld.config.params import methods_of
 from fisher_ld.experiments.results import Part
 
 TARGET = 0.95  # of what uniform layers gain over chance, on validation lists
@@ -20,7 +21,7 @@ def steps_to_target(part: Part) -> dict[str, list[int | None]]:
     chance = part.quality("chance")
     found: dict[str, list[int | None]] = {}
     for student in part.run.students:
-        methods = part.run.methods_of(student)
+        methods = methods_of(part.run, student)
         if chance is None or "uniform" not in methods:
             continue
         models = [paths.student(student, method) for method in methods]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fisher_ld.config import paths
+from fisher_ld.config.params import methods_of
 from fisher_ld.experiments.results import Part
 
 # Verdict on the student against a model -> how good that model is, where it is not shown below.
@@ -61,7 +62,7 @@ def places(part: Part) -> dict[str, Place]:
     costs = {"teacher": (1.0, 100.0)}
     for student, found in part.efficiency.items():
         for name, ratios in found["ratios"].items():
-            models = [paths.student(student, m) for m in part.run.methods_of(student)] if name == student else [name]
+            models = [paths.student(student, m) for m in methods_of(part.run, student)] if name == student else [name]
             costs |= dict.fromkeys(models, (ratios["throughput"], 100 / ratios["parameters"]))
     qualities = {model: part.quality(model) for model in costs}
     return {model: Place(found["mean"], *costs[model]) for model, found in qualities.items() if found}

@@ -14,7 +14,7 @@ import polars as pl
 
 from fisher_ld.batches.lists import MAIN
 from fisher_ld.config import paths
-from fisher_ld.config.params import Run, trained
+from fisher_ld.config.params import Run, all_methods, methods_of, trained
 from fisher_ld.config.paths import METRICS, TABLES, DataPaths, cell
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json
@@ -107,7 +107,7 @@ class Part:
         """Student that tried several factors -> the one taken, and validation NDCG@10 of each."""
         found = {}
         for shape in self.run.students:
-            for method in self.run.methods_of(shape):
+            for method in methods_of(self.run, shape):
                 if trials := _json(self.paths.strength_trials(shape, method)):
                     taken = _json(self.paths.strength(shape, method))
                     found[paths.student(shape, method)] = {**taken, "trials": trials}
@@ -139,7 +139,7 @@ class Part:
 
     def weighted(self, student: str) -> list[str]:
         """Its models that differ in the weights of their layers alone."""
-        return [paths.student(student, method) for method in self.run.methods_of(student) if METHODS[method].weighting]
+        return [paths.student(student, method) for method in methods_of(self.run, student) if METHODS[method].weighting]
 
     def changing(self, model: str) -> bool:
         """Whether its layer weights changed in training (Eq. 9)."""
@@ -215,7 +215,7 @@ class Results:
     @property
     def method(self) -> str:
         """The method that the report is about."""
-        return PROPOSED if PROPOSED in self.run.all_methods else self.run.methods[-1]
+        return PROPOSED if PROPOSED in all_methods(self.run) else self.run.methods[-1]
 
     @cached_property
     def tables(self) -> list[dict[str, Any]]:

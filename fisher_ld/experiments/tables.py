@@ -10,6 +10,7 @@ from typing import Any
 
 from fisher_ld.batches.lists import MAIN
 from fisher_ld.config import paths
+from fisher_ld.config.params import methods_of
 from fisher_ld.core.files import read_yaml
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.evaluation.metrics import catalogue as metrics
@@ -44,7 +45,7 @@ def locate(results: Results, spec: Mapping[str, Any]) -> tuple[Part, str, str]:
         return results.parts[data], student, model
     if model not in METHODS:
         raise Empty(spec.get("lacking", "no such method here yet"))
-    if model not in run.methods_of(student):
+    if model not in methods_of(run, student):
         raise Empty("not among run.methods")
     return results.parts[data], student, paths.student(student, model)
 

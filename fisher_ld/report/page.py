@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fisher_ld.batches.lists import MAIN
-from fisher_ld.config.params import Params
+from fisher_ld.config.params import Params, all_methods
 from fisher_ld.config.paths import TABLES, cell
 from fisher_ld.core.files import read_json, read_yaml
 from fisher_ld.distillation.methods import METHODS
@@ -103,7 +103,7 @@ def _signals(results: Results) -> list[Block]:
     rows = []
     for data in results.run.data:
         places = [("every method with a teacher", cell("cache_teacher", data))]
-        places += [(METHODS[m].label, cell("cache_signals", data, m)) for m in results.run.all_methods]
+        places += [(METHODS[m].label, cell("cache_signals", data, m)) for m in all_methods(results.run)]
         for who, folder in places:
             if (folder / "signals.json").is_file():
                 found, ran = read_json(folder / "signals.json"), read_json(folder / "run.json")

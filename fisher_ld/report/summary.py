@@ -10,7 +10,7 @@ import polars as pl
 
 from fisher_ld.batches.lists import MAIN
 from fisher_ld.config import paths
-from fisher_ld.config.params import trained
+from fisher_ld.config.params import methods_of, trained
 from fisher_ld.experiments.results import Part, Results
 from fisher_ld.report.findings import QUESTIONS
 from fisher_ld.report.names import label, ordered, short
@@ -59,7 +59,7 @@ def best_student(part: Part) -> tuple[str, int, dict[str, str | float]]:
 def _numbers(part: Part, student: str, method: str) -> Iterator[Number]:
     """The most important first. Of a student's own the model is STUDENT/NAME."""
     quality, retained = part.evaluate["quality"][MAIN], part.evaluate["retained"][MAIN]
-    first, *others = sorted(part.run.methods_of(student), key=lambda name: name != method)
+    first, *others = sorted(methods_of(part.run, student), key=lambda name: name != method)
     ratios = part.efficiency[student]["ratios"][student]
 
     def of(name: str) -> Iterator[Number]:

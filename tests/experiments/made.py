@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 from fisher_ld.batches.lists import read_lists
-from fisher_ld.config.params import trained
+from fisher_ld.config.params import all_methods, methods_of, trained
 from fisher_ld.config.paths import DataPaths, cell, kind_and_depth, rival
 from fisher_ld.core.files import write_csv, write_json
 from fisher_ld.distillation.methods import METHODS
@@ -44,7 +44,9 @@ def models(params):
     found = dict.fromkeys(("chance", "zero-shot", *map(rival, rivals_of(params.rivals))), 1)
     found |= {"teacher": len(run.teacher_seeds)} | dict.fromkeys(run.shallow, 1)
     for student in run.students:
-        found |= {f"{student}/start": 1} | {f"{student}/{method}": len(run.seeds) for method in run.methods_of(student)}
+        found |= {f"{student}/start": 1} | {
+            f"{student}/{method}": len(run.seeds) for method in methods_of(run, student)
+        }
     return found
 
 
@@ -145,7 +147,7 @@ def write_training(params, paths, share):
     rng = np.random.default_rng(1)
     steps = np.arange(1, 201)
     fall = np.exp(-steps / 60)
-    for shape, method in [(s, m) for s in params.run.students for m in params.run.methods_of(s)]:
+    for shape, method in [(s, m) for s in params.run.students for m in methods_of(params.run, s)]:
         others = params.trials.strength if METHODS[method].weighed else []
         tried = {factor: 0.4 - 0.1 * abs(factor - 4) for factor in ([1.0, *others] if others else [])}
         trials = [{"strength": factor, "validation_ndcg_10": score} for factor, score in tried.items()]
@@ -247,7 +249,7 @@ def write_run(params, users=300):
         write_data(params, paths, paths.processed)
         write_scored(params, paths)
         write_evaluation(params, paths, users, seed)
-        for method in params.run.all_methods:
+        for method in all_methods(params.run):
             cost = {"stage": "layer_weights", "cell": f"{data}-{method}", "run_id": None, "seconds": 2.5}
             write_json(cell("layer_weights", data, method) / "run.json", cost | {"peak_memory_mib": 300.0})
         cost = {"stage": "evaluate", "cell": data, "run_id": "a", "seconds": 60.0, "peak_memory_mib": 900.0}
