@@ -2,13 +2,15 @@ import numpy as np
 import pytest
 
 from fisher_ld.batches.lists import Lists
+from fisher_ld.core.files import read_yaml
 from fisher_ld.evaluation.comparisons import quality
 from fisher_ld.evaluation.metrics.catalogue import METRICS, Metric
 from fisher_ld.evaluation.per_user import chance_metrics, scored_models, user_metrics
 from fisher_ld.evaluation.scores import Scores
+from fisher_ld.run.stage import restrict
 from tests.evaluation.test_comparisons import CATEGORIES, make_lists
 from tests.evaluation.world import RIVALS
-from tests.given import given
+from tests.given import ROOT, given
 
 
 def test_metrics_of_one_user_by_hand():
@@ -70,6 +72,8 @@ def test_every_cell_of_a_run_is_on_the_shelf_once():
             "shallow": ["truncated-2", "truncated-5"],
                 "teacher_seeds": [4, 0]},
     })  # fmt: skip
+    declared = read_yaml(ROOT / "dvc.yaml")["stages"]["evaluate"]["do"]["params"]
+    seen = restrict(params, "evaluate", tuple(declared))  # as the stage sees them
     students = [
         (f"{student}/{model}", seed)
         for student in ("small", "tiny")
@@ -77,7 +81,7 @@ def test_every_cell_of_a_run_is_on_the_shelf_once():
         for seed in seeds
         if (student, model) != ("tiny", "uniform")
     ]
-    assert list(scored_models(params.run, params.rivals)) == [
+    assert list(scored_models(seen.run, seen.rivals)) == [
         ("teacher", 4),
         ("teacher", 0),
         ("zero-shot", 0),
