@@ -19,10 +19,12 @@ def steps_to_target(part: Part) -> dict[str, list[int | None]]:
     with which uniform layers of its shape end, on average over seeds; None where none has. Empty without uniform
     layers, or where these gain nothing."""
     chance = part.quality("chance")
+    if chance is None:
+        return {}
     found: dict[str, list[int | None]] = {}
     for student in part.run.students:
         methods = methods_of(part.run, student)
-        if chance is None or "uniform" not in methods:
+        if "uniform" not in methods:
             continue
         models = [paths.student(student, method) for method in methods]
         after = [part.curves[model].filter(pl.col("step") > 0).drop_nulls(SCORE) for model in models]

@@ -44,9 +44,8 @@ def models(params):
     found = dict.fromkeys(("chance", "zero-shot", *map(rival, rivals_of(params.rivals))), 1)
     found |= {"teacher": len(run.teacher_seeds)} | dict.fromkeys(run.shallow, 1)
     for student in run.students:
-        found |= {f"{student}/start": 1} | {
-            f"{student}/{method}": len(run.seeds) for method in methods_of(run, student)
-        }
+        found |= {f"{student}/start": 1}
+        found |= {f"{student}/{method}": len(run.seeds) for method in methods_of(run, student)}
     return found
 
 
