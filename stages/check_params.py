@@ -9,6 +9,7 @@ from fisher_ld.config.params import Params
 from fisher_ld.config.paths import BASE
 from fisher_ld.config.teacher_fit import check_teacher_fit
 from fisher_ld.core.errors import told
+from fisher_ld.core.progress import say
 from fisher_ld.run.stage import read_params
 from fisher_ld.run.tracking import check_shared
 
@@ -20,10 +21,9 @@ def check(params: Params) -> None:
     check_teacher_fit(params, BASE)
     yes, no = params.teacher.answers.yes, params.teacher.answers.no
     if not yes[0].isspace():
-        print(
+        say(
             f"check_params: no blank before the answers {yes!r} and {no!r}; if there is to be one, -S takes it in "
             f"""quotes: -S 'teacher.answers.yes=" {yes}"'""",
-            file=sys.stderr,
         )
     if BASE.is_dir():
         from transformers import AutoTokenizer  # here, for it takes seconds to import

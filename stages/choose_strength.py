@@ -25,7 +25,7 @@ def main(params: Params, run: StageRun, data: str, student: str, method: str, te
     for strength in trials(params, method):
         from stages.distill import train  # here, for torch takes seconds to import
 
-        done = train(params, run, paths, student, method, params.seed, teacher, strength)
+        done = train(params, run, paths, student, method, params.seed, teacher, strength, trial=True)
         tried[strength] = done.fit.best_score
         checkpoints.append(done.checkpoint)
     chosen = max(tried, key=tried.__getitem__, default=AS_IT_IS)

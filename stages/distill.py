@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -60,9 +60,19 @@ def weighting(
 
 
 def train(
-    params: Params, run: StageRun, paths: DataPaths, student: str, method: str, seed: int, teacher: int, strength: float
+    params: Params,
+    run: StageRun,
+    paths: DataPaths,
+    student: str,
+    method: str,
+    seed: int,
+    teacher: int,
+    strength: float,
+    *,
+    trial: bool = False,
 ) -> Trained:
-    """A student of a method, whose knowledge of the teacher weighs `strength` times as much as params say."""
+    """A student of a method, whose knowledge of the teacher weighs `strength` times as much as params say, which the
+    names of the metrics of a `trial` tell."""
     row, shape = METHODS[method], params.students[student]
     compute = setup(params.cluster, params.distill.precision, seed)
     model = names.student(student, method)
@@ -96,7 +106,11 @@ def train(
     }
     checkpoint = Checkpoint("distill", key | {"inputs": inputs, "code": run.code})
     validate = validator(scorer, processed, prompts, params.distill.val_users, params.seed)
-    training = Training(f"{model}, seed {seed}", seed, validate, checkpoint, run.log_metrics)
+
+    def log(values: Mapping[str, Any], step: int | None = None) -> None:
+        run.log_metrics({f"strength_{strength:g}": values} if trial else values, step)
+
+    training = Training(f"{model}, seed {seed}", seed, validate, checkpoint, log)
     weighed = {row.weighed: strength * getattr(params.distill, row.weighed)} if row.weighed else {}
     settings = params.distill.model_copy(update=weighed)
     before, order = {name: value.clone() for name, value in scorer.state_dict().items()}, validate.scores()

@@ -36,14 +36,11 @@ def main(params: Params, run: StageRun, data: str, teacher: int) -> None:
     if fisher.unsampled:
         states["unsampled"] = adapted, fisher.unsampled
     tables = [
-        estimate(
-            scorer, base.prompts, sample, state, fisher.batch_size, 0.0 if state == "unsampled" else fisher.tolerance,
-            compute.checkpointing,
-        )
+        estimate(scorer, base.prompts, sample, state, fisher.batch_size, compute.checkpointing)
         for state, (read, samples) in states.items()
         for scorer in [read(compute)]
         for sample in draw_samples(labelled, transfer, samples, params.seed)
-    ]  # fmt: skip
+    ]
     table = pl.concat(tables)
     with atomic_path(paths.traces) as temporary:
         table.write_parquet(temporary)

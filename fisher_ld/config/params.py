@@ -299,7 +299,6 @@ class Fisher(Section):
     kind: Literal["model", "label", "list"]
     samples: Annotated[Whole, Field(ge=10)]  # examples of each kind
     unsampled: Annotated[Whole, Field(ge=0)]  # those of the method without sampling
-    tolerance: NonNegative
     batch_size: Positive
     beta: NonNegative
     delta: NonNegative
@@ -394,7 +393,7 @@ class Place(Section):
     qos: str | None
     sbatch: list[Annotated[str, _matching("^--[a-z]", "an option such as --constraint=a100")]]
     setup: list[str]  # shell commands before the stage
-    wait: Positive | None  # minutes that a job may stay in the queue; None: for ever
+    wait: Positive | None  # minutes that a job may stay in the queue; None: for ever, or 30 where nothing allows it
 
     def contradictions(self) -> Iterator[str]:
         if self.launcher == "torchrun" and self.nodes > 1:
@@ -509,10 +508,7 @@ class Params(Section):
                 f"({self.fisher.samples}), got {self.fisher.unsampled}; raise it, or leave the method out"
             )
         if "none" in all_methods(self.run) and self.distill.alpha == 0:
-            yield (
-                "run.methods: none learns from labels alone, and distill.alpha gives them no weight; raise it, or "
-                "leave none out"
-            )
+            yield "distill.alpha: the method none learns from labels alone; raise it above 0, or leave none out"
 
 
 def merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

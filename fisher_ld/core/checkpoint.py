@@ -6,7 +6,6 @@ import hashlib
 import json
 import random
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from fisher_ld.core import ranks
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import atomic_path, plain
 from fisher_ld.core.locks import Lock, still_running, work_root
+from fisher_ld.core.progress import say
 
 if TYPE_CHECKING:
     import torch
@@ -145,7 +145,7 @@ class Checkpoint:
         content = _unpack(saved["tree"], load_file(newest / "tensors.safetensors"))
         restore_rng(content["rng"])
         if ranks.leader():
-            print(f"resuming from {newest}", file=sys.stderr, flush=True)
+            say(f"resuming from {newest}")
         return saved["step"], content["state"]
 
     def done(self) -> None:

@@ -100,12 +100,16 @@ def write_csv(path: str | Path, frame: pl.DataFrame) -> None:
         frame.write_csv(temporary)
 
 
-def read_json(path: str | Path) -> Any:
-    path = Path(path)
-    if not path.is_file():
+def present(path: str | Path) -> Path:
+    """Raises UserError where there is no such file."""
+    if not Path(path).is_file():
         raise UserError(f"{path}: no such file; run the stage that writes it (dvc repro)")
+    return Path(path)
+
+
+def read_json(path: str | Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(present(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not JSON ({error}); delete it and run the stage that writes it") from error
 

@@ -14,6 +14,12 @@ from fisher_ld.core import ranks
 T = TypeVar("T")
 
 
+def say(*lines: str) -> None:
+    """Lines for whoever watches, on standard error; what a command answers goes to standard output."""
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
+
+
 class Progress(Generic[T]):
     """A bar with rate and time left on a terminal, else a plain line at most every 10 s. Made by `progress`."""
 
@@ -45,7 +51,7 @@ class Progress(Generic[T]):
             self.bar.update(self.task, completed=self.done, rate=self._rate_text())
         elif time.monotonic() - self.last_line >= self.interval and ranks.leader():
             self.last_line = time.monotonic()
-            print(self.line(), file=sys.stderr, flush=True)
+            say(self.line())
 
     def rate(self) -> float:
         """Units a second, of this process only (not what a checkpoint brought)."""
@@ -68,7 +74,7 @@ class Progress(Generic[T]):
             self.bar.stop()
         elif kind is None and ranks.leader() and (elapsed := time.monotonic() - self.started) >= self.interval / 2:
             count = f"{self.done} {self.unit} in {_clock(elapsed)} ({self._rate_text()})"
-            print(f"{self.label}: {count}", file=sys.stderr, flush=True)
+            say(f"{self.label}: {count}")
 
     def __iter__(self) -> Iterator[T]:
         if self.items is None:

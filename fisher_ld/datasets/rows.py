@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import parquet_batches
-from fisher_ld.core.progress import progress
+from fisher_ld.core.progress import progress, say
 from fisher_ld.datasets.streams import plain, utf8
 from fisher_ld.datasets.titles import Repeated, parse
 
@@ -151,7 +150,7 @@ class Lines:
     def warn(self, line: str) -> None:
         """Prints the first warning of the file."""
         if not self.warned:
-            print(f"warning: {self.name}: {line}", file=sys.stderr, flush=True)
+            say(f"warning: {self.name}: {line}")
         self.warned = True
 
     def take(self, size: int) -> bytes:

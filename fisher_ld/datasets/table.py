@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from fisher_ld.config.params import DataSource
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.locks import work_root
+from fisher_ld.core.progress import say
 from fisher_ld.datasets.blocks import Block, delimited_blocks, json_blocks, parquet_blocks
 from fisher_ld.datasets.kind import Interactions, Items, Part, Record
 from fisher_ld.datasets.rows import Row, delimited, find, json_lines, parquet
@@ -59,7 +59,7 @@ def read(raw: Path, source: DataSource) -> tuple[Interactions, Items]:
         sample = islice(_rows(items, forms, item_names), SAMPLED_ITEMS)
         mark = find_separator(row.record.get(genres) for row in sample)
         if mark:
-            _say(f"{items[0].name}: a {DELIMITERS[mark]} stands between the categories")
+            say(f"{items[0].name}: a {DELIMITERS[mark]} stands between the categories")
 
     def describe(record: Record) -> dict[str, Any]:
         others = {name: value for name, value in record.items() if name not in item_names}
@@ -97,7 +97,7 @@ def _tables(folder: Path) -> list[Path]:
             + ("; convert what holds rows, and move all else to another folder" if others else "")
         )
     if documents:
-        _say(f"{folder}: left out {', '.join(path.name for path in documents)}")
+        say(f"{folder}: left out {', '.join(path.name for path in documents)}")
     return files
 
 
@@ -113,7 +113,7 @@ def _find(raw: Path, name: str) -> list[Path]:
     empty = [path for path in files if _kind(path) != PARQUET and is_empty(path)]
     if len(empty) < len(files):
         for path in empty:
-            _say(f"{path.name}: empty, left out")
+            say(f"{path.name}: empty, left out")
         files = [path for path in files if path not in empty]
     return files
 
@@ -128,7 +128,7 @@ def _form(path: Path, names: Sequence[str], source: DataSource) -> _Form:
     encoding = source.encoding or find_encoding(path)
     if _kind(path) in JSON:
         if encoding != "utf-8":
-            _say(f"{path.name}: read as {encoding}; source.encoding sets another")
+            say(f"{path.name}: read as {encoding}; source.encoding sets another")
         return _Form(encoding)
     with utf8(path, encoding) as file:
         sample = file.read(SAMPLE).decode("utf-8", "replace")
@@ -136,7 +136,7 @@ def _form(path: Path, names: Sequence[str], source: DataSource) -> _Form:
     escape = "\\" if re.search(r'\\"\w', sample) and not re.search(r'\w""|""\w', sample) else None
     also = ", quotes after a backslash" if escape else ""
     named = DELIMITERS.get(delimiter, repr(delimiter))
-    _say(f"{path.name}: read as {encoding}, {named}-separated{also}; source.encoding and source.delimiter set others")
+    say(f"{path.name}: read as {encoding}, {named}-separated{also}; source.encoding and source.delimiter set others")
     return _Form(encoding, delimiter, escape)
 
 
@@ -179,10 +179,6 @@ def _rows(paths: Sequence[Path], forms: dict[Path, _Form], required: Sequence[st
         else:
             rows = parquet(path, None, required)
         yield from rows if len(paths) == 1 else (row._replace(file=path.name) for row in rows)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _suffix(address: str) -> str:

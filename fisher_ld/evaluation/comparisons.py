@@ -225,20 +225,11 @@ def compared(
                 "b": pair.b,
                 **asdict(comparison),
                 "p_holm": float(p),
-                "one_teacher": any(_one_teacher(model, pair, frames) for model in (pair.a, pair.b)),
                 "verdict": "not tested" if why else verdict(comparison, p),
                 "why": why,
             }
         )
     return rows
-
-
-def _one_teacher(model: str, pair: Pair, frames: Frames) -> bool:
-    """Whether what is said of a model of a pair rests on one run of the teacher: it is that run, or learned from it."""
-    if model == "teacher":
-        return len(frames[model]) == 1 or of_student(pair.a) or of_student(pair.b)
-    method = METHODS.get(model.partition("/")[2])
-    return of_student(model) and method is not None and bool(method.signals)
 
 
 def retained(student: np.ndarray, teacher: np.ndarray, by_chance: np.ndarray) -> dict[str, Any] | None:

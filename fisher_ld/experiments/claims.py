@@ -218,10 +218,12 @@ def _sooner(subject: Subject, target: float, form: str) -> Answer:
     if last < target * every:
         raise Empty(f"validated after {every} of {last} steps at first, which is too late to see it")
     seeds = len(part.run.seeds)
+    if None in steps[uniform]:
+        raise Empty(f"uniform layers do not get there themselves in {steps[uniform].count(None)} of {seeds} seeds")
     pairs = zip(steps[uniform], steps[subject.model], strict=True)
     reached = [(theirs, ours) for theirs, ours in pairs if theirs and ours]
     if len(reached) < seeds:
-        lacking = f"in {seeds - len(reached)} of {seeds} seeds one of the two does not get there in {last} steps"
+        lacking = f"in {seeds - len(reached)} of {seeds} seeds it does not get there in {last} steps"
         return "never, in some seeds", False, lacking
     if seeds < SEEDS:
         raise Empty(f"{seeds} of the {SEEDS} training seeds that an interval needs")

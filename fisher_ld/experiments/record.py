@@ -33,7 +33,7 @@ KEYS = (  # of params
 FLAGS = ("avx512_bf16", "amx_bf16")  # of processors: how fast bf16 is depends on them
 COMPARED = (
     "student", "group", "question", "metric", "a", "b", "n", "seeds", "difference", "low", "high", "p_holm",
-    "detectable", "detectable_holm", "one_teacher", "verdict", "why",
+    "detectable", "detectable_holm", "verdict", "why",
 )  # fmt: skip
 READ = ("windows", "lists", "read", "labels")  # of the data report
 DONE = ("moved", "same_order", "layer_loss", "validation_start", "validation_ndcg_10", "gain_last")  # of fit.json

@@ -15,35 +15,18 @@ import polars as pl
 from fisher_ld.batches.lists import MAIN
 from fisher_ld.config import paths
 from fisher_ld.config.params import Run, all_methods, methods_of, trained
-from fisher_ld.config.paths import METRICS, TABLES, DataPaths, cell
-from fisher_ld.core.errors import UserError
-from fisher_ld.core.files import read_json
+from fisher_ld.config.paths import TABLES, DataPaths, cell
+from fisher_ld.core.files import present, read_json
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.evaluation.comparisons import Pair
 from fisher_ld.evaluation.metrics.catalogue import PRIMARY
 
 PROPOSED = "fisher-ld"  # the method of the paper
-CELLS = METRICS / "cells"
 OPPOSITE = {"shown above": "shown below", "shown below": "shown above"}
 
 
-def _present(path: Path) -> Path:
-    """Raises UserError naming the stage that writes it."""
-    if not path.is_file():
-        stage = "ablations"
-        if path.is_relative_to(CELLS):
-            name, *cell = path.parent.relative_to(CELLS).parts
-            stage = name if cell == ["run"] else f"{name}@{'-'.join(cell)}"
-        raise UserError(f"{path}: no such file; run the stage that writes it (dvc repro {stage})")
-    return path
-
-
-def _json(path: Path) -> Any:
-    return read_json(_present(path))
-
-
 def _csv(path: Path) -> pl.DataFrame:
-    return pl.read_csv(_present(path), infer_schema_length=None)
+    return pl.read_csv(present(path), infer_schema_length=None)
 
 
 @dataclass(frozen=True)
@@ -59,38 +42,38 @@ class Part:
 
     @cached_property
     def evaluate(self) -> dict[str, Any]:
-        return _json(self.paths.evaluate)
+        return read_json(self.paths.evaluate)
 
     @cached_property
     def calibration(self) -> dict[str, Any]:
-        return _json(self.paths.calibration)
+        return read_json(self.paths.calibration)
 
     @cached_property
     def examples(self) -> dict[str, Any]:
-        return _json(self.paths.examples)
+        return read_json(self.paths.examples)
 
     @cached_property
     def efficiency(self) -> dict[str, dict[str, Any]]:
         """By student."""
-        return {student: _json(self.paths.efficiency(student)) for student in self.run.students}
+        return {student: read_json(self.paths.efficiency(student)) for student in self.run.students}
 
     @cached_property
     def gates(self) -> dict[str, dict[str, Any]]:
         """By student."""
-        return {student: _json(self.paths.gate(student)) for student in self.run.students}
+        return {student: read_json(self.paths.gate(student)) for student in self.run.students}
 
     @cached_property
     def data(self) -> dict[str, Any]:
-        return _json(self.paths.data_report)
+        return read_json(self.paths.data_report)
 
     @cached_property
     def two_stage(self) -> dict[str, Any] | None:
         """Whose best the two-stage lists are, and how often it left out the true item; None without such lists."""
-        return _json(cell("rivals", self.name) / "two_stage.json") if "two-stage" in self.families else None
+        return read_json(cell("rivals", self.name) / "two_stage.json") if "two-stage" in self.families else None
 
     @cached_property
     def fisher(self) -> dict[str, Any]:
-        return _json(self.paths.fisher)
+        return read_json(self.paths.fisher)
 
     @cached_property
     def profile(self) -> pl.DataFrame:
@@ -100,7 +83,7 @@ class Part:
     def fits(self) -> dict[str, list[dict[str, Any]]]:
         """Model -> fit.json of each seed."""
         models = trained(self.run)
-        return {m: [_json(self.paths.training(m, s) / "fit.json") for s in seeds] for m, seeds in models.items()}
+        return {m: [read_json(self.paths.training(m, s) / "fit.json") for s in seeds] for m, seeds in models.items()}
 
     @cached_property
     def strengths(self) -> dict[str, dict[str, Any]]:
@@ -108,8 +91,8 @@ class Part:
         found = {}
         for shape in self.run.students:
             for method in methods_of(self.run, shape):
-                if trials := _json(self.paths.strength_trials(shape, method)):
-                    taken = _json(self.paths.strength(shape, method))
+                if trials := read_json(self.paths.strength_trials(shape, method)):
+                    taken = read_json(self.paths.strength(shape, method))
                     found[paths.student(shape, method)] = {**taken, "trials": trials}
         return found
 
@@ -117,7 +100,7 @@ class Part:
     def costs(self) -> dict[str, list[dict[str, Any]]]:
         """Student -> what the training of each seed took: `seconds`, `peak_memory_mib`."""
         students = {model: seeds for model, seeds in trained(self.run).items() if "/" in model}
-        return {m: [_json(self.paths.training(m, s) / "run.json") for s in seeds] for m, seeds in students.items()}
+        return {m: [read_json(self.paths.training(m, s) / "run.json") for s in seeds] for m, seeds in students.items()}
 
     @cached_property
     def curves(self) -> dict[str, pl.DataFrame]:
@@ -220,4 +203,4 @@ class Results:
     @cached_property
     def tables(self) -> list[dict[str, Any]]:
         """The paper's, filled by the stage `ablations`."""
-        return _json(TABLES / "tables.json")
+        return read_json(TABLES / "tables.json")

@@ -46,7 +46,7 @@ def locate(results: Results, spec: Mapping[str, Any]) -> tuple[Part, str, str]:
     if model not in METHODS:
         raise Empty(spec.get("lacking", "no such method here yet"))
     if model not in methods_of(run, student):
-        raise Empty("not among run.methods")
+        raise Empty("not among the methods of this student")
     return results.parts[data], student, paths.student(student, model)
 
 

@@ -35,7 +35,7 @@ from typing import Any
 from fisher_ld.core.errors import UserError, disk_full_message, is_disk_full
 from fisher_ld.core.files import read_json, sha256, write_json
 from fisher_ld.core.locks import Lock, work_root
-from fisher_ld.core.progress import progress
+from fisher_ld.core.progress import progress, say
 from fisher_ld.fetch.archives import check_whole
 from fisher_ld.fetch.https import download, need_space, show_bytes, sizes
 from fisher_ld.fetch.hub import fetch_model
@@ -212,7 +212,7 @@ def _alone(store: Path) -> Iterator[None]:
     """One process at a time, as parallel experiments share a store and a lock file."""
     lock = Lock(store / ".lock")
     if holder := lock.take():
-        print(f"waiting for process {holder['pid']}, which downloads to {store}", file=sys.stderr, flush=True)
+        say(f"waiting for process {holder['pid']}, which downloads to {store}")
         lock.take(wait=True)
     try:
         yield

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, cast
 
 from fisher_ld.core.errors import ANOTHER, UserError
 from fisher_ld.core.files import write_json
+from fisher_ld.core.progress import say
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FP8 = "fp8"  # dequantised by transformers alone; other methods need libraries of their own
 
 
 def tell(name: str, text: str) -> None:
-    print(f"teacher {name}: {text}", file=sys.stderr, flush=True)
+    say(f"teacher {name}: {text}")
 
 
 def weight_files(folder: Path, names: Collection[str], name: str) -> set[str]:

@@ -21,13 +21,12 @@ from fisher_ld.core import ranks
 from fisher_ld.core.progress import progress
 from fisher_ld.fisher.coverage import Covered, cover, mean_squares, parameter_counts
 from fisher_ld.fisher.gradient_norms import Squares, gradient_norms, pad_prompts
-from fisher_ld.fisher.profile import Kind, factor, kinds_of, layer_traces
+from fisher_ld.fisher.profile import Kind, factor
 from fisher_ld.fisher.sample import Sample
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.models.sharded import is_sharded
 
 ONLINE = 8  # examples of which the teacher's trace is taken for one update of Eq. 9
-ROUND = 64  # examples between two looks at the standard errors
 
 SCHEMA = pl.Schema(
     {
@@ -69,16 +68,11 @@ def estimate(
     sample: Sample,
     state: str,
     batch_size: int,
-    tolerance: float = 0.0,
     checkpointing: bool = False,
 ) -> pl.DataFrame:
     """The table (`SCHEMA`) of the scorer's gradient norms, one row for each example and layer, in batches of about
-    `batch_size` prompts.
-
-    With a tolerance, examples are taken in rounds until the standard error of every layer's weight (its share of the
-    trace) is at most that, under every Fisher that the sample can tell; tolerance 0 takes them all. Each rank
-    takes its share of a round, and all get the whole table, or the error of the first rank that has one.
-    """
+    `batch_size` prompts. Each rank takes its share, and all get the whole table, or the error of the first rank that
+    has one."""
     columns = len(scorer.layers) + 2
     covered = cover(scorer.model)
     of_each = {
@@ -86,29 +80,12 @@ def estimate(
         "parameters": parameter_counts(covered, columns),
         "mean_square": mean_squares(covered, columns),
     }
-    size = len(sample.examples)
-    if tolerance:
-        size = max(1, ROUND * size // sample.examples.size)
-    rounds = []
-    for first in range(0, len(sample.examples), size):
-        chosen = sample.examples[first : first + size]
-        label = f"Fisher traces, {state}, {sample.source}"
-        prompt = partial(prompts.example, sample.lists)
-        compute = partial(_rows, scorer, prompt, chosen, label, batch_size, checkpointing, covered)
-        # the ranks of a divided model wait for each other within it, where no error could be told
-        found = ranks.gather(compute()) if is_sharded(scorer) else ranks.together(compute)
-        rows = list(chain(*found))
-        rounds.append(_table(rows, sample, state, of_each))
-        if tolerance and largest_share_error(pl.concat(rounds)) <= tolerance:
-            break
-    else:
-        if tolerance:
-            error = largest_share_error(pl.concat(rounds))
-            print(
-                f"{state}: the weights' largest standard error is {error:.2g} after all {sample.examples.size} "
-                f"{sample.source} examples, above fisher.tolerance {tolerance:g}; raise fisher.samples to reach it"
-            )
-    return pl.concat(rounds)
+    label = f"Fisher traces, {state}, {sample.source}"
+    prompt = partial(prompts.example, sample.lists)
+    compute = partial(_rows, scorer, prompt, sample.examples, label, batch_size, checkpointing, covered)
+    # the ranks of a divided model wait for each other within it, where no error could be told
+    found = ranks.gather(compute()) if is_sharded(scorer) else ranks.together(compute)
+    return _table(list(chain(*found)), sample, state, of_each)
 
 
 def online_trace(
@@ -134,11 +111,6 @@ def online_trace(
     norms = gradient_norms(scorer, batch, checkpointing=checkpointing)
     of_each = factor(norms.logits.cpu().numpy(), labels[examples], "label" if kind == "label" else "model")  # (N,)
     return torch.from_numpy(of_each) @ norms.layers.cpu() / len(examples)
-
-
-def largest_share_error(table: pl.DataFrame) -> float:
-    """The largest standard error of a layer's weight, under any Fisher that the table tells."""
-    return max(float(layer_traces(table, kind).share_error.max()) for kind in kinds_of(table))
 
 
 def _rows(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from fisher_ld.core import ranks
 from fisher_ld.core.compute import GIB, Compute
 from fisher_ld.core.errors import UserError
+from fisher_ld.core.progress import say
 
 
 def empty(config: Any) -> PreTrainedModel:
@@ -51,7 +51,7 @@ def check_room(model: nn.Module, compute: Compute) -> None:
     own = [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
     need, free = sum(p.numel() * p.element_size() for p in own) / GIB, compute.free()
     if need > 1 and ranks.leader():
-        print(f"weights: about {need:.1f} GiB of {free:.1f} in each process", file=sys.stderr, flush=True)
+        say(f"weights: about {need:.1f} GiB of {free:.1f} in each process")
     if need > free:
         raise UserError(
             f"the weights take {need:.1f} GiB in each process, {free:.1f} are free: divide the layers among more "

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from fisher_ld.config.params import DataSet
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import atomic_path, write_json
 from fisher_ld.core.locks import work_root
+from fisher_ld.core.progress import say
 from fisher_ld.datasets.titles import count_words, fill, first_words
 from fisher_ld.preprocessing.candidates import Catalogue, ListWriter
 from fisher_ld.preprocessing.filters import Positives, keep_positives
@@ -54,28 +54,23 @@ def preprocess(raw_dir: Path, out_dir: Path, data: DataSet, seed: int) -> dict[s
         if data.source.kind == "table":
             raw = replace(raw, items=raw.items.with_columns(_present(data.missing)))
         notes = raw_notes(raw, data)
-        _say(note_lines(notes, raw.rejected, data))
-        _say(_empty_fields(raw.items, fields))
+        say(*note_lines(notes, raw.rejected, data))
+        say(*_empty_fields(raw.items, fields))
         described, cut = _with_text(raw.items, data.item_text, data.max_words)
         items = described.filter(pl.col("text") != "")
         empty = described.filter(text="")["item"]
         notes |= {"items_without_text": without_text(empty, raw.interactions)}
-        _say(without_text_lines(notes["items_without_text"], data.item_text))
+        say(*without_text_lines(notes["items_without_text"], data.item_text))
         positives, steps = keep_positives(raw.interactions, items["item"], data, seed)
         shutil.rmtree(work)
         raw.rejected.write_parquet(folder / "rejected.parquet")
         write_json(folder / "prompt.json", data.prompt)
         tied = _write_tables(folder, items, positives, data, seed)
         report = data_report(folder, raw.rejected, raw.rows, steps, tied) | notes | {"texts_cut": cut}
-    _say(alike_lines(report))
-    _say(window_lines(report, data))
-    _say(popularity_lines(report))
+    say(*alike_lines(report))
+    say(*window_lines(report, data))
+    say(*popularity_lines(report))
     return report
-
-
-def _say(lines: Iterable[str]) -> None:
-    for line in lines:
-        print(line, file=sys.stderr, flush=True)
 
 
 def _present(missing: Sequence[str]) -> pl.Expr:
@@ -205,7 +200,7 @@ def _with_text(items: pl.DataFrame, template: str, most_words: int) -> tuple[pl.
         had, kept = (f"{count_words(text)} words of {len(text)} letters" for text in (whole[longest], texts[longest]))
         item = titled["item"][longest]
         of = f"item {item!r} had {had}, of which stay {kept}"
-        _say([f"{len(cut)} texts are cut at {most_words} words; {of} (max_words)"])
+        say(f"{len(cut)} texts are cut at {most_words} words; {of} (max_words)")
     return titled.with_columns(pl.Series("text", texts, dtype=pl.String)), len(cut)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from fisher_ld.config.params import DataSource
 from fisher_ld.core.errors import UserError
+from fisher_ld.core.progress import say
 from fisher_ld.datasets.blocks import Block
 from fisher_ld.datasets.catalogue import SOURCES
 from fisher_ld.datasets.kind import Interactions, Items
@@ -135,7 +135,7 @@ def _write_interactions(source: Interactions, missing: Collection[str], rejects:
             writer.write_table((typed.filter(reasons.is_null()) if reasons.count() else typed).to_arrow())
             numbers = numbers and block.is_number(source.item)
     if commas:
-        print(f"{commas} ratings hold a comma, which is read as a decimal one", file=sys.stderr, flush=True)
+        say(f"{commas} ratings hold a comma, which is read as a decimal one")
     return numbers
 
 
@@ -145,7 +145,7 @@ def _clock_of(file: str, times: pl.Series, former: Clock | None) -> Clock:
     if former is not None:
         found = replace(found, zero=found.zero and former.zero)
     if former is None or found.unit != former.unit:
-        print(f"{file}: {found.what}", file=sys.stderr, flush=True)
+        say(f"{file}: {found.what}")
     return found
 
 

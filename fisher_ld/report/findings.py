@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,23 +136,21 @@ def headline(part: Part, student: str) -> list[str]:
         over = ", and gate.override let the run go on" if gate["overridden"] else ""
         lines.append(f"This is not a test of distillation: the teacher did not pass the gate{over}.")
     lines += [*_worth(part, student), *_better_choice(part)]
-    once = [any(row and row["one_teacher"] for row in _rows(part, student, asked)) for asked in (TEACHER, STUDENT)]
-    if once[0]:
-        lines.append("Everything about the teacher rests on one run of it.")
-    elif once[1]:
-        lines.append("All students learned from one run of the teacher.")
+    lines.append(rests_on(len(part.run.teacher_seeds)))
     if len(part.run.seeds) == 1:
         lines.append("Every student was trained once: what is shown of a method is shown of that run, not of another.")
     return lines
 
 
-def _rows(part: Part, student: str, questions: Iterable[str]) -> list[dict[str, Any] | None]:
-    return [part.asked(key, student) for key in questions]
+def rests_on(teachers: int) -> str:
+    """What no interval holds: a shallow teacher is adapted once, and students learn from the first of the others."""
+    once = "Each teacher" if teachers == 1 else "Each shallow teacher, and the one that students learned from,"
+    return f"{once} is one run; no interval holds how far another run of it would lie from it."
 
 
 def _worth(part: Part, student: str) -> Iterator[str]:
     """Whether the teacher is worth its cost."""
-    truncated, rival = _rows(part, student, TEACHER)
+    truncated, rival = (part.asked(key, student) for key in TEACHER)
     if truncated and truncated["verdict"] != "shown above":
         yield f"The teacher is not shown above its own truncation ({label(truncated['b'], part.run)})."
     if rival is None:

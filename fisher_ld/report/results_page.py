@@ -18,7 +18,7 @@ from fisher_ld.batches.lists import MAIN
 from fisher_ld.core.files import atomic_path, read_json
 from fisher_ld.evaluation.metrics.catalogue import METRICS, PRIMARY
 from fisher_ld.experiments.record import RESULTS
-from fisher_ld.report.findings import QUESTIONS, answer, basis
+from fisher_ld.report.findings import QUESTIONS, answer, basis, rests_on
 from fisher_ld.report.markdown import markdown
 from fisher_ld.report.paper import table_blocks
 from fisher_ld.report.recipe import DONE, done, strength_rows, tried
@@ -39,14 +39,12 @@ def _between(row: Mapping[str, Any], name: str, form: str = ".3f") -> str:
     return f"{row[name]:{form}} ({row['low']:{form}} to {row['high']:{form}})"
 
 
-def _first_lines(rows: Sequence[Mapping[str, Any]], margin: float) -> str:
+def _first_lines(rows: Sequence[Mapping[str, Any]], margin: float, teachers: int) -> str:
     asked = [(text, row) for key, text in QUESTIONS.items() for row in rows if row["question"] == key]
     cells = [
         [text, answer(row, margin), basis(row, f"`{row['a']}`", f"`{row['b']}`"), row["verdict"]] for text, row in asked
     ]
-    once = any(row["one_teacher"] for _, row in asked if "teacher" in (row["a"], row["b"]))
-    sentence = "Everything about the teacher rests on one run of it." if once else ""
-    return table(["what a deployment asks", "answer", "of", "verdict"], cells, sentence)
+    return table(["what a deployment asks", "answer", "of", "verdict"], cells, rests_on(teachers))
 
 
 def _read(found: Mapping[str, Any]) -> str:
@@ -126,7 +124,7 @@ def _efficiency(found: Mapping[str, Any]) -> str:
         [f"`{model}` ({name})", *(_times(found[name], model, ratio) for ratio in shown)] for name, model, _ in models
     ]
     header = ["model", *(ratio.replace("_", " ") for ratio in shown)]
-    return table(header, rows, "How many times better than the teacher, all timed in one process on the same queries.")
+    return table(header, rows, "How many times better than the teacher, all timed in one process.")
 
 
 def _times(row: Mapping[str, Any], model: str, ratio: str) -> str:
@@ -161,7 +159,8 @@ def section(found: Mapping[str, Any]) -> str:
     parts = [f"## Profile {found['profile']}[^{found['profile']}]"]
     for data in found["quality"]:
         rows = found["comparisons"][data][MAIN]
-        parts += [f"### What a deployment asks of {data}", _first_lines(rows, found["params"]["evaluate.margin"])]
+        asked = _first_lines(rows, found["params"]["evaluate.margin"], len(found["params"]["run"]["teacher_seeds"]))
+        parts += [f"### What a deployment asks of {data}", asked]
         parts += [f"### What was read of {data}", _read(found["read"][data])]
         parts += [f"### Quality on {data}", _quality(found["quality"][data])]
         parts += [f"### Comparisons on {data}", _comparisons(rows)]

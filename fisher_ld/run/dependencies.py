@@ -1,14 +1,13 @@
 """What a stage runs of this project: the modules that its script imports, directly or not, but how a run is configured,
 watched, resumed and recorded, none of which changes what comes out.
 
-`python -m fisher_ld.run.dependencies` writes them into the `deps` of dvc.yaml; `--check` only says what differs.
+`python -m fisher_ld.run.dependencies` writes them into the `deps` of dvc.yaml.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-import sys
 import textwrap
 from collections.abc import Collection, Iterator
 from functools import cache
@@ -113,18 +112,7 @@ def rewritten(text: str, root: Path) -> str:
 
 
 def main() -> None:
-    old = PIPELINE.read_text(encoding="utf-8")
-    new = rewritten(old, Path())
-    if new == old:
-        return
-    if "--check" not in sys.argv[1:]:
-        PIPELINE.write_text(new, encoding="utf-8")
-        return
-    print("dvc.yaml: the modules in `deps` are not those that the stages import; python -m fisher_ld.run.dependencies:")
-    import difflib
-
-    print(*difflib.unified_diff(old.splitlines(), new.splitlines(), "now", "then", n=1, lineterm=""), sep="\n")
-    sys.exit(1)
+    PIPELINE.write_text(rewritten(PIPELINE.read_text(encoding="utf-8"), Path()), encoding="utf-8")
 
 
 if __name__ == "__main__":

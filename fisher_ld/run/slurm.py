@@ -27,6 +27,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from fisher_ld.config.params import Place
 from fisher_ld.core.errors import Unavailable, UserError, disk_full_message
 from fisher_ld.core.locks import work_root
+from fisher_ld.core.progress import say
 from fisher_ld.run.launch import AGAIN
 from fisher_ld.run.slurm_task import UNQUEUED, Work, code_file
 
@@ -59,10 +60,6 @@ class _Executor(SlurmExecutor):
     def _make_submission_file_text(self, command: str, uid: str) -> str:
         self.parameters["time"] = self.time
         return super()._make_submission_file_text(command, uid)
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 @dataclass
@@ -112,7 +109,7 @@ class _Job:
         for task in range(1, self.tasks):
             for line in self.errors(task):
                 if line not in shown and not line.startswith(CHATTER):
-                    _tell(f"task {task}: {line}")
+                    say(f"task {task}: {line}")
 
     def codes(self) -> list[int]:
         """Of the tasks that ended by themselves, their exit codes."""
@@ -138,7 +135,7 @@ def run_job(cell: str, stage: str, names: Sequence[str], place: Place, ranks: in
         )
     name = f"{cell}-{hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:12]}"
     for number in _cancel(name):
-        _tell(f"job {number}, left in the queue by an earlier run, is cancelled")
+        say(f"job {number}, left in the queue by an earlier run, is cancelled")
     folder = work_root().absolute() / "work" / "slurm" / name
     shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -148,10 +145,10 @@ def run_job(cell: str, stage: str, names: Sequence[str], place: Place, ranks: in
     except BaseException as error:
         try:
             for number in _cancel(name):
-                _tell(f"job {number} is cancelled")
+                say(f"job {number} is cancelled")
         except NoAnswer as silence:
             if not isinstance(error, NoAnswer):
-                _tell(f"{silence}; a job {name} may be left in the queue, which the next run cancels")
+                say(f"{silence}; a job {name} may be left in the queue, which the next run cancels")
         raise
     if code == 0:
         shutil.rmtree(folder, ignore_errors=True)
@@ -247,7 +244,7 @@ def _wait(job: _Job, place: Place) -> dict[str, str]:
                 if now - answered > PATIENCE:
                     raise NoAnswer(f"{error} for {PATIENCE / 60:.0f} minutes, {job} may still run. {AGAIN}") from None
                 if not silent:
-                    _tell(f"{job}: {error}, it is asked again")
+                    say(f"{job}: {error}, it is asked again")
                 silent = True
             else:
                 answered, silent = now, False
@@ -267,7 +264,7 @@ def _wait(job: _Job, place: Place) -> dict[str, str]:
                 elif state == "RUNNING":
                     text += f" on {found.get('NodeList')}"
                 if text != told and state != "COMPLETING":
-                    _tell(text)
+                    say(text)
                     told = text
         time.sleep(0.5)
 
@@ -280,7 +277,7 @@ def _queued_again(job: _Job, found: dict[str, str]) -> bool:
         _ask("scontrol", "requeue", job.number)
     except NoAnswer:
         return False
-    _tell(f"{job} was preempted and waits to go on")
+    say(f"{job} was preempted and waits to go on")
     return True
 
 

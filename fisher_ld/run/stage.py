@@ -26,7 +26,7 @@ from fisher_ld.core.compute import usable_threads
 from fisher_ld.core.errors import Unavailable, UserError, told
 from fisher_ld.core.files import read_yaml
 from fisher_ld.core.locks import Lock, still_running, work_root
-from fisher_ld.core.progress import silence_bars
+from fisher_ld.core.progress import say, silence_bars
 from fisher_ld.datasets.catalogue import SOURCES
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.run.launch import JOBS, STARTED, elsewhere, launch
@@ -171,7 +171,7 @@ def _run(stage: str, main: Callable[..., None], given: Sequence[str], idle: Call
             main(cast("Params", view), run, **names)
         ranks.part()
     if ranks.leader():
-        print(f"{cell}: done in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+        say(f"{cell}: done in {time.monotonic() - started:.0f} s")
 
 
 @contextmanager
@@ -224,5 +224,5 @@ def stage(main: Callable[..., None], idle: Callable[..., bool] = lambda params, 
             raise
         if not isinstance(error, Unavailable):
             sys.exit(f"{cell}: {message}")
-        print(f"{cell}: {message}", file=sys.stderr, flush=True)
+        say(f"{cell}: {message}")
         sys.exit(2)

@@ -31,6 +31,7 @@ from fisher_ld.core import ranks
 from fisher_ld.core.errors import UserError, is_disk_full
 from fisher_ld.core.files import fingerprint, read_json, write_json
 from fisher_ld.core.locks import Lock, work_root
+from fisher_ld.core.progress import say
 from fisher_ld.run.dependencies import modules
 
 if TYPE_CHECKING:
@@ -258,7 +259,7 @@ class StageRun:
         try:
             yield
         except (MlflowException, OSError) as error:
-            print(_shown(f"MLflow store {self.uri}: {loss} ({_reason(error)})"), file=sys.stderr, flush=True)
+            say(_shown(f"MLflow store {self.uri}: {loss} ({_reason(error)})"))
 
     def complete_parent(self, summary: Mapping[str, Any], artifacts: Sequence[Path]) -> None:
         """Makes the parent tell the whole experiment: the numbers of `summary`, nested ones as ndcg_10/fisher-ld, the

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from fisher_ld.core.errors import UserError, told
-from fisher_ld.core.progress import silence_bars
+from fisher_ld.core.progress import say, silence_bars
 
 MODEL = "data/movielens-100k/students/small/fisher-ld/0"
 EXAMPLES = {
     "rank": f"""
-  fisher-ld rank {MODEL} --history "Toy Story" Aladdin --candidates Heat "The Lion King"
+  fisher-ld rank {MODEL} --history "Toy Story '95" --candidates "Heat '95" "Aladdin '92"
   fisher-ld rank {MODEL} < queries.jsonl      # {{"history": [...], "candidates": [...]}} a line""",
     "recommend": f"""
   fisher-ld recommend {MODEL} --history "Toy Story" Aladdin -k 5""",
@@ -70,7 +70,7 @@ def export(options: argparse.Namespace) -> None:
     try:
         catalogue = read_catalogue(Path(options.model))
     except UserError as error:
-        print(f"without a catalogue, so that it ranks and does not recommend: {error}", file=sys.stderr)
+        say(f"without a catalogue, so that it ranks and does not recommend: {error}")
         catalogue = None
     found = run(Path(options.model), options.out, catalogue)
     print(
@@ -78,7 +78,7 @@ def export(options: argparse.Namespace) -> None:
         f"which keep the order of {found.order:.1%} of pairs of candidates; all on prompts of random tokens"
     )
     if found.order < ALIKE:
-        print(f"8 bits change the order of many candidates: answer by float32 ({options.out} --fp32)", file=sys.stderr)
+        say(f"8 bits change the order of many candidates: answer by float32 ({options.out} --fp32)")
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -114,7 +114,7 @@ def _queries(options: argparse.Namespace, keys: Sequence[str]) -> Iterator[tuple
         yield "", {name: getattr(options, name) or [] for name in keys}
         return
     if sys.stdin.isatty():
-        print("reading queries from the terminal, a JSON object a line; end with Ctrl-D", file=sys.stderr)
+        say("reading queries from the terminal, a JSON object a line; end with Ctrl-D")
     for number, line in enumerate(_lines(), 1):
         if not line.strip():
             continue
@@ -147,7 +147,7 @@ def _write(query: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
         line = json.dumps({**own, **answer})
     print(line, flush=True)
     if unknown := answer.get("unknown"):
-        print(f"no item has the title or text {unknown[0]!r}: read as it is", file=sys.stderr)
+        say(f"no item has the title or text {unknown[0]!r}: read as it is")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not (sentence := told(error) or _misplaced(error)):
             raise
-        print(f"fisher-ld: {sentence}", file=sys.stderr)
+        say(f"fisher-ld: {sentence}")
         return 1
     return 0
 

@@ -186,7 +186,7 @@ def test_what_data_says_wrong_is_said_once():
             {"run": {"methods": ["none", "fisher-ld-no-sampling"]}, "fisher": {"samples": 60, "unsampled": 60}},
             "fisher.unsampled: fisher-ld-no-sampling takes more examples than fisher.samples (60), got 60; raise it",
         ),
-        ({"distill": {"alpha": 0}}, "  run.methods: none learns from labels alone, and distill.alpha gives them no"),
+        ({"distill": {"alpha": 0}}, "  distill.alpha: the method none learns from labels alone; raise it above 0"),
         (
             {"data_sets": {"mine": {"source": MINE}}},
             "mine.source: kind: table needs `interactions` and `items`",

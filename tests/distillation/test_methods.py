@@ -43,6 +43,16 @@ def test_the_methods_of_the_paper_its_rivals_and_their_controls_are_there():
     ]  # fmt: skip
 
 
+def test_strength_is_of_what_stands_beside_other_terms():
+    """TinyBERT's phases have one key each, of which the optimiser takes no notice; so has the first phase of others."""
+    weighed = {name: METHODS[name].weighed for name in RIVALS}
+    assert {name for name, key in weighed.items() if key is None} == {"none", "tinybert"}
+    in_phases = {"fitnets", "progressive", "minilm"}
+    answers = {"logits", "list-kl", "ranking"} | in_phases
+    assert {name for name, key in weighed.items() if key == "output_weight"} == answers
+    assert {METHODS[name].weighed for name in LAYERED} == {"layer_weight"}
+
+
 def test_what_a_method_needs_of_the_teacher_follows_from_its_terms():
     assert METHODS["none"].signals == set() and METHODS["none"].terms == [Labels()]
     assert METHODS["logits"].signals == {"logits"} and METHODS["logits"].terms == [Labels(), Output()]

@@ -252,20 +252,6 @@ def test_the_teachers_own_comparisons_have_all_its_runs_and_those_with_a_student
     assert (rival["seeds"], rival["mean_a"]) == (2, pytest.approx((first + second) / 2))
     assert kept["small/fisher-ld", "teacher"]["mean_b"] == pytest.approx(first)
     assert kept["small/fisher-ld", "teacher"]["seeds"] == 3
-    assert not rival["one_teacher"] and not kept["teacher", "truncated-2"]["one_teacher"]
-
-
-def test_what_rests_on_one_run_of_the_teacher_says_so(frames):
-    pairs = {
-        ("small/logits", "small/none"): True,  # answers of the first
-        ("small/none", "teacher"): True,
-        ("small/none", "small/start"): False,
-        ("small/none", "rivals/item-knn"): False,
-        ("teacher", "truncated-2"): False,  # two runs
-    }
-    assert [row["one_teacher"] for row in compared(frames, *pairs)] == list(pairs.values())
-    alone = {**frames, "teacher": frames["teacher"][:1]}
-    assert compared(alone, ("teacher", "truncated-2"))[0]["one_teacher"]
 
 
 @pytest.mark.parametrize(

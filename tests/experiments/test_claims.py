@@ -206,8 +206,8 @@ def test_table_iii_is_of_the_full_method(results):
     assert full.paper == "+8.0%" and full.ours == judged(results, "over the uniform baseline", "Table X").ours
     other = judged(results, "Attention-based over", "Table III")
     assert (other.verdict, other.ours) == ("cannot be compared", "not measured")
-    assert other.reason == "not among run.methods"
-    assert judged(results, "without Fisher sampling").reason == "not among run.methods"
+    assert other.reason == "not among the methods of this student"
+    assert judged(results, "without Fisher sampling").reason == "not among the methods of this student"
 
 
 def test_a_comparison_that_was_not_made_is_not_judged(edited):

@@ -110,7 +110,7 @@ def test_columns_and_rows_of_our_own_have_no_number_of_the_paper(results):
     own = results.parts["movielens-100k"].quality("small/linear", "ndcg_10")
     cell = cells("table-3", results, "Linear Depth")["NDCG@10"]
     assert (cell["value"], cell["paper"]) == (own["mean"], None) and cell["p"] is not None
-    assert cells("table-3", results, "Fisher per parameter")["MRR"]["empty"] == "not among run.methods"
+    assert cells("table-3", results, "Fisher per parameter")["MRR"]["empty"] == "not among the methods of this student"
     assert all(cell["paper"] is None for cell in cells("table-3", results, "Fisher per parameter").values())
 
 
@@ -120,10 +120,10 @@ def test_a_cell_that_was_not_run_says_why(results):
         assert cell["ours"] is cell["value"] is None and cell["paper"]
         return cell["empty"]
 
-    assert empty("table-1", "TinyBERT", "NDCG@5") == "not among run.methods"
+    assert empty("table-1", "TinyBERT", "NDCG@5") == "not among the methods of this student"
     assert empty("table-6", "LayerDrop", "NDCG@5") == "not among run.shallow"
     assert empty("table-6", "StructBERT", "Speedup").startswith("no such pretrained model offline")
-    assert empty("table-10", "w/o Fisher Sampling", "MRR") == "not among run.methods"
+    assert empty("table-10", "w/o Fisher Sampling", "MRR") == "not among the methods of this student"
     assert empty("table-4", "Tiny, FISHER-LD", "Speedup") == "no student shape tiny in run.students"
     assert empty("table-5", "Books", "Baseline NDCG@5") == "no data set amazon-books in run.data"
     assert empty("table-8", "Energy (Wh/1K queries)", "Teacher") == "not measured on this machine"
@@ -143,14 +143,14 @@ def test_examples_have_a_place_a_column_or_say_why_not(results, sample, monkeypa
     assert [ours for ours, _ in found["shared"]] == [part.examples["shared"][model] for model in asked]
     fewer = Results(given({"run": {"methods": ["none", "uniform"]}}).run)
     found = fill(PAPER["table-7"], fewer)["examples"]
-    assert {str(user["models"][2]) for user in found["users"]} == {"{'empty': 'not among run.methods'}"}
+    assert {str(user["models"][2]) for user in found["users"]} == {"{'empty': 'not among the methods of this student'}"}
     assert found["shared"][2] == (None, 4) and found["shared"][1][0] is not None
 
 
 def test_examples_are_a_block_a_user_with_the_true_item_in_bold(results):
     table = fill(PAPER["table-7"], results)
     (user, *_), columns = table["examples"]["users"], len(table["columns"])
-    user["models"][2] = {"empty": "not among run.methods"}
+    user["models"][2] = {"empty": "not among the methods of this student"}
     user["models"][0] |= {"rank": 2, "top": ["a", user["liked"], "b", "c", "d"]}
     user["models"][1] |= {"rank": 6}
     _, text, shown, shares = table_blocks(table)
@@ -159,7 +159,7 @@ def test_examples_are_a_block_a_user_with_the_true_item_in_bold(results):
     head, first, second = shown.rows[6:9]
     assert head == [
         f"user {user['user']} liked next: {user['liked']}", "", "rank 2 of 20", "rank 6 of 20",
-        "not run: not among run.methods",
+        "not run: not among the methods of this student",
     ]  # fmt: skip
     assert first[:3] == [user["history"][-1], "1", "a"] and first[4] == "" and second[2] == user["liked"]
     assert [at for at in shown.best if at[0] in (6, 7, 8)] == [(6, 0), (6, 2), (6, 3), (6, 4), (8, 2)]
@@ -170,7 +170,7 @@ def test_a_method_left_out_of_the_run_is_named(sample, monkeypatch):
     monkeypatch.chdir(sample)
     results = Results(given({"run": {"methods": ["uniform", "fisher-ld"]}}).run)
     linear = cells("table-3", results, "Linear Depth")
-    assert {cell["empty"] for cell in linear.values()} == {"not among run.methods"}
+    assert {cell["empty"] for cell in linear.values()} == {"not among the methods of this student"}
     assert cells("table-3", results, "Uniform")["NDCG@5"]["empty"] is None
 
 
@@ -204,7 +204,7 @@ def test_rendering_gives_each_reason_once_and_marks_its_cells(results):
     assert set(rows["FitNets"][0]) == {"(a)", "paper 0.728"}
     value, *below = rows["Uniform KD"][0]
     assert value.startswith("0.") and below[-1] == "paper 0.721"
-    assert text.text == "Empty: (a) not among run.methods."
+    assert text.text == "Empty: (a) not among the methods of this student."
 
 
 def test_a_metric_has_its_spread_over_seeds_and_a_single_run_none(results):

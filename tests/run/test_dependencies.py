@@ -102,13 +102,6 @@ def test_only_the_modules_of_deps_are_rewritten(project):
     )
 
 
-def test_the_command_checks_and_writes(project):
-    def call(*options):
-        command = [sys.executable, ROOT / "fisher_ld/run/dependencies.py", *options]
-        return subprocess.run(command, cwd=project, capture_output=True, text=True)
-
-    checked = call("--check")
-    assert checked.returncode == 1 and "+    deps: [params.yaml, stages/check.py]" in checked.stdout
-    assert (project / "dvc.yaml").read_text() == PIPELINE
-    assert call().returncode == 0 and call("--check").returncode == 0
+def test_the_command_writes(project):
+    subprocess.run([sys.executable, ROOT / "fisher_ld/run/dependencies.py"], cwd=project, check=True)
     assert (project / "dvc.yaml").read_text() == rewritten(PIPELINE, project)

@@ -337,9 +337,9 @@ def test_a_method_takes_the_strength_that_is_best_on_validation(begun, run, monk
     start_student.main(params(), run, DATA.name, "small", TEACHER)
     best = {1.0: 0.3, 4.0: 0.5, 16.0: 0.4}
 
-    def trained(params, run, paths, student, method, seed, teacher, strength):
-        assert seed == params.seed
-        done = real(params, run, paths, student, method, seed, teacher, strength)
+    def trained(params, run, paths, student, method, seed, teacher, strength, trial):
+        assert seed == params.seed and trial
+        done = real(params, run, paths, student, method, seed, teacher, strength, trial=trial)
         return done._replace(fit=replace(done.fit, best_score=best[strength]))
 
     real = distill.train
@@ -358,7 +358,6 @@ def test_a_method_takes_the_strength_that_is_best_on_validation(begun, run, monk
     choose_strength.main(asked, run, DATA.name, "small", "none", TEACHER)
     assert read_json(DATA.strength("small", "none")) == {"strength": 1.0}
     assert read_json(DATA.strength_trials("small", "none")) == []
-    assert METHODS["logits"].weighed == "output_weight" and METHODS["tinybert"].weighed == "layer_weight"
 
 
 def test_trials_that_are_done_outlive_a_kill(begun, run, monkeypatch):
@@ -366,10 +365,10 @@ def test_trials_that_are_done_outlive_a_kill(begun, run, monkeypatch):
     asked, seen = params(trials={"strength": [4.0, 16.0]}), []
     train, load = distill.train, Checkpoint.load
 
-    def killed(*given):
+    def killed(*given, **how):
         if given[-1] == 16.0:
             raise KeyboardInterrupt
-        return train(*given)
+        return train(*given, **how)
 
     def watched(checkpoint):
         found = load(checkpoint)
