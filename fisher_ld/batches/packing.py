@@ -14,6 +14,7 @@ import numpy as np
 
 from fisher_ld.batches.lists import COLUMNS, Lists, make_lists
 from fisher_ld.batches.prompts import Prompts, check_context
+from fisher_ld.core.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -95,6 +96,11 @@ def _pack_row(lists: Lists, window: np.ndarray, prompts: Prompts) -> _Row:
         visible = trunk_length[int(lists.position[index])]
         for item in lists.candidates[index]:
             piece = prompts.candidate[item]
+            if not piece:
+                raise UserError(
+                    "a candidate has no token, so that nothing could be asked of it: its text is empty, or of letters "
+                    "that the tokenizer leaves out; a template such as '{text}?' (data.prompt.candidate) always has one"
+                )
             segment += 1
             row.ids += piece
             row.positions += range(visible, visible + len(piece))

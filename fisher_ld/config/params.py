@@ -64,7 +64,7 @@ Fraction = Annotated[Number, Field(ge=0, le=1)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Rate = Annotated[Number, Field(gt=0)]
 Date = Annotated[str, BeforeValidator(_date)]
-Seed = Annotated[Whole, Field(ge=0, le=2**64 - 1)]  # as torch takes them
+Seed = Annotated[Whole, Field(ge=0, le=2**31 - 1)]  # as tables hold them
 # part of file and stage names
 Name = Annotated[str, _matching(r"^[A-Za-z0-9][A-Za-z0-9_-]*\Z", "a name of letters, digits, _ and -")]
 Shallow = Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,14 +55,16 @@ class Compute:
 
 
 def _of_control_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
-    """Bytes that each group of this process has left (cgroup v2): of a container, or of a job."""
+    """Bytes that each group of this process has left (cgroup v2): of a container, or of a job. What files take in the
+    cache is given back when memory is asked for."""
     lines = own.read_text().splitlines() if own.exists() else []
     for line in lines:
         place = root / line.removeprefix("0::").lstrip("/")
         for folder in (place, *place.parents) if line.startswith("0::") else ():
-            limit, used = folder / "memory.max", folder / "memory.current"
+            limit, used, parts = (folder / f"memory.{name}" for name in ("max", "current", "stat"))
             if limit.exists() and used.exists() and (most := limit.read_text().strip()).isdecimal():
-                yield int(most) - int(used.read_text())
+                cached = re.search(r"^inactive_file (\d+)$", parts.read_text(), re.M) if parts.exists() else None
+                yield int(most) - int(used.read_text()) + int(cached[1] if cached else 0)
 
 
 def _has_bf16(device: str) -> bool:

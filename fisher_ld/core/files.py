@@ -44,6 +44,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = path.parent / f".new-{path.name}", path.parent / f".old-{path.name}"
+    if old.exists() and not path.exists():  # by a kill between two renames
+        old.rename(path)
     for left in (temporary, old):  # by a kill
         _remove(left)
     try:

@@ -14,7 +14,7 @@ import polars as pl
 
 from fisher_ld.batches.lists import MAIN
 from fisher_ld.config import paths
-from fisher_ld.config.params import Run, all_methods, methods_of, trained
+from fisher_ld.config.params import Run, methods_of, trained
 from fisher_ld.config.paths import TABLES, DataPaths, cell
 from fisher_ld.core.files import present, read_json
 from fisher_ld.distillation.methods import METHODS
@@ -197,8 +197,9 @@ class Results:
 
     @property
     def method(self) -> str:
-        """The method that the report is about."""
-        return PROPOSED if PROPOSED in all_methods(self.run) else self.run.methods[-1]
+        """The method that the report is about, which every student learned."""
+        everywhere = all(PROPOSED in methods_of(self.run, student) for student in self.run.students)
+        return PROPOSED if everywhere else self.run.methods[-1]
 
     @cached_property
     def tables(self) -> list[dict[str, Any]]:

@@ -67,12 +67,24 @@ def user_blocks(users: np.ndarray) -> Iterator[slice]:
         begin = end
 
 
+def first_of(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What `np.unique` gives of keys (n,) int64 >= 0 with return_index: the distinct ones, sorted, and the first place
+    of each. It sorts one number for key and place, where 63 bits are enough for it: far faster."""
+    bits = len(keys).bit_length()
+    if int(keys.max(initial=0)).bit_length() + bits > 63:
+        return np.unique(keys, return_index=True)
+    both = np.sort((keys << bits) | np.arange(len(keys)))
+    found = both >> bits
+    new = np.diff(found, prepend=-1) > 0
+    return found[new], both[new] & ((1 << bits) - 1)
+
+
 def first_pairs(users: np.ndarray, items: np.ndarray) -> np.ndarray:
     """Which rows hold a user and item for the first time, where rows stand by user: (n,) bool."""
     first = np.zeros(len(users), bool)
     for block in user_blocks(users):
         keys = pair_keys(users[block], items[block], int(items[block].max()) + 1)
-        first[block.start + np.unique(keys, return_index=True)[1]] = True
+        first[block.start + first_of(keys)[1]] = True
     return first
 
 
@@ -203,7 +215,7 @@ def _touched(
         upto = np.cumsum(liked[block]) - liked[block]
         since = (upto - upto[np.searchsorted(users[block], users[block])]).astype(np.int32)
         seen = (owners >= 0) & (numbers >= 0)
-        keys, first = np.unique(pair_keys(owners[seen], numbers[seen], n_items), return_index=True)
+        keys, first = first_of(pair_keys(owners[seen], numbers[seen], n_items))
         parts.append((keys, since[seen][first]))
         counts[1:] += np.bincount(keys // n_items, minlength=len(counts) - 1)
     keys, since, offsets = np.empty(counts.sum(), np.int64), np.empty(counts.sum(), np.int32), np.cumsum(counts)

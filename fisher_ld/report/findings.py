@@ -68,7 +68,7 @@ def basis(row: Mapping[str, Any], a: str, b: str) -> str:
 
 def _finding(part: Part, question: str, row: Mapping[str, Any] | None, margin: float) -> Finding:
     if row is None:
-        return Finding(question, "not measured: this run has no such pair of models", "", "not measured")
+        return Finding(question, "not measured: this run compared no such pair of models", "", "not measured")
     a, b = label(row["a"], part.run), label(row["b"], part.run)
     text = answer(row, margin) + (f"; {b} is itself not shown above chance" if part.at_chance(row["b"]) else "")
     return Finding(question, text, basis(row, a, b), row["verdict"])

@@ -25,11 +25,13 @@ def recipe(part: Part, params: Params) -> list[Block]:
         "What is chosen within a run is chosen on validation lists."
     )
     header = ["what was read", "windows", "lists", "candidates of a list", "by whom"]
+    windows = part.data["windows"]
+    budget = f"{BUDGET} " if windows["labelled"] < windows["all"] else ""
     return [
         Heading("Recipe: what was trained on what"),
         Table(header, _read(part), words=(0, 4)),
         Table(["model", "steps", "runs", "a step", "learns from"], _trained(part, params), words=(0, 3, 4)),
-        Text(f"{BUDGET} {scored}"),
+        Text(budget + scored),
     ]
 
 
@@ -62,7 +64,7 @@ def _trained(part: Part, params: Params) -> list[list[str]]:
     alike: dict[tuple[str, ...], list[str]] = {}
     for model in ordered(part.fits, part.run):
         shape = model.split("/")[0]
-        alike.setdefault((shape, *_steps(part.fits[model]), *_lessons(model, params)), []).append(model)
+        alike.setdefault((shape, *_steps(part.fits[model]), *_lessons(model, part, params)), []).append(model)
     names = {m: label(m, part.run) if len(group) == 1 else short(m) for group in alike.values() for m in group}
     shape = "student" if len(part.run.students) == 1 else "student {}"
     return [
@@ -71,7 +73,7 @@ def _trained(part: Part, params: Params) -> list[list[str]]:
     ]
 
 
-def _lessons(model: str, params: Params) -> tuple[str, str]:
+def _lessons(model: str, part: Part, params: Params) -> tuple[str, str]:
     """What a step reads, and what is learned from it."""
     method, distill = METHODS.get(model.rpartition("/")[2]), params.distill
     if method is None:
@@ -83,7 +85,8 @@ def _lessons(model: str, params: Params) -> tuple[str, str]:
         *(["teacher's answers"] if "logits" in method.signals else []),
         *([f"teacher's {' and '.join(inside)}"] if inside else []),
     ]
-    windows = [labelled, *([_count(distill.transfer_users, "transfer")] if method.signals else [])]
+    transfer = method.signals and part.data["windows"]["transfer"]
+    windows = [labelled, *([_count(distill.transfer_users, "transfer")] if transfer else [])]
     return ", ".join(windows), ", ".join(taught)
 
 

@@ -213,7 +213,7 @@ def layers(part: Part, method: str, pictures: Pictures) -> list[Block]:
         if part.changing(paths.student(student, method)):
             caption = f"{name}: dynamic weights (Eq. 9) during distillation, first seed."
             blocks.append(Picture("Layer weights over the steps", pictures[f"{student}/trajectory"], caption))
-        else:
+        elif paths.student(student, method) in part.weights:
             blocks.append(Text(f"The weights of {name} (Eq. 9) were not updated in this run."))
     return blocks
 

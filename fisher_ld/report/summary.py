@@ -52,8 +52,9 @@ def best_student(part: Part) -> tuple[str, int, dict[str, str | float]]:
     student, method = model.split("/")
     quality = part.evaluate["quality"][MAIN]
     tags = {"student": student, "method": method, "seed": seed, "validation_ndcg_10": validation}
-    tags |= {f"test_{name}": row["mean"] for name, row in quality[model].items()}
-    return model, seed, tags | {"teacher_test_ndcg_10": quality["teacher"]["ndcg_10"]["mean"]}
+    tags["test_ndcg_10"] = part.evaluate["seeds"][MAIN][model][trained(part.run)[model].index(seed)]
+    tags |= {f"test_{name}_over_seeds": row["mean"] for name, row in quality[model].items()}
+    return model, seed, tags | {"teacher_test_ndcg_10": part.evaluate["seeds"][MAIN]["teacher"][0]}
 
 
 def _numbers(part: Part, student: str, method: str) -> Iterator[Number]:

@@ -138,6 +138,7 @@ class Cells:
         self.threads, self.at_once, self.alone = threads, at_once, alone
         self.processes: set[subprocess.Popen[str]] = set()
         self.interrupted: set[int] = set()  # processes that were interrupted, each once
+        self.stopping = False
 
     def run(self, cell: str) -> bool:
         threads = self.threads if self.alone(cell) else max(1, self.threads // self.at_once)
@@ -147,6 +148,8 @@ class Cells:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
         )  # fmt: skip
         self.processes.add(process)
+        if self.stopping:  # since it was asked for
+            Thread(target=self.interrupt).start()
         told, unheard = True, None
         for line in process.stdout or ():  # to its end, or the process would wait to be read
             told = told and not line.startswith(NOISE)
@@ -165,6 +168,7 @@ class Cells:
     def interrupt(self) -> None:
         """As Ctrl-C would, of the stages alone, which go on from their checkpoints: DVC may be writing dvc.lock, and
         ends by itself."""
+        self.stopping = True
         while running := list(self.processes):
             for process in running:
                 for own in {*_below(process.pid)} - self.interrupted:

@@ -81,7 +81,7 @@ def model_card(
     facts = {
         **origin(folder),
         "pretrained model": source or "not named in config.json",
-        "architecture": f"{config['architectures'][0]}, {config['num_hidden_layers']} layers",
+        "architecture": f"{config['architectures'][0]}, {config.get('num_hidden_layers') or config['n_layer']} layers",
     }
     return CARD.format(
         base=f"base_model: {source}\n" if is_name else "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -51,6 +52,7 @@ class Predictor:
     ):
         self.backend, self.tokenizer, self.template = backend, tokenizer, template
         self.history_length, self._exact = history_length, exact
+        self._one_at_a_time = Lock()  # tokenizer and layers are changed while they work
 
     @classmethod
     def of(cls, folder: Path, backend: Backend, exact: Callable[[], Backend] | None = None) -> Predictor:
@@ -79,7 +81,8 @@ class Predictor:
         if self.history_length:
             histories = [_listed(history)[-self.history_length :] for history in histories]
         lists, texts = query_lists(histories, candidates)
-        logits = self.backend.logits(lists, build_prompts(self.tokenizer, texts, self.template))
+        with self._one_at_a_time:
+            logits = self.backend.logits(lists, build_prompts(self.tokenizer, texts, self.template))
         return np.split(logits, lists.offsets[1:-1])
 
 

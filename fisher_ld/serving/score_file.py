@@ -33,6 +33,8 @@ def score_file(predictor: Predictor, model: Path, source: Path, out: Path, fp32:
         with atomic_path(out) as temporary, pq.ParquetWriter(temporary, _schema(file), compression="zstd") as writer:
             for number in range(counts):
                 writer.write_table(pq.read_table(_part(parts, number)))
+        for part in parts.glob("[0-9]*.parquet"):  # before the manifest, which says whose they are
+            part.unlink()
         shutil.rmtree(parts)
         return file.metadata.num_rows
 

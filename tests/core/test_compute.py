@@ -100,9 +100,10 @@ def test_memory_that_a_container_or_a_job_leaves(tmp_path, monkeypatch):
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / "memory.max").write_text(f"{most}\n")
         (tmp_path / folder / "memory.current").write_text(f"{used}\n")
+    (tmp_path / "job/memory.stat").write_text(f"anon 7\ninactive_file {GIB}\nactive_file 9\n")  # can be had back
     own = tmp_path / "own"
     own.write_text("0::/job/step\n")
-    assert sorted(compute._of_control_groups(tmp_path, own)) == [5 * GIB, 6 * GIB]
+    assert sorted(compute._of_control_groups(tmp_path, own)) == [6 * GIB, 6 * GIB]
     assert list(compute._of_control_groups(tmp_path, tmp_path / "none")) == []
     monkeypatch.setattr(compute, "_of_control_groups", lambda: [2 * GIB])
     assert Compute(torch.device("cpu"), bf16=False).free() == 2

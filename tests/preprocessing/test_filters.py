@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 
 from fisher_ld.core.errors import UserError
-from fisher_ld.preprocessing.filters import _oldest_first, first_pairs, k_core, keep_positives
+from fisher_ld.preprocessing.filters import _oldest_first, first_of, first_pairs, k_core, keep_positives
 from tests.given import given
 
 
@@ -11,6 +11,14 @@ def test_the_first_of_repeats_is_kept():
     users, items = np.array([0, 0, 1, 1, 1]), np.array([2, 2, 2, 2, 0])
     assert first_pairs(users, items).tolist() == [True, False, True, False, True]
     assert first_pairs(users[:0], items[:0]).tolist() == []
+
+
+@pytest.mark.parametrize("largest", [9, 2**62])  # which leaves no room for the place in one number
+def test_the_first_place_of_each_key(largest):
+    keys = np.random.default_rng(0).integers(0, 9, 200) * (largest // 9)
+    for found, expected in zip(first_of(keys), np.unique(keys, return_index=True), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert [len(part) for part in first_of(keys[:0])] == [0, 0]
 
 
 def test_k_core_cascade():

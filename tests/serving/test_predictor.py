@@ -1,4 +1,5 @@
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from fisher_ld.batches.lists import read_lists, read_texts
 from fisher_ld.batches.prompts import saved_prompts
 from fisher_ld.core.compute import Compute
 from fisher_ld.core.errors import UserError
+from fisher_ld.core.files import read_json, write_json
 from fisher_ld.models.scorer import Scorer, score_lists
 from fisher_ld.serving.predictor import load
 from tests.evaluation.world import one_by_one, write_model, write_processed
@@ -150,6 +152,26 @@ def test_of_a_long_history_the_latest_are_read_as_many_as_in_the_validation_list
     np.testing.assert_array_equal(predictor.score([long], [["m20"]]), predictor.score([long[-3:]], [["m20"]]))
     shutil.copytree(world[0], tmp_path / "alone")
     assert load(tmp_path / "alone").history_length is None
+
+
+def test_several_threads_get_what_one_gets(world):
+    """As MLflow's server asks, of lists of many lengths."""
+    _, histories, candidates = texts_of(world[1])
+    asked = [(histories[i], candidates[i][: 1 + i % 7]) for i in range(24)]
+    predictor = load(world[0])
+    expected = [predictor.rank(*one).scores for one in asked]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda one: predictor.rank(*one).scores, asked))
+    for mine, its in zip(found, expected, strict=True):
+        np.testing.assert_allclose(mine, its, atol=1e-5)
+
+
+def test_a_candidate_without_a_token_is_refused(world, tmp_path):
+    shutil.copytree(world[0], tmp_path / "model")
+    template = read_json(tmp_path / "model/prompt.json")
+    write_json(tmp_path / "model/prompt.json", template | {"candidate": "{text}"})
+    with pytest.raises(UserError, match=r"a candidate has no token.*template such as"):
+        load(tmp_path / "model").rank(["m1"], ["m2", ""])
 
 
 def test_half_a_letter_is_refused(world):
