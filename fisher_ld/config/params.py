@@ -36,13 +36,15 @@ def _number(value: Any) -> Any:
 
 
 def _date(value: Any) -> Any:
-    """YAML reads an unquoted 2018-01-31 as a date already."""
+    """YAML reads an unquoted 2018-01-31 as a date, of which DVC can make no key."""
+    if isinstance(value, datetime.date):
+        raise ValueError(f'Input should be a date in quotes, "{value}"')
     if isinstance(value, str):
         try:
             datetime.date.fromisoformat(value)
         except ValueError:
             raise ValueError("Input should be a date such as 2018-01-31") from None
-    return value.isoformat() if isinstance(value, datetime.date) else value
+    return value
 
 
 def _matching(pattern: str, what: str) -> AfterValidator:
@@ -240,6 +242,11 @@ class DataSet(DataSettings):
     """An entry of `data_sets`, with what it takes from `data`."""
 
     source: DataSource
+
+    @property
+    def all_labelled(self) -> bool:
+        """Whether no window is left for the teacher's answers alone."""
+        return self.labelled_windows is None or self.transfer_windows == 0
 
     def contradictions(self) -> Iterator[str]:
         yield from super().contradictions()
@@ -506,6 +513,12 @@ class Params(Section):
             yield (
                 f"fisher.unsampled: fisher-ld-no-sampling takes more examples than fisher.samples "
                 f"({self.fisher.samples}), got {self.fisher.unsampled}; raise it, or leave the method out"
+            )
+        without = [name for name in self.run.data if name in self.data_sets and self.data_sets[name].all_labelled]
+        if "ranking" in all_methods(self.run) and without:
+            yield (
+                f"run.methods: ranking learns from transfer windows, of which {', '.join(without)} has none: raise "
+                "transfer_windows, and leave some by labelled_windows"
             )
         if "none" in all_methods(self.run) and self.distill.alpha == 0:
             yield "distill.alpha: the method none learns from labels alone; raise it above 0, or leave none out"

@@ -182,7 +182,7 @@ def _rows(paths: Sequence[Path], forms: dict[Path, _Form], required: Sequence[st
 
 
 def _suffix(address: str) -> str:
-    name = PurePosixPath(unquote(urlsplit(address).path)).name.lower()
+    name = PurePosixPath(unquote(urlsplit(address).path) if "://" in address else address).name.lower()
     for suffix in SUFFIXES:
         if name.endswith(suffix):
             return suffix

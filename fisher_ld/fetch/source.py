@@ -113,7 +113,7 @@ def _local(address: str) -> Path:
     path = work_root() / path.expanduser()
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; check the path in params.yaml.")
-    if path.stat().st_size == 0:
+    if path.is_file() and path.stat().st_size == 0:
         raise UserError(f"{path}: expected data, got an empty file; check the path in params.yaml.")
     return path
 

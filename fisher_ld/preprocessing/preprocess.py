@@ -90,8 +90,8 @@ def _check_rejected(raw: Raw, allowed: float, kept_aside: Path) -> None:
             raise UserError(
                 f"{file}: {len(rejected)} of {rows} rows cannot be used, allowed are {allowed:.2%} "
                 f"(max_rejected). {counts}; for example {rejected['raw'][0][:EXAMPLE]!r}. All of them are in "
-                f"{kept_aside}. Mend the file and read it anew (dvc repro -f download@NAME), or raise the limit to go "
-                "on without them."
+                f"{kept_aside}. Mend the file, or a copy of it as a table of your own (kind: table), and read it "
+                "anew (dvc repro -f download@NAME); or raise the limit to go on without them."
             )
 
 
@@ -173,7 +173,8 @@ def _split(positives: Positives, role: np.ndarray, data: DataSet) -> Split:
         return leave_last_out(positives.lengths)
     if data.split == "cold_items":
         return cold_items(positives.items, positives.offsets, role)
-    assert positives.timestamps is not None
+    if positives.timestamps is None:
+        raise UserError("split: global_time needs the time of every interaction, which this data set lacks")
     date = datetime.fromisoformat(str(data.test_from))
     cut = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     before = np.add.reduceat((positives.timestamps < cut).astype(np.int64), positives.offsets[:-1])

@@ -32,7 +32,7 @@ from fisher_ld.distillation.methods import METHODS
 from fisher_ld.run.launch import JOBS, STARTED, elsewhere, launch
 from fisher_ld.run.tracking import StageRun, check_shared, store_uri
 
-BEFORE_TEACHER = ("download", "download_teacher")  # which may bring another one
+BEFORE_TEACHER = ("download", "download_teacher", "preprocess")  # what may run before another one is there
 TRACKED = ("adapt_teacher", "adapt_shallow", "distill", "efficiency", "report")  # a failing store says so first
 SECONDS_TO_TELL = 3
 ALWAYS = ("cluster", "tracking")  # where a thing ran must not change what it is: no stage declares them

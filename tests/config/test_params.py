@@ -151,6 +151,7 @@ def test_what_data_says_wrong_is_said_once():
         ({"teacher": {"adapt": {"method": "loraa"}}}, "got 'loraa'; did you mean lora?"),
         ({"data": {"test_from": "soon", "split": "global_time"}}, "expected a date such as 2018-01-31, got 'soon'"),
         ({"data": {"split": "global_time"}}, "data: split: global_time and `test_from`"),
+        ({"data": {"test_from": datetime.date(2020, 2, 1)}}, 'data.test_from: expected a date in quotes, "2020-02-01"'),
         (
             {"data_sets": {"movielens-100k": {"history_block": 30}}},
             "movielens-100k: history_block (30) must not exceed history_length (10)",
@@ -185,6 +186,10 @@ def test_what_data_says_wrong_is_said_once():
         (
             {"run": {"methods": ["none", "fisher-ld-no-sampling"]}, "fisher": {"samples": 60, "unsampled": 60}},
             "fisher.unsampled: fisher-ld-no-sampling takes more examples than fisher.samples (60), got 60; raise it",
+        ),
+        (
+            {"run": {"methods": ["none", "ranking"]}, "data": {"transfer_windows": 0}},
+            "run.methods: ranking learns from transfer windows, of which movielens-100k has none",
         ),
         ({"distill": {"alpha": 0}}, "  distill.alpha: the method none learns from labels alone; raise it above 0"),
         (
@@ -267,7 +272,7 @@ def test_values_are_coerced(tmp_path):
     path = tmp_path / "params.yaml"
     changes = (
         "teacher:\n  adapt:\n    learning_rate: 1e-5\n  answers:\n    yes: A\n    no: B\n"
-        "data_sets:\n  movielens-100k:\n    split: global_time\n    test_from: 2018-01-31\nfisher:\n  beta: 1\n"
+        "data_sets:\n  movielens-100k:\n    split: global_time\n    test_from: '2018-01-31'\nfisher:\n  beta: 1\n"
     )
     path.write_text(changes)
     params = given(read_yaml(path))
@@ -276,8 +281,6 @@ def test_values_are_coerced(tmp_path):
     assert params.data_sets["movielens-100k"].test_from == "2018-01-31"
     assert params.fisher.beta == 1.0
     assert given({"distill": {"learning_rate": "1e-4"}}).distill.learning_rate == 1e-4
-    dated = {"data_sets": {"movielens-100k": {"test_from": datetime.date(2020, 2, 1), "split": "global_time"}}}
-    assert given(dated).data_sets["movielens-100k"].test_from == "2020-02-01"
 
 
 @pytest.mark.parametrize(
