@@ -65,12 +65,12 @@ class Method:
 
     @property
     def weighed(self) -> str | None:
-        """The key of `distill` that says how much it takes from the teacher: of its layers, else of its answers. Only a
-        phase with other keys counts, as AdamW takes no notice of a factor of the whole loss. None where there is no
-        such phase."""
+        """The key of `distill` that says how much it takes from the teacher: of its layers, else of its answers; None
+        without a teacher. A phase that has other keys too comes first, as AdamW takes little notice of a factor of a
+        whole loss: only gradients are clipped sooner."""
         each = [{term.weight for term in phase.terms} for phase in self.phases(2)]
-        mixed = set().union(*(keys for keys in each if len(keys) > 1))
-        return next((key for key in ("layer_weight", "output_weight") if key in mixed), None)
+        found = set().union(*(keys for keys in each if len(keys) > 1)) or set().union(*each)
+        return next((key for key in ("layer_weight", "output_weight") if key in found), None)
 
     @property
     def weighting(self) -> bool:
