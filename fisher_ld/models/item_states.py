@@ -19,13 +19,13 @@ LONGEST = 64  # tokens of a text that are read
 
 def embed(base: Path, texts: Sequence[str], depths: Mapping[str, float], compute: Compute) -> dict[str, np.ndarray]:
     """For each of `depths` the states of each text after that share of the layers, averaged over its tokens: (texts, d)
-    float16. At 1 they are those after the final norm."""
+    float32, as raw states of some teachers overflow float16. At 1 they are those after the final norm."""
     scorer = Scorer.placed(base, compute, 0, 0, frozen=True)  # answers are not asked for
     scorer.model.set_attn_implementation("sdpa")
     model = scorer.body
     tokens = [ids[:LONGEST] for ids in AutoTokenizer.from_pretrained(base)(list(texts)).input_ids]
     layers = {name: round(share * model.config.num_hidden_layers) for name, share in depths.items()}
-    means = {name: np.zeros((len(texts), model.config.hidden_size), np.float16) for name in depths}
+    means = {name: np.zeros((len(texts), model.config.hidden_size), np.float32) for name in depths}
     with torch.inference_mode(), torch.autocast(compute.device.type, torch.bfloat16, enabled=compute.bf16):
         for numbers in progress(_batches(tokens), "embedding items", unit="batch"):
             longest = max(len(tokens[i]) for i in numbers)
