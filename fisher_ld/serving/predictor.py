@@ -65,7 +65,9 @@ class Predictor:
         is asked, which drowns what one text adds."""
         if self._exact is None:
             return self
-        return Predictor(self._exact(), self.tokenizer, self.template, self.history_length)
+        exact = Predictor(self._exact(), self.tokenizer, self.template, self.history_length)
+        exact._one_at_a_time = self._one_at_a_time  # for the tokenizer is the same
+        return exact
 
     def rank(self, history: Sequence[str], candidates: Sequence[str]) -> Ranking:
         """The candidates of one user. `history`: texts of what the user liked, oldest first. Raises as `score` does."""
