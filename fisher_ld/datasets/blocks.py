@@ -40,8 +40,9 @@ from fisher_ld.datasets.titles import text
 SIZE = 1 << 23  # bytes of a block
 AHEAD = 2  # blocks that are parsed at once
 BATCH_ROWS = 50_000  # of Parquet
-ODD = b"\x00\x0b\x0c\x1c\x1d\x1e\x1f"  # Python's blanks that a parser in columns does not know, and its own separator
 SEPARATOR = "\x1f"
+# Python's blanks that a parser in columns does not know, and its own separator
+ODD = (b"\x00", b"\x0b", b"\x0c", b"\x1c", b"\x1d", b"\x1e", SEPARATOR.encode())
 BLANKS = (b" ", b"\t")  # of ASCII, that a line may hold within
 
 
@@ -189,12 +190,11 @@ def _columns(
     data: bytes, header: Sequence[str], names: Sequence[str], delimiter: str, quoted: bool
 ) -> pl.DataFrame | None:
     """None where something in the block needs the careful reader."""
-    begins = (b"\n", b"\r\n", *([delimiter.encode()] if delimiter.isspace() else []))  # of lines that may be blank
-    blank = data.startswith(begins) or any(b"\n" + begin in data for begin in begins)
-    if blank or _is_odd(data) or len(header) < 2:
+    if _is_odd(data) or len(header) < 2:
         return None
     if quoted and b'"' in data and not _quotes(delimiter).fullmatch(data if data[-1:] == b"\n" else data + b"\n"):
         return None
+    mark = delimiter.encode()
     if len(delimiter) > 1:
         data, delimiter = data.replace(delimiter.encode(), SEPARATOR.encode()), SEPARATOR
     places = {name: str(i) for i, name in enumerate(header)}
@@ -214,14 +214,20 @@ def _columns(
         )
     except pa.ArrowInvalid:
         return None
-    if table.num_rows != count_lines(data):
+    if table.num_rows != count_lines(data) or (all(c.null_count for c in table.columns) and _has_blank(data, mark)):
         return None
     table = pl.DataFrame(pl.from_arrow(table.rename_columns(list(dict.fromkeys(names)))))
     return table if data.isascii() and not any(blank in data for blank in BLANKS) else _stripped(table)
 
 
+def _has_blank(data: bytes, delimiter: bytes) -> bool:
+    """Whether a line may be blank, of which the parser makes a row."""
+    begins = (b"\n", b"\r\n", *([delimiter] if delimiter.isspace() else []))
+    return data.startswith(begins) or any(b"\n" + begin in data for begin in begins)
+
+
 def _is_odd(data: bytes) -> bool:
-    if data.count(b"\r") != data.count(b"\r\n") or len(data.translate(None, ODD)) != len(data):
+    if any(blank in data for blank in ODD) or (b"\r" in data and data.count(b"\r") != data.count(b"\r\n")):
         return True
     try:
         return not data.isascii() and not data.decode()

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from fisher_ld.config.params import DataSet
+from fisher_ld.core.compute import usable_threads
 from fisher_ld.core.errors import UserError
+from fisher_ld.preprocessing.readers import Raw
 from fisher_ld.preprocessing.splits import stream
 from fisher_ld.preprocessing.touched import Touched, pair_keys
 
-AT_ONCE = 20_000_000  # rows that are looked at in one go
+AT_ONCE = 2_000_000  # rows that a thread looks at in one go
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,12 @@ def user_blocks(users: np.ndarray) -> Iterator[slice]:
         begin = end
 
 
+def _at_once(work: Callable[[Any], Any], parts: Iterable[Any]) -> list[Any]:
+    """What `work` makes of each part, by several threads: NumPy lets go of the interpreter where it takes long."""
+    with ThreadPoolExecutor(usable_threads(None)) as pool:
+        return list(pool.map(work, parts))
+
+
 def first_of(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What `np.unique` gives of keys (n,) int64 >= 0 with return_index: the distinct ones, sorted, and the first place
     of each. It sorts one number for key and place, where 63 bits are enough for it: far faster."""
@@ -82,9 +92,12 @@ def first_of(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def first_pairs(users: np.ndarray, items: np.ndarray) -> np.ndarray:
     """Which rows hold a user and item for the first time, where rows stand by user: (n,) bool."""
     first = np.zeros(len(users), bool)
-    for block in user_blocks(users):
+
+    def mark(block: slice) -> None:
         keys = pair_keys(users[block], items[block], int(items[block].max()) + 1)
         first[block.start + first_of(keys)[1]] = True
+
+    _at_once(mark, user_blocks(users))
     return first
 
 
@@ -101,12 +114,12 @@ def k_core(users: np.ndarray, items: np.ndarray, user_core: int, item_core: int)
 
 
 def keep_positives(
-    interactions: pl.LazyFrame, items_with_text: pl.Series, data: DataSet, seed: int
+    raw: Raw, items_with_text: pl.Series, data: DataSet, seed: int
 ) -> tuple[Positives, list[dict[str, Any]]]:
-    """`interactions` as `readers.Raw` has them; items not among `items_with_text` are dropped. `data.max_users` are
+    """Items not among `items_with_text` are dropped. `data.max_users` are
     drawn of those with enough positives, before the k-core. Also returns what was left after each step: step, users,
     items, interactions. Raises UserError if nothing is."""
-    users, items, ratings, timestamps, user_names, item_names = _coded(interactions)
+    users, items, ratings, timestamps, user_names, item_names = _coded(raw)
     steps: list[dict[str, Any]] = []
 
     def count(step: str, rows: np.ndarray) -> None:
@@ -149,18 +162,19 @@ def keep_positives(
     return positives, steps
 
 
-def _coded(interactions: pl.LazyFrame) -> tuple[Any, ...]:
+def _coded(raw: Raw) -> tuple[Any, ...]:
     """All interactions by user, oldest first: users, items (n,) int32, as places in the sorted ids; ratings, timestamps
     (n,), None where one is missing; the ids of users and of items."""
-    users, user_names = _places(interactions, "user")
-    missing = interactions.select(pl.col("rating", "timestamp").null_count()).collect().row(0, named=True)
+    rows = raw.interactions
+    users, user_names = _places(_column(rows, "user"), raw.user_ids)
+    missing = rows.select(pl.col("rating", "timestamp").null_count()).collect().row(0, named=True)
     timed = not missing["timestamp"]
-    by_age = _oldest_first(users, (_column(interactions, name) for name in ("timestamp", "order")[not timed :]))
+    by_age = _oldest_first(users, (_column(rows, name) for name in ("timestamp", "order")[not timed :]))
     users = users[by_age]
-    items, item_names = _places(interactions, "item")
+    items, item_names = _places(_column(rows, "item"), raw.item_ids)
     items = items[by_age]
-    ratings = None if missing["rating"] else _column(interactions, "rating")[by_age]
-    timestamps = _column(interactions, "timestamp")[by_age] if timed else None
+    ratings = None if missing["rating"] else _column(rows, "rating")[by_age]
+    timestamps = _column(rows, "timestamp")[by_age] if timed else None
     return users, items, ratings, timestamps, user_names, item_names
 
 
@@ -168,16 +182,15 @@ def _column(interactions: pl.LazyFrame, name: str) -> np.ndarray:
     return interactions.select(name).collect(engine="streaming").to_series().to_numpy()
 
 
-def _places(interactions: pl.LazyFrame, column: str) -> tuple[np.ndarray, pl.Series]:
-    """The place of each id among the sorted ones: (n,) int32; and these."""
-    numbered = pl.Categorical(pl.Categories.random())
-    codes = interactions.select(pl.col(column).cast(numbered)).collect(engine="streaming").to_series()
-    names = codes.unique().to_frame().select(pl.col(column).to_physical().alias("code"), pl.col(column).cast(pl.String))
-    names = names.sort(column)
-    numbers = names["code"].to_numpy()
-    places = np.empty(numbers.max(initial=0) + 1, np.int32)
-    places[numbers] = np.arange(len(names), dtype=np.int32)
-    return places[codes.to_physical().to_numpy()], names[column]
+def _places(numbers: np.ndarray, ids: pl.Series) -> tuple[np.ndarray, pl.Series]:
+    """The place of the id of each of `numbers` among the sorted ones: (n,) int32; and these."""
+    used = np.flatnonzero(np.bincount(numbers))
+    order = ids.gather(used).arg_sort().to_numpy()
+    names = ids.gather(used[order])
+    new = (names != names.shift()).fill_null(True)
+    places = np.empty(len(ids), np.int32)
+    places[used[order]] = np.cumsum(new.to_numpy(), dtype=np.int32) - 1
+    return places[numbers], names.filter(new)
 
 
 def _oldest_first(users: np.ndarray, ages: Iterable[np.ndarray]) -> np.ndarray:
@@ -194,7 +207,14 @@ def _oldest_first(users: np.ndarray, ages: Iterable[np.ndarray]) -> np.ndarray:
         key += age
         key -= least
     del ages
-    return np.argsort(key, kind="stable")
+
+    def sort(share: tuple[int, int]) -> np.ndarray:
+        rows = np.flatnonzero((users > share[0]) & (users <= share[1]))
+        return rows[np.argsort(key[rows], kind="stable")]
+
+    threads, upto = usable_threads(None), np.cumsum(np.bincount(users))
+    last = np.searchsorted(upto, len(users) * np.arange(1, threads) / threads)  # users of each share but the last
+    return np.concatenate(_at_once(sort, pairwise([-1, *last, len(upto)])))
 
 
 def _touched(
@@ -208,21 +228,28 @@ def _touched(
     """Of all rows, by user and oldest first; `positive`: the numbers of the rows that stay."""
     liked = np.zeros(len(users), bool)
     liked[positive] = True
-    parts: list[tuple[np.ndarray, np.ndarray]] = []
-    counts = np.zeros(user_numbers.max(initial=-1) + 2, np.int64)  # pairs of each user, from place 1
-    for block in user_blocks(users):
+
+    def pairs(block: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         owners, numbers = user_numbers[users[block]], item_numbers[items[block]]
-        upto = np.cumsum(liked[block]) - liked[block]
-        since = (upto - upto[np.searchsorted(users[block], users[block])]).astype(np.int32)
-        seen = (owners >= 0) & (numbers >= 0)
-        keys, first = first_of(pair_keys(owners[seen], numbers[seen], n_items))
-        parts.append((keys, since[seen][first]))
-        counts[1:] += np.bincount(keys // n_items, minlength=len(counts) - 1)
+        upto = np.cumsum(liked[block], dtype=np.int32) - liked[block]
+        first = np.flatnonzero(np.diff(users[block], prepend=-1))
+        since = upto - np.repeat(upto[first], np.diff(first, append=len(upto)))
+        seen = np.flatnonzero((owners >= 0) & (numbers >= 0))
+        keys, places = first_of(pair_keys(owners[seen], numbers[seen], n_items))
+        return keys, since[seen[places]], keys // n_items
+
+    parts = _at_once(pairs, user_blocks(users))
+    counts = np.zeros(user_numbers.max(initial=-1) + 2, np.int64)  # pairs of each user, from place 1
+    for _, _, owners in parts:
+        counts[1:] += np.bincount(owners, minlength=len(counts) - 1)
     keys, since, offsets = np.empty(counts.sum(), np.int64), np.empty(counts.sum(), np.int32), np.cumsum(counts)
-    for own, own_since in parts:  # of whole users, by number
-        owners = own // n_items
+
+    def put(part: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:  # of whole users, by number
+        own, own_since, owners = part
         place = offsets[owners] + np.arange(len(own)) - np.searchsorted(owners, owners)
         keys[place], since[place] = own, own_since
+
+    _at_once(put, parts)
     return Touched(keys, since, n_items)
 
 

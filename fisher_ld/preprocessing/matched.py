@@ -34,30 +34,28 @@ def matched_negatives(
         order = order[np.argsort(popularity[order], kind="stable")]
         rank = np.full(len(pool), -1)
         rank[order] = np.arange(len(order))
-        free = _free(users[rows], None if last is None else last[rows], rank, touched)
-        own = rank[positives[rows]]
-        free[np.arange(len(own)), own] = False
-        drawn[rows] = order[_nearest(free, own, count, rng)]
+        own, (lists, items) = rank[positives[rows]], touched.by(users[rows], None if last is None else last[rows])
+        inside = (rank[items] >= 0) & (items != positives[rows][lists])
+        lists = np.concatenate([np.arange(len(own)), lists[inside]])
+        taken = np.concatenate([own, rank[items[inside]]])
+        drawn[rows] = order[_nearest(own, lists, taken, len(order), count, rng)]
     return drawn
 
 
-def _free(users: np.ndarray, last: np.ndarray | None, rank: np.ndarray, touched: Touched) -> np.ndarray:
-    """Which ranks of the pool may be drawn: (lists, ranks) bool."""
-    free = np.ones((len(users), rank.max() + 1), bool)
-    rows, items = touched.by(users, last)
-    inside = rank[items] >= 0
-    free[rows[inside], rank[items[inside]]] = False
-    return free
-
-
-def _nearest(free: np.ndarray, own: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Ranks of `count` free places around each `own`: (lists, count)."""
-    places = np.flatnonzero(free)
-    first, middle, end = (
-        np.searchsorted(places, np.arange(len(own)) * free.shape[1] + r) for r in (0, own, free.shape[1])
-    )
-    lower = _lower(middle - first, end - middle, count, rng)
-    return places[(middle - lower)[:, None] + np.arange(count)] % free.shape[1]
+def _nearest(
+    own: np.ndarray, lists: np.ndarray, taken: np.ndarray, n: int, count: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Of `n` ranks `count` free ones around each `own`: (lists, count). The rank taken[i], which may be the own one, is
+    not free in lists[i]."""
+    keys = np.sort(lists * n + taken)
+    lists, first = keys // n, np.searchsorted(keys, np.arange(len(own) + 1) * n)
+    before = np.searchsorted(keys, np.arange(len(own)) * n + own) - first[:-1]  # ranks taken below the own one
+    below, free = own - before, n - np.diff(first)
+    wanted = (below - _lower(below, free - below, count, rng))[:, None] + np.arange(count)  # places among the free ones
+    # the free place j is the rank j + m where m ranks are taken before it: those with fewer than j + 1 free ones below
+    freed = keys - (np.arange(len(keys)) - first[lists])
+    at = np.arange(len(own))[:, None] * n + wanted
+    return wanted + np.searchsorted(freed, at.ravel(), "right").reshape(at.shape) - first[:-1, None]
 
 
 def _lower(below: np.ndarray, above: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

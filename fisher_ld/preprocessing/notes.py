@@ -26,6 +26,7 @@ def raw_notes(raw: Raw, data: DataSet) -> dict[str, Any]:
     """For the data report. Raises UserError where no interaction could be read, or more of them than
     `max_items_lacking` name an item without a row."""
     counts = raw.interactions.group_by("item").len().collect(engine="streaming")
+    counts = counts.select(raw.item_ids.gather(counts["item"]), "len").group_by("item").sum()
     total = int(counts["len"].sum())
     if not total:
         files = ", ".join(name for name, rows in raw.rows.items() if len(raw.rejected.filter(file=name)) == rows)
@@ -63,9 +64,10 @@ def _times(interactions: pl.LazyFrame) -> dict[str, int] | None:
     return None if found["first"] is None else found
 
 
-def without_text(items: pl.Series, interactions: pl.LazyFrame) -> dict[str, Any]:
+def without_text(items: pl.Series, raw: Raw) -> dict[str, Any]:
     """For the data report: `items` whose text is empty, which no model could tell apart, and what they take along."""
-    rows = interactions.filter(pl.col("item").is_in(items.implode())).select(pl.len()) if len(items) else None
+    numbers = raw.item_ids.is_in(items.implode()).arg_true()
+    rows = raw.interactions.filter(pl.col("item").is_in(numbers.implode())).select(pl.len()) if len(numbers) else None
     lost = int(rows.collect(engine="streaming").item()) if rows is not None else 0
     return {"items": len(items), "interactions": lost, "examples": items[:NAMED].to_list()}
 

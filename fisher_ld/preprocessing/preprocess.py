@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from fisher_ld.config.params import DataSet
 from fisher_ld.core.errors import UserError
@@ -59,9 +60,9 @@ def preprocess(raw_dir: Path, out_dir: Path, data: DataSet, seed: int) -> dict[s
         described, cut = _with_text(raw.items, data.item_text, data.max_words)
         items = described.filter(pl.col("text") != "")
         empty = described.filter(text="")["item"]
-        notes |= {"items_without_text": without_text(empty, raw.interactions)}
+        notes |= {"items_without_text": without_text(empty, raw)}
         say(*without_text_lines(notes["items_without_text"], data.item_text))
-        positives, steps = keep_positives(raw.interactions, items["item"], data, seed)
+        positives, steps = keep_positives(raw, items["item"], data, seed)
         shutil.rmtree(work)
         raw.rejected.write_parquet(folder / "rejected.parquet")
         write_json(folder / "prompt.json", data.prompt)
@@ -153,10 +154,14 @@ def _write_tables(folder: Path, items: pl.DataFrame, positives: Positives, data:
 def _touched(positives: Positives, users: np.ndarray) -> pl.Series:
     """The items of all interactions of each of `users`, and of the others none."""
     rows, items = positives.touched.by(users, None)
-    found = [np.empty(0, np.int32)] * len(positives.lengths)
-    for user, own in zip(users, np.split(items, np.searchsorted(rows, np.arange(1, len(users)))), strict=True):
-        found[user] = own.astype(np.int32)
-    return pl.Series(found, dtype=pl.List(pl.Int32))
+    counts = np.zeros(len(positives.lengths), np.int64)
+    counts[users] = np.bincount(rows, minlength=len(users))
+    return _lists(items.astype(np.int32), np.concatenate([[0], np.cumsum(counts)]))
+
+
+def _lists(values: np.ndarray, offsets: np.ndarray) -> pl.Series:
+    """List i is values[offsets[i] : offsets[i + 1]]."""
+    return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(offsets, values)))
 
 
 def _tied(positives: Positives, split: Split) -> float | None:
@@ -230,13 +235,12 @@ def _item_table(items: pl.DataFrame, item_names: np.ndarray, catalogue: Catalogu
 
 
 def _sequence_table(histories: Positives) -> pl.DataFrame:
-    def by_user(values: np.ndarray) -> list[np.ndarray]:
-        return np.split(values, histories.offsets[1:-1])
-
-    times, users = histories.timestamps, np.arange(len(histories.lengths))
+    users, times = len(histories.lengths), histories.timestamps
     columns = {
-        "user": pl.Series(users, dtype=pl.Int32),
-        "items": pl.Series(by_user(histories.items.astype(np.int32)), dtype=pl.List(pl.Int32)),
-        "timestamps": pl.Series([None] * len(users) if times is None else by_user(times), dtype=pl.List(pl.Int64)),
+        "user": pl.Series(np.arange(users), dtype=pl.Int32),
+        "items": _lists(histories.items.astype(np.int32), histories.offsets),
+        "timestamps": pl.repeat(None, users, dtype=pl.List(pl.Int64), eager=True),
     }
+    if times is not None:
+        columns["timestamps"] = _lists(times, histories.offsets)
     return pl.DataFrame(columns)

@@ -24,9 +24,9 @@ from fisher_ld.datasets.titles import categories, clean, text
 from fisher_ld.preprocessing.ids import PADDED, same_id, same_ids
 from fisher_ld.preprocessing.times import Clock, find_clock
 
-INTERACTIONS = {
-    "user": pl.String,
-    "item": pl.String,
+INTERACTIONS = {  # as they lie in the file: of ids the numbers
+    "user": pl.UInt32,
+    "item": pl.UInt32,
     "rating": pl.Float64,
     "timestamp": pl.Int64,
     "order": pl.Int64,
@@ -38,12 +38,14 @@ RAW_CHARACTERS = 2000  # of an unreadable row that are kept
 
 @dataclass(frozen=True)
 class Raw:
-    """interactions: user str, item str, rating f64 or null, timestamp i64 (seconds) or null, order i64 (the source's,
-    or nanoseconds beyond the second, else 0), as the files have them. items: item str (unique), title str or null,
-    categories list[str], and the fields asked for (str or null). rejected: file, row, reason, raw. rows: file -> rows
-    in it, readable or not. repeated: items that have several rows."""
+    """interactions: user u32, item u32, rating f64 or null, timestamp i64 (seconds) or null, order i64 (the source's,
+    or nanoseconds beyond the second, else 0). user_ids, item_ids: str, of these numbers; several may have one id.
+    items: item str (unique), title str or null, categories list[str], and the fields asked for (str or null). rejected:
+    file, row, reason, raw. rows: file -> rows in it, readable or not. repeated: items that have several rows."""
 
     interactions: pl.LazyFrame
+    user_ids: pl.Series
+    item_ids: pl.Series
     items: pl.DataFrame
     rejected: pl.DataFrame
     rows: Mapping[str, int]
@@ -59,19 +61,19 @@ def read_source(
     interactions, items = SOURCES[source.kind].read(raw_dir, source)
     rejects, missing = _Rejects(), frozenset(missing if interactions.own else ())
     target = work_dir / "interactions.parquet"
-    numbers = _write_interactions(interactions, missing, rejects, target)
+    user_ids, item_ids, numbers = _write_interactions(interactions, missing, rejects, target)
     _check_any(interactions.path, rejects.rows.total())
     if "item" in fields:
         raise UserError("item_text names {item}, which is the id of an item here: rename this column of the items file")
     others, before = [name for name in fields if name not in ("title", "categories")], rejects.rows.total()
     table, repeated, others_numbers = _read_items(items, missing, rejects, others)
     _check_any(items.path, rejects.rows.total() - before)
-    likes, unpadded = pl.scan_parquet(target), pl.col("item").str.replace(PADDED, "$1")
+    unpadded = pl.col("item").str.replace(PADDED, "$1")
     if others_numbers and not numbers:  # 007 and the number 7; text on both sides stays as it is
-        likes = likes.with_columns(unpadded)
+        item_ids = item_ids.to_frame().select(unpadded).to_series()
     elif numbers and not others_numbers and table.select(unpadded.is_unique().all()).item():
         table = table.with_columns(unpadded)
-    return Raw(likes, table, rejects.frame(), dict(rejects.rows), repeated)
+    return Raw(pl.scan_parquet(target), user_ids, item_ids, table, rejects.frame(), dict(rejects.rows), repeated)
 
 
 def _check_any(path: Path, rows: int) -> None:
@@ -110,13 +112,17 @@ class _Rejects:
         return pl.DataFrame(self.kept, schema=REJECTED, orient="row").sort("file", "row", maintain_order=True)
 
 
-def _write_interactions(source: Interactions, missing: Collection[str], rejects: _Rejects, target: Path) -> bool:
-    """Whether the file has the ids of items as numbers."""
+def _write_interactions(
+    source: Interactions, missing: Collection[str], rejects: _Rejects, target: Path
+) -> tuple[pl.Series, pl.Series, bool]:
+    """Ids of users and of items, whose numbers are written; and whether the source has those of items as numbers."""
     fields = {"user": source.user, "item": source.item}
     optional = {"rating": source.rating, "timestamp": source.timestamp, "order": source.order}
     fields |= {name: field for name, field in optional.items() if field is not None}
     clock = None if source.own else Clock("milliseconds" if source.milliseconds else "seconds")
     schema = pl.DataFrame(schema=INTERACTIONS).to_arrow().schema
+    ids = {name: pl.Categories.random() for name in ("user", "item")}
+    held = [pl.Series(dtype=pl.Categorical(own)) for own in ids.values()]  # else polars forgets between two blocks
     numbers, file, told, commas = True, "", False, 0
     with pq.ParquetWriter(target, schema, compression="lz4", use_dictionary=False, write_statistics=False) as writer:
         for block in source.blocks:
@@ -127,16 +133,19 @@ def _write_interactions(source: Interactions, missing: Collection[str], rejects:
                 table = table.with_columns(pl.when(~pl.all().is_in(list(missing))).then(pl.all()))
             if source.own and not told and "timestamp" in fields and table["timestamp"].count():
                 clock, told = _clock_of(block.file, table["timestamp"], clock), True
-            table = table.with_columns(same_ids(table["user"]), same_ids(table["item"]))
             typed, reasons = _check(table, source, clock or Clock())
             rejects.of(block, reasons)
             if source.own and "rating" in fields:
                 commas += int(table["rating"].str.contains(COMMA).sum())
-            writer.write_table((typed.filter(reasons.is_null()) if reasons.count() else typed).to_arrow())
+            typed = typed.filter(reasons.is_null()) if reasons.count() else typed
+            typed = typed.with_columns(pl.col(name).cast(pl.Categorical(ids[name])).to_physical() for name in ids)
+            writer.write_table(typed.to_arrow())
             numbers = numbers and block.is_number(source.item)
     if commas:
         say(f"{commas} ratings hold a comma, which is read as a decimal one")
-    return numbers
+    users, items = (same_ids(own.to_series().rename(name)) for name, own in ids.items())
+    del held
+    return users, items, numbers
 
 
 def _clock_of(file: str, times: pl.Series, former: Clock | None) -> Clock:
@@ -193,7 +202,7 @@ def _read_items(
     """One row an item: the first that has a title; how many items have several rows; whether all ids are numbers."""
     numbers = True
     found: dict[str, tuple[Any, ...]] = {}
-    available: dict[str, None] = {}
+    available: dict[str, Any] = {}  # by name, in order
     repeated: set[str] = set()
     for row in rejects.readable(source.path.name, source.rows):
         record = _without(row.record, missing) if missing else row.record
@@ -205,10 +214,10 @@ def _read_items(
         item = same_id(item)
         described = source.describe(record)
         used = (record[source.item], *(described.get(name) for name in ("title", "categories", *fields)))
-        if any(isinstance(value, bytes) for value in used):
+        if bytes in map(type, used):
             rejects.add(source.path.name, row, "wrong encoding")
             continue
-        available |= dict.fromkeys(described)
+        available.update(described)
         if item in found:
             repeated.add(item)
         if item not in found or (found[item][1] is None and clean(described["title"])):

@@ -10,6 +10,7 @@ from fisher_ld.core.errors import Unavailable
 from fisher_ld.datasets.beauty_2014 import FILES, FOLDER, VARIABLE, parts
 from fisher_ld.fetch.data import fetch_data
 from fisher_ld.preprocessing.readers import read_source
+from tests.raws import by_id
 
 SOURCE = DataSource(kind="beauty-2014")
 ITEMS = {"B1": "Soap &amp; Co", "B2": "Oil", "B3": None}
@@ -51,8 +52,8 @@ def public(raw):
 def read(raw, work):
     work.mkdir()
     found = read_source(raw, SOURCE, work, ["title", "short_title", "categories"])
-    ordered = found.interactions.sort("user", "timestamp", "order", maintain_order=True)
-    return ordered.select("user", "item", "rating", "timestamp").collect(), found.items, found.rejected
+    ordered = by_id(found).sort("user", "timestamp", "order", maintain_order=True)
+    return ordered.select("user", "item", "rating", "timestamp"), found.items, found.rejected
 
 
 def test_both_sources_are_read_alike(tmp_path, monkeypatch):

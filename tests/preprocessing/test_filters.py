@@ -5,6 +5,7 @@ import pytest
 from fisher_ld.core.errors import UserError
 from fisher_ld.preprocessing.filters import _oldest_first, first_of, first_pairs, k_core, keep_positives
 from tests.given import given
+from tests.raws import raw_of
 
 
 def test_the_first_of_repeats_is_kept():
@@ -30,15 +31,9 @@ def test_k_core_cascade():
     assert not k_core(users, items, 3, 2).any()
 
 
-def interactions(rows):
-    """(user, item, rating, timestamp) in the source's order."""
-    schema = {"user": pl.String, "item": pl.String, "rating": pl.Float64, "timestamp": pl.Int64}
-    return pl.DataFrame(rows, schema=schema, orient="row").with_columns(order=pl.lit(0, pl.Int64)).lazy()
-
-
 def kept(rows, seed=0, titles=("a", "b", "c"), **changes):
     data = given({"data": {"user_core": 1, "item_core": 1} | changes}).data_sets["movielens-100k"]
-    return keep_positives(interactions(rows), pl.Series(titles, dtype=pl.String), data, seed)
+    return keep_positives(raw_of(rows), pl.Series(titles, dtype=pl.String), data, seed)
 
 
 def names(positives):

@@ -2,25 +2,22 @@ import polars as pl
 import pytest
 
 from fisher_ld.preprocessing.notes import note_lines, raw_notes
-from fisher_ld.preprocessing.readers import INTERACTIONS, REJECTED, Raw
 from tests.given import given
+from tests.raws import raw_of
 
 DATA = given().data_sets["movielens-100k"]
 
 
-def raw_of(ratings, time=1_500_000_000, early=0):
+def rated(ratings, time=1_500_000_000, early=0):
     """Of ratings, rating -> rows, at one time, the first `early` rows at 1.5 million seconds."""
-    rows = [("u", "i", float(rating), time) for rating, count in ratings.items() for _ in range(count)]
-    names = ["user", "item", "rating", "timestamp"]
-    likes = pl.DataFrame(rows, schema={name: INTERACTIONS[name] for name in names}, orient="row")
+    given = [rating for rating, count in ratings.items() for _ in range(count)]
     items = pl.DataFrame({"item": ["i"], "title": ["Title"], "categories": [["c"]]})
-    likes = likes.with_columns(timestamp=pl.when(pl.int_range(pl.len()) < early).then(1_500_000).otherwise("timestamp"))
-    return Raw(likes.lazy(), items, pl.DataFrame(schema=REJECTED), {"ratings": len(rows)}, 0)
+    return raw_of([("u", "i", rating, 1_500_000 if i < early else time) for i, rating in enumerate(given)], items)
 
 
 def warnings(ratings, **times):
     """What is warned of these."""
-    raw = raw_of(ratings, **times)
+    raw = rated(ratings, **times)
     lines = note_lines(raw_notes(raw, DATA), raw.rejected, DATA)
     return [line.removeprefix("warning: ") for line in lines if line.startswith("warning: ")]
 
@@ -50,7 +47,7 @@ def test_zero_and_minus_one_are_each_warned_of_where_common(ratings, said):
 
 
 def test_many_ratings_are_told_in_bins():
-    found = raw_notes(raw_of({rating: 2 for rating in range(1, 26)}), DATA)["ratings"]
+    found = raw_notes(rated({rating: 2 for rating in range(1, 26)}), DATA)["ratings"]
     assert found["lowest"] == 1 and found["highest"] == 25 and sum(found["histogram"].values()) == 50
     assert len(found["histogram"]) == 20 and found["histogram"]["1"] == 4, "1 and 2 share a bin of width 1.2"
 

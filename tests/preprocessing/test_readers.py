@@ -9,6 +9,7 @@ import pytest
 from fisher_ld.config.params import Columns, DataSource
 from fisher_ld.core.errors import UserError
 from fisher_ld.preprocessing.readers import read_source
+from tests.raws import by_id
 
 NAMES = {"user": "user_id", "item": "item_id", "title": "title"}
 TABLE = {"kind": "table", "interactions": "anywhere", "items": "anywhere"}
@@ -29,7 +30,7 @@ def read(folder, source, fields=(), missing=()):
 
 
 def rows(raw):
-    return raw.interactions.select("user", "item", "rating", "timestamp").collect().rows()
+    return by_id(raw).select("user", "item", "rating", "timestamp").rows()
 
 
 def review(user, item, rating=5.0, time=1_400_000_000, **other):
@@ -221,7 +222,7 @@ def test_a_table_with_order_only(tmp_path):
         },
     )
     raw = read(tmp_path, DataSource(**TABLE, columns=Columns(**NAMES, order="pos")))
-    assert raw.interactions.collect().rows() == [("a", "x", None, None, 2), ("a", "y", None, None, 1)]
+    assert by_id(raw).rows() == [("a", "x", None, None, 2), ("a", "y", None, None, 1)]
 
 
 def test_every_reason(tmp_path):
@@ -310,12 +311,12 @@ def test_batches_do_not_matter(tmp_path, monkeypatch):
     )
     source = DataSource(kind="movielens-latest-small")
     whole = read(tmp_path, source)
-    expected, rejected = whole.interactions.collect(), whole.rejected
+    expected, rejected = by_id(whole), whole.rejected
     (tmp_path / "work" / "interactions.parquet").unlink()
     (tmp_path / "work").rmdir()
     monkeypatch.setattr("fisher_ld.datasets.blocks.SIZE", 50)
     parts = read(tmp_path, source)
-    assert parts.interactions.collect().equals(expected)
+    assert by_id(parts).equals(expected)
     assert parts.rejected.equals(rejected)
     assert len(rejected) == sum(i % 7 in (0, 6) for i in range(50))
 
@@ -384,8 +385,8 @@ def test_a_table_cut_into_parts_keeps_its_order(tmp_path, timed):
         (tmp_path / name).mkdir()
         write(tmp_path / name, files | {"items.csv": ["item_id,title", "1,X"]})
         columns = Columns(**NAMES, timestamp="time") if timed else Columns(**NAMES, order="time")
-        likes = read(tmp_path / name, DataSource(**TABLE, columns=columns)).interactions
-        found.append(likes.sort("user", "timestamp", "order", maintain_order=True).collect())
+        likes = by_id(read(tmp_path / name, DataSource(**TABLE, columns=columns)))
+        found.append(likes.sort("user", "timestamp", "order", maintain_order=True))
     assert found[0]["item"].equals(found[1]["item"])
     assert found[1]["item"].to_list() == list("31415926")
 
