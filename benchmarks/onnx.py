@@ -3,9 +3,10 @@
     python -m benchmarks.onnx [--data movielens-100k] [--model small/fisher-ld]    after `dvc repro`
 
 First NDCG@10 on validation lists, as each scores them, PyTorch under bf16 too, and of how many lists the positive keeps
-the rank that it has under PyTorch in float32. Then queries a second at batch 1, a query one of these lists as
-texts, from texts in to scores out: all in float32 but the 8 bits, with the same threads. The models take turns, each
-over all queries at once, for the threads of one do not sleep at once when it is done; times are the sums over turns.
+the rank that it has under PyTorch in float32; under bf16 also the one that the stages give it there. Then queries a
+second at batch 1, a query one of these lists as texts, from texts in to scores out: all in float32 but the 8 bits, with
+the same threads. The models take turns, each over all queries at once, for the threads of one do not sleep at once when
+it is done; times are the sums over turns.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from fisher_ld.evaluation.meters import rounds
 from fisher_ld.evaluation.metrics.ndcg import ndcg
 from fisher_ld.evaluation.metrics.ties import rank
 from fisher_ld.evaluation.validation import same_order
+from fisher_ld.models.scorer import Scorer, score_lists
 from fisher_ld.serving.export import export
 from fisher_ld.serving.onnx import INT8, OnnxBackend
 from fisher_ld.serving.predictor import Predictor
@@ -59,7 +61,8 @@ def same_rank(a: Sequence[np.ndarray], b: Sequence[np.ndarray], positive: np.nda
 
 def main() -> None:
     options = arguments()
-    run = load_params("params.yaml", {}).run
+    params = load_params("params.yaml", {})
+    run = params.run
     paths = DataPaths(options.data or run.data[0], options.root)
     folder, threads = paths.model(options.model, options.seed), usable_threads(None)
     torch.set_num_threads(threads)
@@ -88,6 +91,10 @@ def main() -> None:
             f"{same_rank(scores[name], scores['torch'], lists.positive):.1%} the same rank of the positive; z differs "
             f" by {max(np.abs(a - b).max() for a, b in zip(scores[name], scores['torch'], strict=True)):.1e}"
         )
+
+    stages = Scorer.placed(folder, Compute(torch.device("cpu"), True, params.cluster.batch_users), frozen=True)
+    kept = same_rank(scores[BF16], score_lists(stages, lists, prompts), lists.positive)
+    print(f"{BF16}: {kept:.1%} of the lists have the same rank of the positive as in the stages, under bf16 too")
 
     template = read_template(folder)
     models = {

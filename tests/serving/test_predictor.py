@@ -81,7 +81,15 @@ def test_in_float64_it_is_the_stored_scores_to_1e_9(world):
         np.testing.assert_allclose(mine, one_by_one(whole, lists, number), atol=1e-9)
 
 
-def test_under_bf16_the_positive_keeps_its_rank(world):
+def test_under_bf16_the_positive_keeps_the_rank_that_it_has_in_the_stored_scores(world):
+    folder, processed = world
+    lists, histories, candidates = texts_of(processed)
+    stage = Scorer.placed(folder, Compute(CPU, True, 4), frozen=True)  # as score_student has it
+    stored = score_lists(stage, lists, saved_prompts(folder, processed))
+    assert same_rank(load(folder, Compute(CPU, True)).score(histories, candidates), stored, lists.positive) >= 0.99
+
+
+def test_bf16_hardly_changes_the_rank_of_the_positive(world):
     lists, histories, candidates = texts_of(world[1])
     exact, rounded = (load(world[0], Compute(CPU, bf16, 4)).score(histories, candidates) for bf16 in (False, True))
     assert same_rank(rounded, exact, lists.positive) >= 0.9
