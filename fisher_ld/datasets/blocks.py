@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -194,7 +195,6 @@ def _columns(
         return None
     if quoted and b'"' in data and not _quotes(delimiter).fullmatch(data if data[-1:] == b"\n" else data + b"\n"):
         return None
-    mark = delimiter.encode()
     if len(delimiter) > 1:
         data, delimiter = data.replace(delimiter.encode(), SEPARATOR.encode()), SEPARATOR
     places = {name: str(i) for i, name in enumerate(header)}
@@ -214,20 +214,20 @@ def _columns(
         )
     except pa.ArrowInvalid:
         return None
-    if table.num_rows != count_lines(data) or (all(c.null_count for c in table.columns) and _has_blank(data, mark)):
+    if table.num_rows != count_lines(data):
         return None
     table = pl.DataFrame(pl.from_arrow(table.rename_columns(list(dict.fromkeys(names)))))
-    return table if data.isascii() and not any(blank in data for blank in BLANKS) else _stripped(table)
-
-
-def _has_blank(data: bytes, delimiter: bytes) -> bool:
-    """Whether a line may be blank, of which the parser makes a row."""
-    begins = (b"\n", b"\r\n", *([delimiter] if delimiter.isspace() else []))
-    return data.startswith(begins) or any(b"\n" + begin in data for begin in begins)
+    table = table if data.isascii() and not any(blank in data for blank in BLANKS) else _stripped(table)
+    maybe_blank = pl.all_horizontal(pl.all().is_null()).any()  # a line of which the parser made a row
+    return None if table.select(maybe_blank).item() else table
 
 
 def _is_odd(data: bytes) -> bool:
-    if any(blank in data for blank in ODD) or (b"\r" in data and data.count(b"\r") != data.count(b"\r\n")):
+    if (
+        data.startswith(BOM_UTF8)
+        or any(blank in data for blank in ODD)
+        or (b"\r" in data and data.count(b"\r") != data.count(b"\r\n"))
+    ):
         return True
     try:
         return not data.isascii() and not data.decode()

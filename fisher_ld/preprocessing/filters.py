@@ -12,13 +12,13 @@ import numpy as np
 import polars as pl
 
 from fisher_ld.config.params import DataSet
-from fisher_ld.core.compute import usable_threads
 from fisher_ld.core.errors import UserError
 from fisher_ld.preprocessing.readers import Raw
 from fisher_ld.preprocessing.splits import stream
 from fisher_ld.preprocessing.touched import Touched, pair_keys
 
 AT_ONCE = 2_000_000  # rows that a thread looks at in one go
+THREADS = 2  # more would take more memory
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def user_blocks(users: np.ndarray) -> Iterator[slice]:
 
 def _at_once(work: Callable[[Any], Any], parts: Iterable[Any]) -> list[Any]:
     """What `work` makes of each part, by several threads: NumPy lets go of the interpreter where it takes long."""
-    with ThreadPoolExecutor(usable_threads(None)) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(work, parts))
 
 
@@ -126,7 +126,7 @@ def keep_positives(
         left = {name: np.count_nonzero(np.bincount(c[rows])) for name, c in (("users", users), ("items", items))}
         steps.append({"step": step, **left, "interactions": len(rows)})
 
-    rows = np.arange(len(users), dtype=np.int32 if len(users) < 2**31 else np.int64)
+    rows = np.arange(len(users), dtype=_number_type(len(users)))
     count("read", rows)
     rows = rows[item_names.is_in(items_with_text.implode()).to_numpy()[items]]
     count("item with a text", rows)
@@ -207,14 +207,19 @@ def _oldest_first(users: np.ndarray, ages: Iterable[np.ndarray]) -> np.ndarray:
         key += age
         key -= least
     del ages
+    upto = np.cumsum(np.bincount(users))
+    last = np.searchsorted(upto, len(users) * np.arange(1, THREADS) / THREADS)  # users of all shares but the last
+    shares = []
+    for low, high in pairwise([-1, *last, len(upto)]):
+        rows = np.flatnonzero((users > low) & (users <= high)).astype(_number_type(len(users)))
+        shares.append((rows, key[rows]))
+    del key
+    return np.concatenate(_at_once(lambda share: share[0][np.argsort(share[1], kind="stable")], shares))
 
-    def sort(share: tuple[int, int]) -> np.ndarray:
-        rows = np.flatnonzero((users > share[0]) & (users <= share[1]))
-        return rows[np.argsort(key[rows], kind="stable")]
 
-    threads, upto = usable_threads(None), np.cumsum(np.bincount(users))
-    last = np.searchsorted(upto, len(users) * np.arange(1, threads) / threads)  # users of each share but the last
-    return np.concatenate(_at_once(sort, pairwise([-1, *last, len(upto)])))
+def _number_type(rows: int) -> type[np.signedinteger]:
+    """What the numbers of so many rows fit into."""
+    return np.int32 if rows < 2**31 else np.int64
 
 
 def _touched(
@@ -229,23 +234,24 @@ def _touched(
     liked = np.zeros(len(users), bool)
     liked[positive] = True
 
-    def pairs(block: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def pairs(block: slice) -> tuple[np.ndarray, np.ndarray]:
         owners, numbers = user_numbers[users[block]], item_numbers[items[block]]
         upto = np.cumsum(liked[block], dtype=np.int32) - liked[block]
         first = np.flatnonzero(np.diff(users[block], prepend=-1))
         since = upto - np.repeat(upto[first], np.diff(first, append=len(upto)))
         seen = np.flatnonzero((owners >= 0) & (numbers >= 0))
         keys, places = first_of(pair_keys(owners[seen], numbers[seen], n_items))
-        return keys, since[seen[places]], keys // n_items
+        return keys, since[seen[places]]
 
     parts = _at_once(pairs, user_blocks(users))
     counts = np.zeros(user_numbers.max(initial=-1) + 2, np.int64)  # pairs of each user, from place 1
-    for _, _, owners in parts:
-        counts[1:] += np.bincount(owners, minlength=len(counts) - 1)
+    for keys, _ in parts:
+        counts[1:] += np.bincount(keys // n_items, minlength=len(counts) - 1)
     keys, since, offsets = np.empty(counts.sum(), np.int64), np.empty(counts.sum(), np.int32), np.cumsum(counts)
 
-    def put(part: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:  # of whole users, by number
-        own, own_since, owners = part
+    def put(part: tuple[np.ndarray, np.ndarray]) -> None:  # of whole users, by number
+        own, own_since = part
+        owners = own // n_items
         place = offsets[owners] + np.arange(len(own)) - np.searchsorted(owners, owners)
         keys[place], since[place] = own, own_since
 

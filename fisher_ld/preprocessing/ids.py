@@ -20,8 +20,11 @@ def same_id(text: str) -> str:
 
 def same_ids(texts: pl.Series) -> pl.Series:
     """`same_id` of each."""
-    every = texts.str.join().item() or ""
-    if "+" in every:
+
+    def any_holds(mark: str) -> bool:
+        return bool(texts.str.contains(mark, literal=True).any())
+
+    if any_holds("+"):
         large = texts.filter(texts.str.contains(EXPONENT)).unique().to_list()
         texts = texts.replace({text: same_id(text) for text in large})
-    return texts.str.replace(WHOLE, "$1") if "." in every or "," in every else texts
+    return texts.str.replace(WHOLE, "$1") if any_holds(".") or any_holds(",") else texts

@@ -84,7 +84,11 @@ def _check_rejected(raw: Raw, allowed: float, kept_aside: Path) -> None:
     for file, rows in raw.rows.items():
         rejected = raw.rejected.filter(pl.col("file") == file)
         if len(rejected) > allowed * rows:
-            reasons = rejected.group_by("reason").agg(pl.len(), pl.col("row").min()).sort("len", descending=True)
+            reasons = (
+                rejected.group_by("reason")
+                .agg(pl.len(), pl.col("row").min())
+                .sort("len", "row", descending=[True, False])
+            )
             counts = "; ".join(f"{reason}: {n} (first in row {row})" for reason, n, row in reasons.iter_rows())
             with atomic_path(kept_aside) as temporary:
                 raw.rejected.write_parquet(temporary)

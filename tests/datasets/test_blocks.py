@@ -64,6 +64,13 @@ def test_delimited_blocks_are_what_the_careful_reader_gives(tmp_path, monkeypatc
         assert outcome(delimited_blocks(path, ["i", "u"], delimiter, quoted=quoted)) == careful
 
 
+@pytest.mark.parametrize("line", ["\t \t", " \t\t", "\t\u00a0\t", "\t\t", " ", ""])
+def test_a_line_of_blanks_between_good_rows_is_none(tmp_path, line):
+    path = tmp_path / "a.tsv"
+    path.write_text(f"u\ti\tr\na\tx\t1\n{line}\nb\ty\t2\n", encoding="utf-8")
+    assert outcome(delimited_blocks(path, ["i", "u"], "\t")) == ([(2, ("x", "a")), (4, ("y", "b"))], [])
+
+
 @pytest.mark.parametrize("size", [1, 60, 1 << 20])
 def test_json_blocks_are_what_the_careful_reader_gives(tmp_path, monkeypatch, size):
     monkeypatch.setattr(blocks, "SIZE", size)
