@@ -123,8 +123,9 @@ def keep_positives(
     steps: list[dict[str, Any]] = []
 
     def count(step: str, rows: np.ndarray) -> None:
-        left = {name: np.count_nonzero(np.bincount(c[rows])) for name, c in (("users", users), ("items", items))}
-        steps.append({"step": step, **left, "interactions": len(rows)})
+        n_users = np.count_nonzero(np.diff(users[rows], prepend=-1))  # they stand by user
+        n_items = np.count_nonzero(np.bincount(items[rows]))
+        steps.append({"step": step, "users": n_users, "items": n_items, "interactions": len(rows)})
 
     rows = np.arange(len(users), dtype=_number_type(len(users)))
     count("read", rows)
