@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import polars as pl
 
-from fisher_ld.preprocessing.readers import REJECTED, Raw
+from fisher_ld.preprocessing.readers import INTERACTIONS, REJECTED, Raw
 
-LIKES = {"user": pl.String, "item": pl.String, "rating": pl.Float64, "timestamp": pl.Int64, "order": pl.Int64}
+LIKES = INTERACTIONS | {"user": pl.String, "item": pl.String}
 
 
 def raw_of(rows, items=None):

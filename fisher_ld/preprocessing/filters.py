@@ -71,7 +71,7 @@ def user_blocks(users: np.ndarray) -> Iterator[slice]:
         begin = end
 
 
-def _at_once(work: Callable[[Any], Any], parts: Iterable[Any]) -> list[Any]:
+def _by_threads(work: Callable[[Any], Any], parts: Iterable[Any]) -> list[Any]:
     """What `work` makes of each part, by several threads: NumPy lets go of the interpreter where it takes long."""
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(work, parts))
@@ -97,7 +97,7 @@ def first_pairs(users: np.ndarray, items: np.ndarray) -> np.ndarray:
         keys = pair_keys(users[block], items[block], int(items[block].max()) + 1)
         first[block.start + first_of(keys)[1]] = True
 
-    _at_once(mark, user_blocks(users))
+    _by_threads(mark, user_blocks(users))
     return first
 
 
@@ -215,7 +215,7 @@ def _oldest_first(users: np.ndarray, ages: Iterable[np.ndarray]) -> np.ndarray:
         rows = np.flatnonzero((users > low) & (users <= high)).astype(_number_type(len(users)))
         shares.append((rows, key[rows]))
     del key
-    return np.concatenate(_at_once(lambda share: share[0][np.argsort(share[1], kind="stable")], shares))
+    return np.concatenate(_by_threads(lambda share: share[0][np.argsort(share[1], kind="stable")], shares))
 
 
 def _number_type(rows: int) -> type[np.signedinteger]:
@@ -244,7 +244,7 @@ def _touched(
         keys, places = first_of(pair_keys(owners[seen], numbers[seen], n_items))
         return keys, since[seen[places]]
 
-    parts = _at_once(pairs, user_blocks(users))
+    parts = _by_threads(pairs, user_blocks(users))
     counts = np.zeros(user_numbers.max(initial=-1) + 2, np.int64)  # pairs of each user, from place 1
     for keys, _ in parts:
         counts[1:] += np.bincount(keys // n_items, minlength=len(counts) - 1)
@@ -256,7 +256,7 @@ def _touched(
         place = offsets[owners] + np.arange(len(own)) - np.searchsorted(owners, owners)
         keys[place], since[place] = own, own_since
 
-    _at_once(put, parts)
+    _by_threads(put, parts)
     return Touched(keys, since, n_items)
 
 
