@@ -97,18 +97,20 @@ def pandas_all(folder: Path) -> tuple[float, float, int]:
     before."""
     began = time.perf_counter()
     table, items = _read_by_pandas(folder)
-    ratings, times = (pd.to_numeric(table[name], errors="coerce") for name in ("rating", "timestamp"))
+    numbers = table[["rating", "timestamp"]].apply(pd.to_numeric, errors="coerce")
     table = table[
-        table.user_id.notna() & table.item_id.notna() & np.isfinite(ratings) & times.between(1, YEAR_2100 - 1)
+        table.user_id.notna()
+        & table.item_id.notna()
+        & np.isfinite(numbers.rating)
+        & numbers.timestamp.between(1, YEAR_2100 - 1)
     ]
     read = time.perf_counter()
     table = table.sort_values(["user_id", "timestamp"], kind="stable", ignore_index=True)
     likes = table[table.item_id.isin(items.item_id) & (table.rating >= 4)]
     likes = _core(likes.drop_duplicates(["user_id", "item_id"]))
     inside = table.user_id.isin(likes.user_id.unique()) & table.item_id.isin(likes.item_id.unique())
-    liked = pd.Series(table.index.isin(likes.index), table.index)[inside]
-    touched = table.loc[inside, ["user_id", "item_id"]]
-    touched = touched.assign(since=liked.groupby(touched.user_id).cumsum() - liked)
+    touched = table.loc[inside, ["user_id", "item_id"]].assign(liked=table.index[inside].isin(likes.index))
+    touched["since"] = touched.groupby("user_id").liked.cumsum() - touched.liked
     touched = touched.drop_duplicates(["user_id", "item_id"])
     return read - began, time.perf_counter() - read, len(likes)
 
