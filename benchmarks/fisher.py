@@ -44,7 +44,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTrainedModel
 
 from benchmarks import peers
-from fisher_ld.batches.lists import read_labelled
+from fisher_ld.batches.lists import read_lists
 from fisher_ld.batches.prompts import saved_prompts
 from fisher_ld.config.params import load_params
 from fisher_ld.config.paths import DataPaths
@@ -88,7 +88,7 @@ def random_batch(model: PreTrainedModel, examples: int, tokens: int) -> PromptBa
 
 def real_batches(teacher: Path, processed: Path) -> list[PromptBatch]:
     prompts = saved_prompts(teacher, processed)
-    lists = read_labelled(processed)
+    lists = read_lists(processed, "labelled")
     drawn = draw_examples(len(lists.labels()), REAL_PROMPTS, SEED).tolist()
     by_length = sorted((prompts.example(lists, example) for example in drawn), key=len)
     return [pad_prompts(by_length[i : i + REAL_BATCH]) for i in range(0, len(by_length), REAL_BATCH)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fisher_ld.batches.lists import read_labelled, read_lists, read_tests
+from fisher_ld.batches.lists import read_lists, read_tests
 from fisher_ld.batches.prompts import check_context, read_template
 from fisher_ld.config.params import Params
 from fisher_ld.config.paths import BASE, DataPaths
@@ -35,13 +35,16 @@ def adapt_model(
     head fitted to them, or with layers left out at random, of which `spaced` are kept in the end."""
     compute = setup(params.cluster, params.teacher.precision, seed)
     settings, processed = params.teacher.adapt, paths.processed
-    base, lists = Pretrained.of(BASE, processed, params.teacher.answers), read_labelled(processed)
+    base, lists = Pretrained.of(BASE, processed, params.teacher.answers), read_lists(processed, "labelled")
     prompts = base.prompts
     check_memory(needed(base.config(first), lists, prompts, settings, compute), compute)
     scorer = base.scorer(compute, frozen=settings.method == "lora")
     cover(scorer.model)
     # what would stop a later stage stops here, before the longest one
-    for part in (*(read_lists(processed, name) for name in ("train", "transfer", "val")), *read_tests(paths).values()):
+    for part in (
+        *(read_lists(processed, name) for name in ("labelled", "transfer", "val")),
+        *read_tests(paths).values(),
+    ):
         check_context(prompts.longest(part), scorer.context())
     if first is not None:
         fit_head(scorer.keep(range(first)), lists, shuffled_windows(lists, seed), prompts)

@@ -7,7 +7,7 @@ from functools import partial
 
 import polars as pl
 
-from fisher_ld.batches.lists import read_labelled, read_lists
+from fisher_ld.batches.lists import read_lists
 from fisher_ld.config.params import Params
 from fisher_ld.config.paths import BASE, DataPaths
 from fisher_ld.core.compute import setup
@@ -27,7 +27,7 @@ def main(params: Params, run: StageRun, data: str, teacher: int) -> None:
     paths, fisher = DataPaths(data), params.fisher
     compute = setup(params.cluster, "fp32", params.seed)
     base = Pretrained.of(BASE, paths.processed, params.teacher.answers)
-    labelled, transfer = read_labelled(paths.processed), read_lists(paths.processed, "transfer")
+    labelled, transfer = (read_lists(paths.processed, name) for name in ("labelled", "transfer"))
     adapted = partial(Scorer.placed, paths.model("teacher", teacher))
     states = {
         "adapted": (adapted, fisher.samples),

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from fisher_ld.batches.lists import read_labelled, read_texts
+from fisher_ld.batches.lists import read_lists, read_texts
 from fisher_ld.batches.prompts import build_prompts, read_template
 from fisher_ld.config.params import Answers, Params, Student
 from fisher_ld.config.paths import DataPaths, start
@@ -62,7 +62,7 @@ def main(params: Params, run: StageRun, data: str, student: str, teacher: int) -
         built, tokenizer = of_teacher(params, shape, paths, folder)
     template = read_template(folder)
     if shape.init != "random":  # whose states hardly differ: a head fitted to them would explode with the first steps
-        lists, prompts = read_labelled(processed), build_prompts(tokenizer, read_texts(processed), template)
+        lists, prompts = read_lists(processed, "labelled"), build_prompts(tokenizer, read_texts(processed), template)
         fit_head(built.on(compute), lists, shuffled_windows(lists, params.seed), prompts)
     save(built, tokenizer, template, paths.model(start(student)))
 

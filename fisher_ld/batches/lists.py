@@ -77,18 +77,13 @@ def _table(path: Path) -> pl.LazyFrame:
 
 
 def read_lists(processed: Path, name: str) -> Lists:
-    """`name`: train, transfer, val or test_FAMILY. Raises UserError where preprocess has not written it."""
+    """`name`: labelled, transfer, val or test_FAMILY. Raises UserError where preprocess has not written it."""
     return _lists(_table(processed / f"{name}.parquet"), read_sequences(processed))
-
-
-def read_labelled(processed: Path) -> Lists:
-    """The training lists whose labels may be learned from."""
-    return _lists(_table(processed / "train.parquet").filter("labelled"), read_sequences(processed))
 
 
 def read_taught(processed: Path) -> Lists:
     """What a teacher's answers are kept for: the labelled lists, then those of transfer windows."""
-    return concat(read_labelled(processed), read_lists(processed, "transfer"))
+    return concat(read_lists(processed, "labelled"), read_lists(processed, "transfer"))
 
 
 def read_tests(data: DataPaths) -> dict[str, Lists]:

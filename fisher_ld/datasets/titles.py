@@ -65,10 +65,10 @@ def clean(value: Any) -> str | None:
 
 @lru_cache(maxsize=256)  # for a title makes other texts too
 def _cleaned(value: str) -> str | None:
-    before = None
-    while value != before and not _PLAIN.fullmatch(value):  # tags may be hidden by entities
+    before, plain = None, False
+    while value != before and not (plain := bool(_PLAIN.fullmatch(value))):  # tags may be hidden by entities
         before, value = value, " ".join(decoded(_without_markup(value)).split())
-    seen = any(unicodedata.category(letter) not in _UNSEEN for letter in value)
+    seen = plain or any(unicodedata.category(letter) not in _UNSEEN for letter in value)
     return value if seen and not _PAGE_CODE.search(value) else None
 
 

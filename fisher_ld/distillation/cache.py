@@ -44,7 +44,7 @@ def signal_fingerprint(teacher: Path, processed: Path, lists: Lists) -> dict[str
         "teacher": digest(teacher, weights),
         "tokenizer": digest(teacher, files - weights - {"prompt.json"}),
         "prompt": digest(teacher, ["prompt.json"]),
-        "data": digest(processed, ["items.parquet", "sequences.parquet", "train.parquet", "transfer.parquet"]),
+        "data": digest(processed, ["items.parquet", "sequences.parquet", "labelled.parquet", "transfer.parquet"]),
         "windows": hashlib.blake2b(
             b"".join(part.tobytes() for part in (lists.user, lists.start, lists.position)), digest_size=16
         ).hexdigest(),

@@ -27,9 +27,7 @@ def draw_samples(labelled: Lists, transfer: Lists, samples: int, seed: int) -> l
     drawn alone. Where there are no transfer windows, lists with labels stand for both. Raises UserError where nothing
     is labelled."""
     if not len(labelled):
-        raise UserError(
-            "no examples for Fisher traces: the train lists are empty; look at the data report of preprocess"
-        )
+        raise UserError("no examples for Fisher traces: no list is labelled; look at the data report of preprocess")
     if not len(transfer):
         print("no transfer windows: the Fishers of the kinds model and list are of windows that the teacher has read")
         return [Sample("labelled", labelled, draw_lists(labelled, samples, seed))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,9 @@ from fisher_ld.preprocessing.splits import (
     LABELLED,
     TRANSFER,
     WARM,
-    block_starts,
     choose,
     stream,
-    train_positions,
+    training_lists,
     window_roles,
     windows,
 )
@@ -77,23 +76,24 @@ class ListWriter:
         """`histories`: the warm positives, which positions count."""
         self.folder, self.histories, self.catalogue, self.data, self.seed = folder, histories, catalogue, data, seed
 
-    def train(self, train_end: np.ndarray, training: np.ndarray) -> None:
-        """train and transfer.parquet. `train_end`: position at which each user's training ends; `training`: which users
-        have any, (n_users,) bool."""
-        data = self.data
-        user, position = train_positions(train_end, np.flatnonzero(training))
-        start = block_starts(train_end[user], position, data.history_length, data.history_block)
-        item, window = self.histories.at(user, position), windows(user, start)
+    def train(self, train_end: np.ndarray) -> None:
+        """labelled and transfer.parquet: of the training windows those that anyone reads. `train_end` (n_users,):
+        position at which each user's training ends, 0 where there is none."""
+        data, rng = self.data, stream(self.seed, "window roles")
+        user, position, start = training_lists(train_end, data)
+        window = windows(user, start)
         ends = np.flatnonzero(np.diff(window, append=-1))  # the last list of each window
-        last, rng = position[ends][window], stream(self.seed, "window roles")
         roles = window_roles(len(ends), data.labelled_windows, data.transfer_windows, rng)[window]
-        lists = Wanted("train", "train_negatives", user, start, position, item, last, self.catalogue.warm)
-        self._write(lists, self._matched(lists), labelled=pl.Series(roles == LABELLED))
-        chosen = roles == TRANSFER
-        parts = {name: getattr(lists, name)[chosen] for name in ("user", "start", "position", "item", "last")}
-        lists = replace(lists, name="transfer", key="transfer_negatives", **parts)
-        unknown = pl.Series(np.full(chosen.sum(), -1), dtype=pl.Int32)
-        self._write(lists, self._matched(lists) if chosen.any() else [], positive=unknown)
+
+        def of(role: int, name: str, key: str) -> Wanted:
+            rows = np.flatnonzero(roles == role)
+            item, last = self.histories.at(user[rows], position[rows]), position[ends][window[rows]]
+            return Wanted(name, key, user[rows], start[rows], position[rows], item, last, self.catalogue.warm)
+
+        labelled, transfer = of(LABELLED, "labelled", "train_negatives"), of(TRANSFER, "transfer", "transfer_negatives")
+        self._write(labelled, self._matched(labelled))
+        unknown = pl.Series(np.full(len(transfer.user), -1), dtype=pl.Int32)
+        self._write(transfer, self._matched(transfer) if len(transfer.user) else [], positive=unknown)
 
     def val(self, users: np.ndarray, position: np.ndarray, item: np.ndarray) -> None:
         """val.parquet: for each of `users` a list after the history that ends at `position`, `item` its positive."""

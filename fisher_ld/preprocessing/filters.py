@@ -51,6 +51,8 @@ class Positives:
 
     def only(self, kept: np.ndarray) -> Positives:
         """The positives of the items `kept`, of the same users."""
+        if kept.all():
+            return self
         which, (owners, _) = kept[self.items], np.divmod(self.touched.keys, self.touched.n_items)
         lengths = np.bincount(self.users()[which], minlength=len(self.lengths))
         return replace(
@@ -123,7 +125,8 @@ def keep_positives(
     steps: list[dict[str, Any]] = []
 
     def count(step: str, rows: np.ndarray) -> None:
-        n_users = np.count_nonzero(np.diff(users[rows], prepend=-1))  # they stand by user
+        owners = users[rows]
+        n_users = int(len(rows) > 0) + np.count_nonzero(owners[1:] != owners[:-1])  # they stand by user
         n_items = np.count_nonzero(np.bincount(items[rows]))
         steps.append({"step": step, "users": n_users, "items": n_items, "interactions": len(rows)})
 

@@ -13,6 +13,8 @@ PADDED = r"^0+(\d+)$"
 
 def same_id(text: str) -> str:
     """7.00 and 7,0 are the id 7, and 1e+16 is 10000000000000000."""
+    if text.isalnum():  # as most are
+        return text
     if "e+" in text.lower() and re.match(EXPONENT, text) and (number := float(text)).is_integer():
         return str(int(number))
     return re.sub(WHOLE, r"\1", text)

@@ -67,7 +67,7 @@ def preprocess(raw_dir: Path, out_dir: Path, data: DataSet, seed: int) -> dict[s
         raw.rejected.write_parquet(folder / "rejected.parquet")
         write_json(folder / "prompt.json", data.prompt)
         tied = _write_tables(folder, items, positives, data, seed)
-        report = data_report(folder, raw.rejected, raw.rows, steps, tied) | notes | {"texts_cut": cut}
+        report = data_report(folder, data, raw.rejected, raw.rows, steps, tied) | notes | {"texts_cut": cut}
     say(*alike_lines(report))
     say(*window_lines(report, data))
     say(*popularity_lines(report))
@@ -109,9 +109,9 @@ def _write_tables(folder: Path, items: pl.DataFrame, positives: Positives, data:
     split = _split(positives, role, data)
     histories = positives.only(role == WARM)
     everyone = np.arange(len(lengths))
-    train_end = positives.before(role == WARM, everyone, split.train_end)
     fold = folds(len(lengths), stream(seed, "folds"))
     training, evaluated = (fold != data.fold, fold == data.fold) if data.fold != "none" else (fold >= 0, fold >= 0)
+    train_end = np.where(training, positives.before(role == WARM, everyone, split.train_end), 0)
     if not evaluated.any():
         raise UserError(
             f"fold {data.fold} has no user: {len(lengths)} users in 5 folds. Use more users, or fold: none."
@@ -128,14 +128,14 @@ def _write_tables(folder: Path, items: pl.DataFrame, positives: Positives, data:
 
     owner = histories.users()
     place = np.arange(len(owner)) - histories.offsets[owner]
-    counts = np.bincount(histories.items[(place < train_end[owner]) & training[owner]], minlength=n_items)
+    counts = np.bincount(histories.items[place < train_end[owner]], minlength=n_items)
     catalogue = Catalogue(role, counts, np.bincount(positives.items, minlength=n_items))
     _item_table(items, positives.item_names, catalogue).write_parquet(folder / "items.parquet")
     columns = {
         "user": pl.Series(everyone, dtype=pl.Int32),
         "user_id": pl.Series(positives.user_names, dtype=pl.String),
         "length": pl.Series(lengths, dtype=pl.Int32),
-        "train_positives": pl.Series(np.where(training, train_end, 0), dtype=pl.Int32),
+        "train_positives": pl.Series(train_end, dtype=pl.Int32),
         "fold": pl.Series(fold, dtype=pl.Int8),
         "zero_shot": pl.Series(np.isin(everyone, choose(chosen, data.zero_shot_users, seed))),
         "test": pl.Series(np.isin(everyone, chosen)),
@@ -145,7 +145,7 @@ def _write_tables(folder: Path, items: pl.DataFrame, positives: Positives, data:
     _sequence_table(histories).write_parquet(folder / "sequences.parquet")
 
     lists = ListWriter(folder, histories, catalogue, data, seed)
-    lists.train(train_end, training)
+    lists.train(train_end)
     for write, users, places in (
         (lists.val, choose(np.flatnonzero(evaluated & (split.val >= 0)), data.val_users, seed), split.val),
         (lists.test, chosen, split.test),

@@ -123,6 +123,7 @@ def _write_interactions(
     schema = pl.DataFrame(schema=INTERACTIONS).to_arrow().schema
     ids = {name: pl.Categories.random() for name in ("user", "item")}
     held = [pl.Series(dtype=pl.Categorical(own)) for own in ids.values()]  # else polars forgets between two blocks
+    counts = dict.fromkeys(ids, 0)
     numbers, file, told, commas = True, "", False, 0
     with pq.ParquetWriter(target, schema, compression="lz4", use_dictionary=False, write_statistics=False) as writer:
         for block in source.blocks:
@@ -139,13 +140,20 @@ def _write_interactions(
                 commas += int(table["rating"].str.contains(COMMA).sum())
             typed = typed.filter(reasons.is_null()) if reasons.count() else typed
             typed = typed.with_columns(pl.col(name).cast(pl.Categorical(ids[name])).to_physical() for name in ids)
+            if len(typed):
+                counts = {name: max(count, 1 + int(typed[name].to_numpy().max())) for name, count in counts.items()}
             writer.write_table(typed.to_arrow())
             numbers = numbers and block.is_number(source.item)
     if commas:
         say(f"{commas} ratings hold a comma, which is read as a decimal one")
-    users, items = (same_ids(own.to_series().rename(name)) for name, own in ids.items())
+    users, items = (same_ids(_names(own, counts[name]).rename(name)) for name, own in ids.items())
     del held
     return users, items, numbers
+
+
+def _names(categories: pl.Categories, count: int) -> pl.Series:
+    """The first `count` of them; `Categories.to_series` goes one by one."""
+    return pl.arange(count, dtype=pl.UInt32, eager=True).cat.to(pl.Categorical(categories)).cast(pl.String)
 
 
 def _clock_of(file: str, times: pl.Series, former: Clock | None) -> Clock:

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from fisher_ld.config.params import DataSet
+from fisher_ld.preprocessing.splits import training_lists
 
 QUANTILES = {"min": 0, "p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "max": 1}
 RANKS = 200  # of the popularity curve, at most
@@ -20,18 +21,19 @@ FAR = 0.02  # of NDCG@10 from chance, beyond which popularity is not matched
 
 def data_report(
     folder: Path,
+    data: DataSet,
     rejected: pl.DataFrame,
     rows: Mapping[str, int],
     steps: Sequence[Mapping[str, Any]],
     tied: float | None,
 ) -> dict[str, Any]:
-    """`folder`: what `preprocess` wrote. `rows`: rows of each raw file. `steps`: what each filter left. `tied`: share
-    of the users whose test and validation item share a time stamp, None without time stamps."""
+    """`folder`: what `preprocess` wrote of `data`. `rows`: rows of each raw file. `steps`: what each filter left.
+    `tied`: share of the users whose test and validation item share a time stamp, None without time stamps."""
     users, items = pl.read_parquet(folder / "users.parquet"), pl.read_parquet(folder / "items.parquet")
-    names = ["train", "transfer", "val", *sorted(path.stem for path in folder.glob("test_*.parquet"))]
+    names = ["labelled", "transfer", "val", *sorted(path.stem for path in folder.glob("test_*.parquet"))]
     lists = {name: pl.read_parquet(folder / f"{name}.parquet") for name in names}
-    parts = {name: lists[name] for name in ("train", "transfer", "val")}
-    parts |= {"labelled": lists["train"].filter("labelled"), "test": lists["test_matched"]}
+    places = zip(("user", "position", "start"), training_lists(users["train_positives"].to_numpy(), data), strict=True)
+    parts = {"train": pl.DataFrame(dict(places)), **lists, "test": lists["test_matched"]}
     windows = {"all": _windows(parts["train"])} | {part: _windows(parts[part]) for part in ("labelled", "transfer")}
     count = items["count"].to_numpy()
     popularity = np.where(items["cold"], items["total"], count)  # as negatives are matched
@@ -55,7 +57,7 @@ def data_report(
             "share": len(rejected) / sum(rows.values()),
             "by_reason": [dict(zip(("file", "reason", "rows"), row, strict=True)) for row in reasons.iter_rows()],
         },
-        "lists": {name: len(part) for name, part in lists.items()},
+        "lists": {name: len(parts[name]) for name in ("train", *names)},
         "examples": {name: int(part["candidates"].list.len().sum()) for name, part in lists.items()},
         "windows": windows,
         "read": {
@@ -64,11 +66,11 @@ def data_report(
             "both": windows["labelled"],
         },
         "labels": {
-            "train": len(parts["labelled"]),
-            "likes": _likes(parts["labelled"]),
-            "val": len(parts["val"]),
+            "train": len(lists["labelled"]),
+            "likes": _likes(lists["labelled"]),
+            "val": len(lists["val"]),
         },
-        "mean_likes": {name: _mean_likes(part) for name, part in parts.items()},
+        "mean_likes": {name: _mean_likes(parts[name]) for name in ("train", "labelled", "transfer", "val", "test")},
         "val_and_test_share_a_time": tied,
         "popularity_ndcg_10": {name: _popularity_ndcg(lists[name], popularity) for name in ("val", "test_matched")},
         "folds": users["fold"].value_counts().sort("fold")["count"].to_list(),

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fisher_ld.config.params import DataSet
+
 FOLDS = 5
 WARM, COLD_VALIDATION, COLD_TEST = range(3)  # what an item is for; all are warm unless split: cold_items
 COLD_SHARE = 5  # of the items every fifth is cold
@@ -81,11 +83,13 @@ def cold_items(items: np.ndarray, offsets: np.ndarray, roles: np.ndarray) -> Spl
     return Split(np.minimum(*ends), val, test)
 
 
-def train_positions(train_end: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Users and positions of the training lists of `users`, by user and position: all that have a history."""
-    count = np.maximum(train_end[users] - 1, 0)
-    offsets = np.cumsum(count) - count
-    return np.repeat(users, count), np.arange(count.sum()) - np.repeat(offsets, count) + 1
+def training_lists(train_end: np.ndarray, data: DataSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """User, position and start of the training lists, by user and position: all that have a history. `train_end`
+    (n_users,): position at which each user's training ends."""
+    count = np.maximum(train_end - 1, 0)
+    user, offsets = np.repeat(np.arange(len(count)), count), np.cumsum(count) - count
+    position = np.arange(len(user)) - offsets[user] + 1
+    return user, position, block_starts(train_end[user], position, data.history_length, data.history_block)
 
 
 def block_starts(ends: np.ndarray, positions: np.ndarray, history_length: int, block: int) -> np.ndarray:

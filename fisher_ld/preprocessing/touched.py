@@ -32,10 +32,7 @@ class Touched:
     def by(self, users: np.ndarray, last: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Places in `users`, and the items that users[i] had touched by last[i] (None: ever), one pair after the
         other: two arrays of one length."""
-        first, end = (np.searchsorted(self.keys, (users + i).astype(np.int64) * self.n_items) for i in (0, 1))
-        count = end - first
-        rows = np.repeat(np.arange(len(users)), count)
-        pairs = np.arange(count.sum()) + np.repeat(first - (np.cumsum(count) - count), count)
+        rows, pairs = self._of(users)
         if last is not None:
             early = self.since[pairs] <= last[rows]
             rows, pairs = rows[early], pairs[early]
@@ -43,10 +40,19 @@ class Touched:
 
     def left(self, users: np.ndarray, last: np.ndarray | None, pool: np.ndarray) -> np.ndarray:
         """How many items of `pool` (n_items,) bool users[i] had not touched by last[i] (None: ever): (n,) int64."""
-        owners, items = np.divmod(self.keys, self.n_items)
-        inside = pool[items]
-        span = int(self.since.max(initial=0)) + 2
-        times = np.sort(owners[inside] * span + self.since[inside])
+        distinct, place = np.unique(users, return_inverse=True)
+        owners, pairs = self._of(distinct)
+        inside = pool[self.keys[pairs] % self.n_items]
+        owners, since = owners[inside], self.since[pairs[inside]]
+        span = int(since.max(initial=0)) + 2
+        times = np.sort(owners * span + since)
         by = np.full(len(users), span - 1) if last is None else np.minimum(last, span - 1)
-        end, first = np.searchsorted(times, users * span + by, "right"), np.searchsorted(times, users * span)
+        end, first = np.searchsorted(times, place * span + by, "right"), np.searchsorted(times, place * span)
         return np.count_nonzero(pool) - (end - first)
+
+    def _of(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Places in `users`, and the places of the pairs of users[i], one pair after the other."""
+        first, end = (np.searchsorted(self.keys, (users + i).astype(np.int64) * self.n_items) for i in (0, 1))
+        count = end - first
+        rows = np.repeat(np.arange(len(users)), count)
+        return rows, np.arange(count.sum()) + np.repeat(first - (np.cumsum(count) - count), count)

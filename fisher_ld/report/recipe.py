@@ -38,22 +38,21 @@ def recipe(part: Part, params: Params) -> list[Block]:
 def _read(part: Part) -> list[list[str]]:
     found, lists = part.data, part.data["lists"]
 
-    def row(what: str, windows: int | None, count: int, examples: int, whom: str) -> list[str]:
+    def row(what: str, windows: int | None, count: int, examples: int | None, whom: str) -> list[str]:
         shown = "" if windows is None else f"{windows:,}"
-        return [what, shown, f"{count:,}", f"{examples / count:.0f}" if count else "", whom]
+        return [what, shown, f"{count:,}", f"{examples / count:.0f}" if count and examples else "", whom]
 
     windows, labels, read = found["windows"], found["labels"], found["read"]
-    size = found["examples"]["train"] / lists["train"]
     return [
         row(
-            "labels", windows["labelled"], labels["train"], round(labels["train"] * size),
+            "labels", windows["labelled"], labels["train"], found["examples"]["labelled"],
             "teacher, shallow teachers, students, rivals with the same labels",
         ),
         row(
             "transfer: the teacher's answers alone", windows["transfer"], lists["transfer"],
             found["examples"]["transfer"], "students with a teacher",
         ),
-        row("all labels", windows["all"], lists["train"], found["examples"]["train"], "rivals with all labels"),
+        row("all labels", windows["all"], lists["train"], None, "rivals with all labels"),
         row("validation labels", None, labels["val"], found["examples"]["val"], "gate, settings, choice of a step"),
         ["read by both", f"{read['both']:,}", "", "", f"teacher and students, which read {read['student']:,} windows"],
     ]  # fmt: skip

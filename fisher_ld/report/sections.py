@@ -84,7 +84,7 @@ def calibration(part: Part, pictures: Pictures) -> list[Block]:
     fitted, tested = found["validation"], found["test"]
     names = ordered(found["models"], part.run)
     noise = average(run["with_bias"]["ece_by_chance"] for model in names for run in found["models"][model])
-    learned = part.data["lists"]["train"] / part.data["examples"]["train"]
+    learned = part.data["lists"]["labelled"] / part.data["examples"]["labelled"]
     columns = ("as scored", "temperature alone", "temperature and bias")
     header = ["model", *(f"log loss, {name}" for name in columns), *(f"calibration error, {name}" for name in columns)]
     caption = (

@@ -5,7 +5,6 @@ import pytest
 from fisher_ld.batches.lists import (
     Lists,
     concat,
-    read_labelled,
     read_lists,
     read_sequences,
     read_taught,
@@ -49,18 +48,16 @@ def test_take_and_concat_renumber():
 
 
 ROWS = {  # user, start, position, candidates, positive
-    "train": [(0, 0, 1, [2, 1], 1), (0, 0, 2, [2, 3], 0), (1, 0, 1, [0, 3], 1), (1, 0, 2, [1, 0], 0)],
+    "labelled": [(0, 0, 1, [2, 1], 1), (0, 0, 2, [2, 3], 0)],
     "transfer": [(1, 0, 1, [3, 0, 2], -1), (1, 0, 2, [1, 2, 0], -1)],
     "test_matched": [(0, 0, 3, [0, 1], 1)],
     "test_uniform": [(0, 0, 3, [1, 2], 0)],
 }
 
 
-def write(folder, name, labelled=None):
+def write(folder, name):
     columns = ["user", "start", "position", "candidates", "positive"]
     table = pl.DataFrame(ROWS[name], schema=columns, orient="row").with_row_index("list")
-    if labelled:
-        table = table.with_columns(labelled=pl.Series(labelled))
     table.reverse().write_parquet(folder / f"{name}.parquet")  # the order of rows means nothing
 
 
@@ -72,8 +69,7 @@ def data(tmp_path, monkeypatch):
     paths.first_stage.mkdir()
     sequences = {"user": [1, 0], "items": [[0, 3, 1], [3, 1, 2, 1]]}
     pl.DataFrame(sequences).write_parquet(paths.processed / "sequences.parquet")
-    write(paths.processed, "train", [True, True, False, False])
-    for name in ("transfer", "test_matched", "test_uniform"):
+    for name in ROWS:
         write(paths.processed, name)
     return paths
 
@@ -83,14 +79,15 @@ def rows(some):
     return [(u, s, p, c.tolist(), place) for u, s, p, c, place in columns]
 
 
-def test_only_labelled_lists_are_learned_from(data):
-    assert rows(read_labelled(data.processed)) == ROWS["train"][:2]
-    assert read_labelled(data.processed).history(1).tolist() == [3, 1]
+def test_lists_are_read_in_the_order_of_their_numbers(data):
+    labelled = read_lists(data.processed, "labelled")
+    assert rows(labelled) == ROWS["labelled"]
+    assert labelled.history(1).tolist() == [3, 1]
 
 
 def test_the_teacher_answers_labelled_and_transfer_lists(data):
     taught = read_taught(data.processed)
-    assert rows(taught) == ROWS["train"][:2] + ROWS["transfer"]
+    assert rows(taught) == ROWS["labelled"] + ROWS["transfer"]
     assert np.isnan(taught.labels()).tolist() == [False] * 4 + [True] * 6
 
 

@@ -198,7 +198,7 @@ def test_each_file_changes_its_own_field(tmp_path):
         "tokenizer": [teacher / "tokenizer.json"],
         "prompt": [teacher / "prompt.json"],
         "data": [
-            processed / name for name in ("items.parquet", "sequences.parquet", "train.parquet", "transfer.parquet")
+            processed / name for name in ("items.parquet", "sequences.parquet", "labelled.parquet", "transfer.parquet")
         ],
     }
     for path in (path for paths in names.values() for path in paths):

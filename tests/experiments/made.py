@@ -213,7 +213,7 @@ def write_data(params, paths, folder):
     items = {"count": count, "total": count, "cold": [False] * 1007, "text": [f"m{i}" for i in range(1007)]}
     items |= {"item": range(1007), "categories": [["x"]] * 1007}
     pl.DataFrame(items).write_parquet(folder / "items.parquet")
-    lists(4000, 5, labelled=np.arange(4000) < 600).write_parquet(folder / "train.parquet")
+    lists(600, 5).write_parquet(folder / "labelled.parquet")
     lists(2000, 10, positive=-1).write_parquet(folder / "transfer.parquet")
     for name in ("val", *(f"test_{family}" for family in FAMILIES)):
         lists(500, SIZE).write_parquet(folder / f"{name}.parquet")
@@ -225,7 +225,10 @@ def write_data(params, paths, folder):
         {"step": "positives", "users": 942, "items": 1447, "interactions": 55_375},
         {"step": "k-core", "users": 938, "items": 1007, "interactions": 54_413},
     ]
-    write_json(paths.data_report, data_report(folder, rejected, {"u.data": 100_000}, filters, 0.31))
+    write_json(
+        paths.data_report,
+        data_report(folder, params.data_sets[paths.name], rejected, {"u.data": 100_000}, filters, 0.31),
+    )
 
 
 def write_scored(params, paths):

@@ -44,5 +44,5 @@ def test_without_transfer_windows_labelled_lists_stand_for_both(capsys):
 
 
 def test_no_examples_are_an_error():
-    with pytest.raises(UserError, match="train lists are empty"):
+    with pytest.raises(UserError, match="no list is labelled"):
         draw_samples(NONE, UNLABELLED, 32, seed=0)

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fisher_ld.batches.lists import read_labelled, read_lists, read_sequences
+from fisher_ld.batches.lists import read_lists, read_sequences
 from fisher_ld.batches.prompts import read_template
 from fisher_ld.config.params import Columns, DataSource
 from fisher_ld.core.errors import UserError
@@ -23,7 +23,7 @@ TABLE = DataSource(
     columns=Columns(**COLUMNS, rating="rating", timestamp="time", categories="kinds"),
 )
 EVAL = ("val", "test_matched", "test_popularity", "test_uniform")
-FILES = ("items", "users", "sequences", "train", "transfer", "rejected", *EVAL)
+FILES = ("items", "users", "sequences", "labelled", "transfer", "rejected", *EVAL)
 
 
 def data_set(source=TABLE, **changes):
@@ -71,6 +71,13 @@ def processed(raw_dir, tmp_path_factory):
     return out
 
 
+@pytest.fixture(scope="module")
+def all_labelled(raw_dir, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "processed"
+    preprocess(raw_dir, out, DATA.model_copy(update={"labelled_windows": None}), 0)
+    return out
+
+
 def table(folder, name):
     return pl.read_parquet(folder / f"{name}.parquet")
 
@@ -84,8 +91,7 @@ def test_columns_and_types(processed):
         "candidates": pl.List(pl.Int32),
         "positive": pl.Int32,
     }
-    expected = {name: lists for name in ("transfer", *EVAL)} | {
-        "train": lists | {"labelled": pl.Boolean},
+    expected = {name: lists for name in ("labelled", "transfer", *EVAL)} | {
         "items": {
             "item": pl.Int32,
             "item_id": pl.String,
@@ -179,7 +185,7 @@ def check_learned(raw_dir, folder, pool=None):
     and were liked later."""
     since, sequences = touched_before(raw_dir, folder), read_sequences(folder)
     later = liked = 0
-    for name in ("train", "transfer"):
+    for name in ("labelled", "transfer"):
         lists = read_lists(folder, name)
         for window in lists.windows():
             last = lists.position[window].max()
@@ -187,9 +193,9 @@ def check_learned(raw_dir, folder, pool=None):
                 user, position = lists.user[number], lists.position[number]
                 candidates = lists.candidates[number].tolist()
                 true = int(sequences[user][position])
-                assert len(set(candidates)) == len(candidates) == (3 if name == "train" else 5)
+                assert len(set(candidates)) == len(candidates) == (3 if name == "labelled" else 5)
                 assert candidates.count(true) == 1
-                assert lists.positive[number] == (candidates.index(true) if name == "train" else -1)
+                assert lists.positive[number] == (candidates.index(true) if name == "labelled" else -1)
                 for other in set(candidates) - {true}:
                     assert since[user].get(other, np.inf) > last
                     later += other in since[user]
@@ -198,13 +204,14 @@ def check_learned(raw_dir, folder, pool=None):
     return later, liked
 
 
-def test_learned_lists_do_not_tell_what_comes_later(raw_dir, processed):
-    later, liked = check_learned(raw_dir, processed)
+def test_learned_lists_do_not_tell_what_comes_later(raw_dir, processed, all_labelled):
+    check_learned(raw_dir, processed)
+    later, liked = check_learned(raw_dir, all_labelled)
     assert later > liked > 20  # among some thousands
 
 
-def test_the_window_s_own_positives_are_no_negatives_and_validation_and_test_items_may_be(processed):
-    sequences, train = read_sequences(processed), read_lists(processed, "train")
+def test_the_window_s_own_positives_are_no_negatives_and_validation_and_test_items_may_be(all_labelled):
+    sequences, train = read_sequences(all_labelled), read_lists(all_labelled, "labelled")
     evaluated = 0
     for window in train.windows():
         user = train.user[window[0]]
@@ -216,7 +223,7 @@ def test_the_window_s_own_positives_are_no_negatives_and_validation_and_test_ite
     assert evaluated > 5
 
 
-def test_positions_and_starts(processed):
+def test_positions_and_starts(processed, all_labelled):
     sequences = read_sequences(processed)
     lengths = np.array([len(sequence) for sequence in sequences])
     for name, from_end in (("val", 2), ("test_matched", 1), ("test_popularity", 1), ("test_uniform", 1)):
@@ -224,7 +231,7 @@ def test_positions_and_starts(processed):
         assert lists.user.tolist() == list(range(len(sequences)))
         assert lists.position.tolist() == (lengths - from_end).tolist()
         assert lists.start.tolist() == np.maximum(0, lists.position - 4).tolist()
-    train = read_lists(processed, "train")
+    train = read_lists(all_labelled, "labelled")
     for user, length in enumerate(lengths):
         of_user = train.user == user
         positions = train.position[of_user]
@@ -233,27 +240,22 @@ def test_positions_and_starts(processed):
         assert train.start[of_user].tolist() == [max(0, p - 5) for p in last]  # 3, 4 and 5 likes: 4 in the mean
 
 
-def test_labelled_and_transfer_windows_are_disjoint_and_as_many_as_asked(raw_dir, processed, tmp_path):
-    train, transfer = table(processed, "train"), table(processed, "transfer")
-    window = ("user", "start")
-    assert train.group_by(window).agg(pl.col("labelled").n_unique())["labelled"].unique().to_list() == [1]
-    labelled = set(train.filter("labelled").select(window).iter_rows())
-    others = set(transfer.select(window).iter_rows())
-    assert (len(labelled), len(others), len(labelled & others)) == (20, 30, 0)
-    places = ["user", "start", "position"]
-    expected = train.join(transfer, on=window, how="semi").sort("list")
-    assert transfer.select(places).equals(expected.select(places))
-    assert len(read_labelled(processed)) == train["labelled"].sum() > 20
+def test_labelled_and_transfer_windows_are_disjoint_whole_and_as_many_as_asked(
+    raw_dir, processed, all_labelled, tmp_path
+):
+    every, window, places = table(all_labelled, "labelled"), ("user", "start"), ["user", "start", "position"]
+    labelled, transfer = table(processed, "labelled"), table(processed, "transfer")
+    asked, others = (set(part.select(window).iter_rows()) for part in (labelled, transfer))
+    assert (len(asked), len(others), len(asked & others)) == (20, 30, 0)
+    for part in (labelled, transfer):
+        expected = every.join(part, on=window, how="semi").sort("list")
+        assert part.select(places).equals(expected.select(places))
+    assert len(table(all_labelled, "transfer")) == 0
+    assert table(all_labelled, "transfer").schema == transfer.schema
 
-    for changes, counts in (
-        ({"labelled_windows": None}, (len(train), 0)),
-        ({"transfer_windows": None}, (len(read_labelled(processed)), len(train) - len(read_labelled(processed)))),
-    ):
-        preprocess(raw_dir, tmp_path / "out", DATA.model_copy(update=changes), 0)
-        again = table(tmp_path / "out", "train")
-        assert again.drop("labelled").equals(train.drop("labelled"))
-        assert (again["labelled"].sum(), len(table(tmp_path / "out", "transfer"))) == counts
-        assert table(tmp_path / "out", "transfer").schema == transfer.schema
+    preprocess(raw_dir, tmp_path / "out", DATA.model_copy(update={"transfer_windows": None}), 0)
+    assert table(tmp_path / "out", "labelled").equals(labelled)
+    assert len(table(tmp_path / "out", "transfer")) == len(every) - len(labelled)
 
 
 def test_transfer_candidates_do_not_show_the_true_item_by_their_order(raw_dir, tmp_path):
@@ -272,10 +274,10 @@ def chi_squared(places):
     return ((places - even) ** 2 / even).sum()
 
 
-def test_the_positive_stands_anywhere(processed):
+def test_the_positive_stands_anywhere(processed, all_labelled):
     """Against even places; 20.5 is the 0.1% point of 5 degrees of freedom, 13.8 of 2."""
-    for names, limit in ((EVAL, 20.5), (("train",), 13.8)):
-        lists = [read_lists(processed, name) for name in names]
+    for folder, names, limit in ((processed, EVAL, 20.5), (all_labelled, ("labelled",), 13.8)):
+        lists = [read_lists(folder, name) for name in names]
         places = np.bincount(np.concatenate([x.positive for x in lists]), minlength=len(lists[0].candidates[0]))
         assert chi_squared(places) < limit
 
@@ -299,7 +301,7 @@ def test_only_the_families_that_are_asked_for_are_written(raw_dir, processed, tm
     report = preprocess(raw_dir, tmp_path / "out", DATA.model_copy(update={"families": families}), 0)
     written = {path.stem for path in (tmp_path / "out").glob("test_*.parquet")}
     assert written == {f"test_{family}" for family in families if family != "two-stage"}
-    assert set(report["lists"]) == written | {"train", "transfer", "val"}
+    assert set(report["lists"]) == written | {"train", "labelled", "transfer", "val"}
     assert table(tmp_path / "out", "test_matched").equals(table(processed, "test_matched"))
 
 
@@ -384,7 +386,7 @@ def cold(many_items, tmp_path_factory):
 
 
 def test_cold_items_occur_in_no_training_list(many_items, cold):
-    items, train, transfer = table(cold, "items"), read_lists(cold, "train"), read_lists(cold, "transfer")
+    items, train, transfer = table(cold, "items"), read_lists(cold, "labelled"), read_lists(cold, "transfer")
     warm = set(items.filter(~pl.col("cold"))["item"])
     assert items["cold"].sum() == len(items) // 5
     check_learned(many_items, cold, pool=warm)
@@ -406,12 +408,14 @@ def test_validation_and_test_lists_have_a_half_of_the_cold_items_each(cold):
     assert halves - 1 <= len(occur["val"]) <= len(occur["test"]) <= halves + 1
 
 
-def test_cold_positives_are_a_user_s_last_and_training_ends_before_the_first(many_items, cold):
+def test_cold_positives_are_a_user_s_last_and_training_ends_before_the_first(many_items, tmp_path):
     """Against the raw table, user by user."""
+    cold = tmp_path / "cold"
+    preprocess(many_items, cold, COLD.model_copy(update={"labelled_windows": None}), 0)
     raw = pl.read_csv(many_items / "interactions.csv").with_row_index("row").filter(pl.col("rating") >= 4)
     items, users = table(cold, "items"), table(cold, "users")
     number, is_cold = dict(zip(items["item_id"], items["item"], strict=True)), items["cold"].to_list()
-    part = {name: read_lists(cold, name) for name in ("val", "test_matched", "train")}
+    part = {name: read_lists(cold, name) for name in ("val", "test_matched", "labelled")}
     role = {int(i): name for name in ("val", "test_matched") for c in part[name].candidates for i in c}
     evaluated = 0
     for user, name in users.select("user", "user_id").iter_rows():
@@ -432,7 +436,7 @@ def test_cold_positives_are_a_user_s_last_and_training_ends_before_the_first(man
             assert lists.history(at).tolist() == warm_before[-4:]
         warm = [i for i in own[: min(ends)] if not is_cold[i]]
         assert users["train_positives"][user] == len(warm)
-        positions = part["train"].position[part["train"].user == user]
+        positions = part["labelled"].position[part["labelled"].user == user]
         assert positions.tolist() == list(range(1, len(warm)))
     assert evaluated > 50
 
@@ -464,7 +468,7 @@ def test_a_fold_holds_out_its_users(raw_dir, processed, tmp_path):
     tested = []
     for k in range(5):
         out = tmp_path / str(k)
-        preprocess(raw_dir, out, DATA.model_copy(update={"fold": k}), 0)
+        preprocess(raw_dir, out, DATA.model_copy(update={"fold": k, "labelled_windows": None}), 0)
         held_out = np.flatnonzero(folds == k)
         users, all_train, differ = (
             table(out, "users"),
@@ -477,7 +481,7 @@ def test_a_fold_holds_out_its_users(raw_dir, processed, tmp_path):
         sequences = read_sequences(out)
         for name in EVAL:
             assert read_lists(out, name).user.tolist() == held_out.tolist()
-        assert set(read_lists(out, "train").user) == set(np.flatnonzero(folds != k))
+        assert set(read_lists(out, "labelled").user) == set(np.flatnonzero(folds != k))
         train = np.concatenate([sequences[u][:-2] for u in np.flatnonzero(folds != k)])
         counts = table(out, "items")["count"]
         assert counts.to_list() == np.bincount(train, minlength=len(counts)).tolist()
@@ -504,7 +508,7 @@ def test_global_time(raw_dir, tmp_path, elsewhere):
     assert 0 < len(lists) <= len(times)
     for user, position in zip(lists.user, lists.position, strict=True):
         assert times[user][position - 1] < cut <= times[user][position]
-    for name in ("train", "val"):
+    for name in ("labelled", "val"):
         others = read_lists(tmp_path / "out", name)
         assert all(times[u][p] < cut for u, p in zip(others.user, others.position, strict=True))
     val = dict(zip(read_lists(tmp_path / "out", "val").user, read_lists(tmp_path / "out", "val").position, strict=True))
@@ -514,8 +518,8 @@ def test_global_time(raw_dir, tmp_path, elsewhere):
 
 
 def test_blocks_as_long_as_the_history(raw_dir, tmp_path):
-    preprocess(raw_dir, tmp_path / "out", DATA.model_copy(update={"history_block": 4}), 0)
-    train = read_lists(tmp_path / "out", "train")
+    preprocess(raw_dir, tmp_path / "out", DATA.model_copy(update={"history_block": 4, "labelled_windows": None}), 0)
+    train = read_lists(tmp_path / "out", "labelled")
     assert (train.position > train.start).all()
     sequences = read_sequences(tmp_path / "out")
     assert len(train) == sum(len(sequences[user]) - 3 for user in set(train.user))  # all but first, val and test
@@ -564,7 +568,7 @@ def written(folder, interactions, items=("x,X", "y,Y", "z,Z")):
 def test_a_source_without_timestamps(tmp_path):
     source = written(tmp_path, [f"{u},{i},{p}" for u in "ab" for p, i in enumerate("zxy" if u == "a" else "yxz")])
     data = data_set(source=source, user_core=1, item_core=1, train_negatives=1, eval_negatives=1)
-    with pytest.raises(UserError, match=r"no train lists"):  # three positives: val, test, and one without a history
+    with pytest.raises(UserError, match=r"no labelled lists"):  # three positives: val, test, and one without a history
         preprocess(tmp_path, tmp_path / "out", data, 0)
     assert not (tmp_path / "out").exists()
 
@@ -670,7 +674,7 @@ def test_real_tables_if_at_hand(tmp_path, name, source, files, expected):
     assert report["rejected"]["rows"] == 0
 
 
-@pytest.mark.parametrize("read", [lambda folder: read_lists(folder, "train"), read_sequences])
+@pytest.mark.parametrize("read", [lambda folder: read_lists(folder, "labelled"), read_sequences])
 def test_what_is_not_preprocessed_yet_names_the_stage(read, tmp_path):
     with pytest.raises(UserError, match=r"parquet: no such file; run the stage preprocess"):
         read(tmp_path)

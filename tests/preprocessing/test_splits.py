@@ -15,10 +15,11 @@ from fisher_ld.preprocessing.splits import (
     global_time,
     leave_last_out,
     stream,
-    train_positions,
+    training_lists,
     window_roles,
     windows,
 )
+from tests.given import given
 
 
 def test_leave_last_out():
@@ -55,10 +56,12 @@ def test_cold_items_by_hand():
     assert split.train_end.tolist() == [3, 3, 1, 2, 3, 2]
 
 
-def test_train_positions_leave_out_position_0():
-    users, positions = train_positions(np.array([1, 4, 0, 3]), np.array([0, 1, 2, 3]))
+def test_training_lists_leave_out_position_0():
+    data = given({}).data_sets["movielens-100k"].model_copy(update={"history_length": 1, "history_block": 1})
+    users, positions, starts = training_lists(np.array([1, 4, 0, 3]), data)
     assert users.tolist() == [1, 1, 1, 3, 3]
     assert positions.tolist() == [1, 2, 3, 1, 2]
+    assert starts.tolist() == [0, 1, 2, 0, 1]
 
 
 def test_positions_of_a_block_share_one_start():

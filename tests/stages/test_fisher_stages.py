@@ -12,7 +12,7 @@ from safetensors import safe_open
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from fisher_ld.batches.lists import read_labelled, read_lists, read_taught, read_texts
+from fisher_ld.batches.lists import read_lists, read_taught, read_texts
 from fisher_ld.batches.prompts import build_prompts, read_template, saved_prompts
 from fisher_ld.config.paths import BASE, DataPaths, cell
 from fisher_ld.core.checkpoint import Checkpoint
@@ -92,15 +92,15 @@ def write_data(rng):
         places = [(user, n, size) for user in users for n, size in enumerate(sizes)]
         return pl.DataFrame(
             {"list": number, "user": user, "start": 0, "position": n + 3, "positive": n}
-            | {"candidates": rng.permutation(ITEMS)[:size].tolist(), "labelled": user < 4} | more
+            | {"candidates": rng.permutation(ITEMS)[:size].tolist()} | more
             for number, (user, n, size) in enumerate(places)
         )  # fmt: skip
 
-    train = rows(range(8), LABELLED)
-    train.write_parquet(DATA.processed / "train.parquet")
-    rows(range(4, 8), TRANSFER, positive=-1).drop("labelled").write_parquet(DATA.processed / "transfer.parquet")
+    everyone = rows(range(8), LABELLED)
+    everyone.filter(pl.col("user") < 4).write_parquet(DATA.processed / "labelled.parquet")
+    rows(range(4, 8), TRANSFER, positive=-1).write_parquet(DATA.processed / "transfer.parquet")
     for name in ("val", *(f"test_{family}" for family in FAMILIES)):
-        train.drop("labelled").write_parquet(DATA.processed / f"{name}.parquet")
+        everyone.write_parquet(DATA.processed / f"{name}.parquet")
     write_json(DATA.processed / "prompt.json", PROMPT)
 
 
@@ -177,7 +177,7 @@ def test_traces_and_weights_of_a_tiny_teacher(project, run):
     estimate_fisher.main(asked, run, DATA.name, TEACHER)
     table = pl.read_parquet(DATA.traces)
     assert table["state"].unique(maintain_order=True).to_list() == ["adapted", "base"]
-    transfer, labelled = read_lists(DATA.processed, "transfer"), read_labelled(DATA.processed)
+    transfer, labelled = (read_lists(DATA.processed, name) for name in ("transfer", "labelled"))
     prompts = build_prompts(words(), read_texts(DATA.processed), read_template(DATA.processed))
     adapted, base = Scorer.load(DATA.model("teacher", TEACHER)), Scorer.from_causal_lm(BASE, yes=1, no=2)
     for state, scorer, samples in (("adapted", adapted, 20), ("base", base, 10)):

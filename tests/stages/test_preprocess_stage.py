@@ -21,6 +21,6 @@ def test_the_stage_writes_tables_and_report(tmp_path, monkeypatch, run, capsys):
     assert report["lists"] == {"train": 27, "transfer": 9, "val": 9, **tests}
     assert report["windows"] == {"all": 9, "labelled": 4, "transfer": 3}
     assert "test_matched: NDCG@10 of popularity" in capsys.readouterr().err
-    assert (tmp_path / "data/mine/processed/train.parquet").is_file()
+    assert (tmp_path / "data/mine/processed/labelled.parquet").is_file()
     assert not run.metrics
     assert not run.artifacts

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import scipy.sparse as sp
 
-from fisher_ld.batches.lists import Lists, read_labelled, read_sequences
+from fisher_ld.batches.lists import Lists, read_lists, read_sequences
 
 # Of the labelled windows, which is what models learn from; of all training positives; of nobody
 Labels = Literal["same", "all", "none"]
@@ -75,6 +75,6 @@ def read_interactions(processed: Path, labels: Labels) -> Interactions:
     """`same`: the likes that the labelled windows tell; `all`: every training positive of every user."""
     n_items = pl.read_parquet(processed / "items.parquet", columns=["item"]).height
     if labels == "same":
-        return likes_of(read_labelled(processed), n_items)
+        return likes_of(read_lists(processed, "labelled"), n_items)
     counts = pl.read_parquet(processed / "users.parquet").sort("user")["train_positives"]
     return first_likes(read_sequences(processed), counts, n_items)

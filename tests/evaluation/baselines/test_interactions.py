@@ -35,10 +35,9 @@ def test_same_labels_are_those_of_the_labelled_windows_alone(tmp_path):
     pl.DataFrame({"item": range(5)}).write_parquet(tmp_path / "items.parquet")
     pl.DataFrame({"user": range(4), "train_positives": COUNTS}).write_parquet(tmp_path / "users.parquet")
     pl.DataFrame({"user": range(4), "items": SEQUENCES}).write_parquet(tmp_path / "sequences.parquet")
-    train = {"list": range(3), "user": [0, 0, 1], "start": 0, "position": [1, 2, 1], "positive": [0, 1, 0]}
-    pl.DataFrame(train).with_columns(
-        candidates=pl.Series([[1, 3], [4, 2], [1, 2]]), labelled=pl.Series([True, True, False])
-    ).write_parquet(tmp_path / "train.parquet")
+    labelled = {"list": range(2), "user": 0, "start": 0, "position": [1, 2], "positive": [0, 1]}
+    candidates = pl.Series([[1, 3], [4, 2]])
+    pl.DataFrame(labelled).with_columns(candidates=candidates).write_parquet(tmp_path / "labelled.parquet")
     same, everyone = read_interactions(tmp_path, "same"), read_interactions(tmp_path, "all")
     assert [run.tolist() for run in same.runs] == [[0, 1, 2]]
     assert same.shape == everyone.shape == (4, 5)

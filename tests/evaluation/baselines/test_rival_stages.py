@@ -40,7 +40,7 @@ def project(tmp_path, monkeypatch):
         table.write_parquet(DATA.processed / f"{name}.parquet")
 
     everyone = list(range(USERS))
-    write("train", everyone, [8] * USERS, 4, labelled=[user % 2 == 0 for user in everyone])
+    write("labelled", everyone[::2], [8] * (USERS // 2), 4)
     write("val", everyone, [10] * USERS, 9)
     write("test_matched", everyone, [11] * USERS, 9)
     texts = [f"row{item // 10} seat{item % 10}" for item in range(ITEMS)]
