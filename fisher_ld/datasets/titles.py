@@ -121,6 +121,8 @@ def movie(title: Any, genres: Any, year: Any = None) -> dict[str, Any]:
 def categories(value: Any) -> list[str]:
     """A list (of lists) of names, or names in one string between '|' or ' > ', each once and in order; a set is sorted.
     Of an object its `name` or `title` counts."""
+    if value is None:
+        return []
     names = dict.fromkeys(name for part in _flat(value) for name in [clean(part)] if name)
     return [name for name in names if name.lower() not in _NO_CATEGORY]
 

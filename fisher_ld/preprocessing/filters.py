@@ -17,8 +17,9 @@ from fisher_ld.preprocessing.readers import Raw
 from fisher_ld.preprocessing.splits import stream
 from fisher_ld.preprocessing.touched import Touched, pair_keys
 
-AT_ONCE = 2_000_000  # rows that a thread looks at in one go
+AT_ONCE = 500_000  # rows that a thread looks at in one go
 THREADS = 2  # more would take more memory
+SHARES = 4  # in which rows are sorted
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,14 @@ def _by_threads(work: Callable[[Any], Any], parts: Iterable[Any]) -> list[Any]:
     """What `work` makes of each part, by several threads: NumPy lets go of the interpreter where it takes long."""
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(work, parts))
+
+
+def _taken(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """values[places], by several threads."""
+    taken = np.empty(len(places), values.dtype)
+    ends = np.linspace(0, len(places), THREADS + 1, dtype=np.int64)
+    _by_threads(lambda p: np.take(values, places[p], out=taken[p], mode="clip"), map(slice, ends, ends[1:]))
+    return taken
 
 
 def first_of(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -153,14 +162,17 @@ def keep_positives(
     kept_users, user_numbers = _shuffled(users[rows], len(user_names), stream(seed, "users"))
     kept_items, item_numbers = _shuffled(items[rows], len(item_names), stream(seed, "items"))
     touched = _touched(users, items, rows, user_numbers, item_numbers, len(kept_items))
-    rows = rows[np.argsort(user_numbers[users[rows]], kind="stable")]
-    lengths = np.bincount(user_numbers[users[rows]], minlength=len(kept_users))
+    owners = user_numbers[users[rows]]
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=len(kept_users)))])
+    by_number = np.empty_like(rows)
+    by_number[_by_owner(owners, offsets)] = rows
+    rows = by_number
     positives = Positives(
         user_names=user_names.gather(kept_users).to_numpy(),
         item_names=item_names.gather(kept_items).to_numpy(),
         items=item_numbers[items[rows]],
         timestamps=None if timestamps is None else timestamps[rows],
-        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        offsets=offsets,
         touched=touched,
     )
     return positives, steps
@@ -174,11 +186,11 @@ def _coded(raw: Raw) -> tuple[Any, ...]:
     missing = rows.select(pl.col("rating", "timestamp").null_count()).collect().row(0, named=True)
     timed = not missing["timestamp"]
     by_age = _oldest_first(users, (_column(rows, name) for name in ("timestamp", "order")[not timed :]))
-    users = users[by_age]
+    users = _taken(users, by_age)
     items, item_names = _places(_column(rows, "item"), raw.item_ids)
-    items = items[by_age]
-    ratings = None if missing["rating"] else _column(rows, "rating")[by_age]
-    timestamps = _column(rows, "timestamp")[by_age] if timed else None
+    items = _taken(items, by_age)
+    ratings = None if missing["rating"] else _taken(_column(rows, "rating"), by_age)
+    timestamps = _taken(_column(rows, "timestamp"), by_age) if timed else None
     return users, items, ratings, timestamps, user_names, item_names
 
 
@@ -212,13 +224,13 @@ def _oldest_first(users: np.ndarray, ages: Iterable[np.ndarray]) -> np.ndarray:
         key -= least
     del ages
     upto = np.cumsum(np.bincount(users))
-    last = np.searchsorted(upto, len(users) * np.arange(1, THREADS) / THREADS)  # users of all shares but the last
-    shares = []
-    for low, high in pairwise([-1, *last, len(upto)]):
+    last = np.searchsorted(upto, len(users) * np.arange(1, SHARES) / SHARES)  # users of all shares but the last
+
+    def share(low: int, high: int) -> np.ndarray:
         rows = np.flatnonzero((users > low) & (users <= high)).astype(_number_type(len(users)))
-        shares.append((rows, key[rows]))
-    del key
-    return np.concatenate(_by_threads(lambda share: share[0][np.argsort(share[1], kind="stable")], shares))
+        return rows[np.argsort(key[rows], kind="stable")]
+
+    return np.concatenate(_by_threads(lambda ends: share(*ends), pairwise([-1, *last, len(upto)])))
 
 
 def _number_type(rows: int) -> type[np.signedinteger]:
@@ -249,18 +261,26 @@ def _touched(
 
     parts = _by_threads(pairs, user_blocks(users))
     counts = np.zeros(user_numbers.max(initial=-1) + 2, np.int64)  # pairs of each user, from place 1
-    for keys, _ in parts:
-        counts[1:] += np.bincount(keys // n_items, minlength=len(counts) - 1)
+    for keys, _ in parts:  # of whole users
+        owners = keys // n_items
+        first = np.flatnonzero(np.diff(owners, prepend=-1))
+        counts[owners[first] + 1] = np.diff(first, append=len(owners))
     keys, since, offsets = np.empty(counts.sum(), np.int64), np.empty(counts.sum(), np.int32), np.cumsum(counts)
 
-    def put(part: tuple[np.ndarray, np.ndarray]) -> None:  # of whole users, by number
+    def put(part: tuple[np.ndarray, np.ndarray]) -> None:
         own, own_since = part
-        owners = own // n_items
-        place = offsets[owners] + np.arange(len(own)) - np.searchsorted(owners, owners)
+        place = _by_owner(own // n_items, offsets)
         keys[place], since[place] = own, own_since
 
     _by_threads(put, parts)
     return Touched(keys, since, n_items)
+
+
+def _by_owner(owners: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """The places of rows in the order of their owners, where each owner's rows stand together; offsets[i] is the first
+    place of owner i."""
+    first = np.flatnonzero(np.diff(owners, prepend=-1))
+    return np.arange(len(owners)) + np.repeat(offsets[owners[first]] - first, np.diff(first, append=len(owners)))
 
 
 def _shuffled(codes: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

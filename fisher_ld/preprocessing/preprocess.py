@@ -164,8 +164,9 @@ def _touched(positives: Positives, users: np.ndarray) -> pl.Series:
 
 
 def _lists(values: np.ndarray, offsets: np.ndarray) -> pl.Series:
-    """List i is values[offsets[i] : offsets[i + 1]]."""
-    return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(offsets, values)))
+    """List i is values[offsets[i] : offsets[i + 1]]. By way of polars, as pyarrow imports pandas for an array."""
+    parts = (pl.Series(array).to_arrow() for array in (offsets, values))
+    return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(*parts)))
 
 
 def _tied(positives: Positives, split: Split) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -125,7 +126,9 @@ def _write_interactions(
     held = [pl.Series(dtype=pl.Categorical(own)) for own in ids.values()]  # else polars forgets between two blocks
     counts = dict.fromkeys(ids, 0)
     numbers, file, told, commas = True, "", False, 0
-    with pq.ParquetWriter(target, schema, compression="lz4", use_dictionary=False, write_statistics=False) as writer:
+    writer = pq.ParquetWriter(target, schema, compression="lz4", use_dictionary=False, write_statistics=False)
+    with writer, ThreadPoolExecutor(1) as behind:
+        written: Future[None] | None = None
         for block in source.blocks:
             if block.file != file:
                 file, told = block.file, False
@@ -142,8 +145,12 @@ def _write_interactions(
             typed = typed.with_columns(pl.col(name).cast(pl.Categorical(ids[name])).to_physical() for name in ids)
             if len(typed):
                 counts = {name: max(count, 1 + int(typed[name].to_numpy().max())) for name, count in counts.items()}
-            writer.write_table(typed.to_arrow())
+            if written:
+                written.result()
+            written = behind.submit(writer.write_table, typed.to_arrow())
             numbers = numbers and block.is_number(source.item)
+        if written:
+            written.result()
     if commas:
         say(f"{commas} ratings hold a comma, which is read as a decimal one")
     users, items = (same_ids(_names(own, counts[name]).rename(name)) for name, own in ids.items())

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from fisher_ld.config.params import DataSet
-from fisher_ld.preprocessing.splits import training_lists
+from fisher_ld.preprocessing.splits import training_lists, windows
 
 QUANTILES = {"min": 0, "p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "max": 1}
 RANKS = 200  # of the popularity curve, at most
@@ -34,7 +34,7 @@ def data_report(
     lists = {name: pl.read_parquet(folder / f"{name}.parquet") for name in names}
     places = zip(("user", "position", "start"), training_lists(users["train_positives"].to_numpy(), data), strict=True)
     parts = {"train": pl.DataFrame(dict(places)), **lists, "test": lists["test_matched"]}
-    windows = {"all": _windows(parts["train"])} | {part: _windows(parts[part]) for part in ("labelled", "transfer")}
+    counted = {"all": _windows(parts["train"])} | {part: _windows(parts[part]) for part in ("labelled", "transfer")}
     count = items["count"].to_numpy()
     popularity = np.where(items["cold"], items["total"], count)  # as negatives are matched
     reasons = rejected.group_by("file", "reason").len().sort("file", "reason")
@@ -59,11 +59,11 @@ def data_report(
         },
         "lists": {name: len(parts[name]) for name in ("train", *names)},
         "examples": {name: int(part["candidates"].list.len().sum()) for name, part in lists.items()},
-        "windows": windows,
+        "windows": counted,
         "read": {
-            "teacher": windows["labelled"],
-            "student": windows["labelled"] + windows["transfer"],
-            "both": windows["labelled"],
+            "teacher": counted["labelled"],
+            "student": counted["labelled"] + counted["transfer"],
+            "both": counted["labelled"],
         },
         "labels": {
             "train": len(lists["labelled"]),
@@ -111,7 +111,7 @@ def _lost(steps: Sequence[Mapping[str, Any]], what: str) -> float:
 
 
 def _windows(lists: pl.DataFrame) -> int:
-    return lists.select("user", "start").n_unique() if len(lists) else 0
+    return int(windows(*lists.select("user", "start").to_numpy().T)[-1]) + 1 if len(lists) else 0
 
 
 def _likes(lists: pl.DataFrame) -> int:
