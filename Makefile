@@ -79,4 +79,4 @@ server: setup
 MODEL ?= $(firstword $(wildcard data/*/students/*/fisher-ld/0 data/*/students/*/*/0))
 demo: setup
 	@test -n "$(MODEL)" || { echo "no student below data/: run make repro first"; exit 1; }
-	fisher-ld serve $(MODEL) --teacher $(word 1,$(subst /students/, ,$(MODEL)))/teacher/0
+	fisher-ld serve --open $(MODEL) --teacher $(word 1,$(subst /students/, ,$(MODEL)))/teacher/0

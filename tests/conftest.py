@@ -30,6 +30,19 @@ class Tiny:
 
 
 @pytest.fixture
+def float64_norms(monkeypatch):
+    """transformers computes norms in float32 whatever the model's type; here float64 stays float64."""
+    to = torch.Tensor.to
+
+    def keep(tensor, *arguments, **keywords):
+        narrowing = tensor.dtype == torch.float64 and arguments == (torch.float32,)
+        return tensor if narrowing else to(tensor, *arguments, **keywords)
+
+    monkeypatch.setattr(torch.Tensor, "to", keep)
+    monkeypatch.setattr(torch.Tensor, "float", lambda tensor: keep(tensor, torch.float32))
+
+
+@pytest.fixture
 def tiny() -> Tiny:
     return tiny_world()
 

@@ -89,7 +89,12 @@ def serve(options: argparse.Namespace) -> None:
     catalogue = read_catalogue(Path(options.model))
     folders = {"student": options.model} | ({"teacher": options.teacher} if options.teacher else {})
     models = {name: load(folder, int8=not options.fp32) for name, folder in folders.items()}
-    run({name: Recommender(model, catalogue) for name, model in models.items()}, options.host, options.port)
+    run(
+        {name: Recommender(model, catalogue) for name, model in models.items()},
+        options.host,
+        options.port,
+        options.open,
+    )
 
 
 @contextmanager
@@ -181,6 +186,7 @@ def parser() -> argparse.ArgumentParser:
     serves = command(serve, "answers over HTTP, with a page to try it")
     serves.add_argument("--teacher", metavar="FOLDER", help="a second model, which the page sets beside")
     serves.add_argument("--host", default="127.0.0.1", help="(default: %(default)s)")
+    serves.add_argument("--open", action="store_true", help="opens the page in the browser, where there is a screen")
     serves.add_argument("--port", type=_port, default=8000, help="(default: %(default)s)")
     return whole
 

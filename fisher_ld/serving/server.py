@@ -4,7 +4,10 @@ a model takes all cores by itself."""
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import sys
+import webbrowser
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -166,8 +169,9 @@ def _own_names() -> list[str]:
     ]
 
 
-def serve(models: Mapping[str, Recommender], host: str, port: int) -> None:
-    """Answers until interrupted. Raises UserError for a port that is taken, and for a host of IPv6."""
+def serve(models: Mapping[str, Recommender], host: str, port: int, show: bool = False) -> None:
+    """Answers until interrupted; with `show` it first opens the page in the browser, where there is a screen. Raises
+    UserError for a port that is taken, and for a host of IPv6."""
     if ":" in host:
         raise UserError(f"--host: expected an address of IPv4 or a name, got {host!r}")
     hosts = ["127.0.0.1", "localhost", *(_own_names() if host == "0.0.0.0" else [host])]
@@ -175,7 +179,11 @@ def serve(models: Mapping[str, Recommender], host: str, port: int) -> None:
     try:
         with config.bind_socket() as bound:
             bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else every answer waits 40 ms for the client
-            print(f"answering on http://{host}:{port}; Ctrl-C ends it", flush=True)
+            address = f"http://{host}:{port}"
+            print(f"answering on {address}; Ctrl-C ends it", flush=True)
+            if show and (sys.platform == "darwin" or {"DISPLAY", "WAYLAND_DISPLAY"} & {*os.environ}):
+                bound.listen()  # the page waits until the server is there
+                webbrowser.open(address)
             uvicorn.Server(config).run([bound])
     except SystemExit:  # uvicorn has said why
         raise UserError(f"port {port} of {host} cannot be had: choose another by --port") from None

@@ -38,19 +38,6 @@ CONFIGS = {
 CANDIDATES = {"one": [[4]], "many": [[1, 2, 3], [5, 0, 4, 2]], "ragged": [[2], [0, 1, 2, 3, 4, 5], [3, 3]]}
 
 
-@pytest.fixture
-def float64_norms(monkeypatch):
-    """transformers computes norms in float32 whatever the model's type; here float64 stays float64."""
-    to = torch.Tensor.to
-
-    def keep(tensor, *arguments, **keywords):
-        narrowing = tensor.dtype == torch.float64 and arguments == (torch.float32,)
-        return tensor if narrowing else to(tensor, *arguments, **keywords)
-
-    monkeypatch.setattr(torch.Tensor, "to", keep)
-    monkeypatch.setattr(torch.Tensor, "float", lambda tensor: keep(tensor, torch.float32))
-
-
 def world(candidates):
     rng = np.random.default_rng(0)
     count = len(candidates)

@@ -68,16 +68,19 @@ def write_processed(folder: Path) -> None:
     write_json(folder / "prompt.json", PROMPT)
 
 
-def write_model(folder: Path, layers: int) -> None:
-    """A sequence-classification model whose words are m0, m1, ..; ids: yes 0, no 1, liked 2, ? 3, m{i} 4 + i."""
-    words = ["yes", "no", "liked", "?", *(f"m{i}" for i in range(ITEMS))]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="?"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+def write_model(folder: Path, layers: int, tokenizer: PreTrainedTokenizerFast | None = None) -> None:
+    """A sequence-classification model; of a tokenizer whose words are m0, m1, .., unless one is given. Its ids: yes 0,
+    no 1, liked 2, ? 3, m{i} 4 + i."""
+    if tokenizer is None:
+        words = ["yes", "no", "liked", "?", *(f"m{i}" for i in range(ITEMS))]
+        inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="?"))
+        inner.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)
+    tokenizer.save_pretrained(folder)
     torch.manual_seed(layers)
     config = LlamaConfig(
-        vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=64, num_labels=2, pad_token_id=0,
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=layers,
+        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=64, num_labels=2, pad_token_id=0,
     )  # fmt: skip
     LlamaForSequenceClassification(config).save_pretrained(folder)
     write_json(folder / "prompt.json", PROMPT)

@@ -4,6 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from benchmarks.onnx import same_rank
 from fisher_ld.batches.lists import read_lists, read_texts
@@ -12,8 +14,9 @@ from fisher_ld.core.compute import Compute
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json, write_json
 from fisher_ld.models.scorer import Scorer, score_lists
+from fisher_ld.models.vocabulary import prune
 from fisher_ld.serving.predictor import load
-from tests.evaluation.world import one_by_one, write_model, write_processed
+from tests.evaluation.world import PROMPT, one_by_one, write_model, write_processed
 
 CPU = torch.device("cpu")
 
@@ -62,6 +65,19 @@ def test_bf16_is_near_and_repeats(world):
     assert 0 < np.abs(first - np.concatenate(exact)).max() < 0.05
 
 
+def test_a_text_that_training_never_saw_is_read_in_smaller_pieces(tmp_path):
+    alphabet = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    inner = Tokenizer(models.BPE(alphabet | {"to": 256, "toy": 257, "un": 258}, [("t", "o"), ("to", "y"), ("u", "n")]))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    pruned, _ = prune(PreTrainedTokenizerFast(tokenizer_object=inner), ["toy", PROMPT["history"], PROMPT["candidate"]])
+    write_model(tmp_path, 2, pruned)
+    predictor, texts = load(tmp_path), ["toy", "tot", "un\u73a9", "\U0001f3ac"]
+    pieces = [len(ids) for ids in predictor.tokenizer(texts).input_ids]
+    assert pieces == [1, 2, 5, 4], "bytes, as un is in no text that was seen"
+    scores = predictor.rank(["toy", "never seen"], texts).scores
+    assert np.isfinite(scores).all() and len(set(scores.tolist())) == len(texts)
+
+
 def test_a_ranking_is_of_one_user_the_best_first(world):
     predictor = load(world[0])
     ranking = predictor.rank(["m1", "m2"], ["m3", "m9", "m3", "m4"])
@@ -70,15 +86,15 @@ def test_a_ranking_is_of_one_user_the_best_first(world):
     assert ranking.order.tolist().index(0) < ranking.order.tolist().index(2), "equal ones as they were given"
 
 
-def test_in_float64_it_is_the_stored_scores_to_1e_9(world):
+def test_in_float64_it_is_what_the_model_says_of_each_stored_prompt_to_1e_9(world, float64_norms):
     folder, processed = world
     lists, histories, candidates = texts_of(processed)
     predictor, whole = load(folder), Scorer.load(folder).double()
     predictor.backend.scorer.double()
-    found = predictor.score(histories[:8], candidates[:8])
+    found = predictor.score(histories, candidates)
     assert found[0].dtype == np.float64
     for number, mine in enumerate(found):
-        np.testing.assert_allclose(mine, one_by_one(whole, lists, number), atol=1e-9)
+        np.testing.assert_allclose(mine, one_by_one(whole, lists, number), rtol=0, atol=1e-9)
 
 
 def test_under_bf16_the_positive_keeps_the_rank_that_it_has_in_the_stored_scores(world):

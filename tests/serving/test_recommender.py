@@ -42,6 +42,18 @@ def test_candidates_come_by_turns_of_likes_and_words_then_of_popularity(recommen
     assert len(set(catalogue.candidates(numbers, texts, ITEMS).tolist())) == ITEMS - len(set(numbers))
 
 
+def test_an_item_that_nobody_liked_is_found_by_its_words(recommender):
+    catalogue = recommender.catalogue
+    similar = catalogue.knn.similar.tolil()
+    similar[:, 5] = similar[5] = 0
+    nobody = pl.when(pl.int_range(ITEMS) == 5).then(0).otherwise(pl.col("count"))
+    new = replace(catalogue, items=catalogue.items.with_columns(count=nobody))
+    new = replace(new, knn=replace(catalogue.knn, similar=similar.tocsr()))
+    assert new.candidates([], ["m5 of old"], 1).tolist() == [5]
+    answer = Recommender(recommender.predictor, new).recommend(["m5 of old", "m1"], k=ITEMS)
+    assert "m5" in [item.text for item in answer.items]
+
+
 def test_titles_stand_for_texts_and_what_is_no_item_is_read_as_it_is(recommender):
     numbers, texts, unknown = recommender.resolve([" the third", "M5", "m6 of m7"])
     assert (numbers, texts, unknown) == ([3, 5], ["m3", "m5", "m6 of m7"], ["m6 of m7"])

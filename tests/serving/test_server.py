@@ -16,6 +16,7 @@ from fisher_ld.core.errors import UserError
 from fisher_ld.serving import server
 from fisher_ld.serving.server import app, serve
 from tests.evaluation.world import ITEMS
+from tests.serving.browser import browse
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +139,21 @@ def test_where_any_address_is_listened_at_this_machines_own_names_are_answered(r
     assert {"localhost", "127.0.0.1", socket.gethostname()} <= {*asked} and "0.0.0.0" not in asked
 
 
+@pytest.mark.parametrize("screen", [True, False])
+def test_the_page_is_opened_where_it_was_asked_for_and_there_is_a_screen(recommender, monkeypatch, screen):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    if screen:
+        monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(server.sys, "platform", "linux")
+    opened = []
+    monkeypatch.setattr(server.webbrowser, "open", opened.append)
+    monkeypatch.setattr(server.uvicorn.Server, "run", lambda self, sockets: None)
+    for show in (False, True):
+        serve({"student": recommender}, "127.0.0.1", 0, show)
+    assert opened == ["http://127.0.0.1:0"] * screen
+
+
 @pytest.fixture(scope="module")
 def chromium():
     names = ("chromium", "chromium-browser", "google-chrome", "/usr/bin/chromium", "/snap/bin/chromium")
@@ -159,3 +175,27 @@ def test_the_page_shows_the_models_side_by_side(chromium, address, recommender, 
     best = recommender.recommend([*liked, "unheard of"], 1).items[0].text
     assert dom.split("<ol>")[1].split(">")[2].startswith(best)
     assert "read as it is: unheard of" in dom and "http://" not in dom.split("<script>")[0]
+
+
+@pytest.mark.parametrize("width", [320, 1366])
+def test_the_page_works_by_keyboard_alone_on_any_screen_and_asks_nobody_else(chromium, address, tmp_path, width):
+    with browse(chromium, tmp_path, width) as tab:
+        tab.call("Page.navigate", url=address)
+        tab.until("document.readyState === 'complete' && !!document.getElementById('go')")
+        for text in ("m1", "unheard of"):
+            tab.tab_to("e.id === 'text'")
+            tab.write(text)
+            tab.press("Enter")
+        assert tab.value("document.querySelectorAll('#liked li').length") == 2
+        tab.tab_to("e.id === 'go'")
+        tab.press("Enter")
+        assert tab.until("document.querySelectorAll('#columns h2').length") == 3
+        assert tab.value("[...document.querySelectorAll('.ms')].every(e => parseFloat(e.textContent) > 0)")
+        tab.tab_to("e.matches('#columns ol button')")
+        tab.press("Enter")
+        moved = tab.until("document.querySelector('.why')?.textContent")
+        assert "m1" in moved and "unheard of" in moved
+        assert tab.value("document.documentElement.scrollWidth") <= width, "nothing to scroll to the right"
+        assert tab.value("document.querySelector('#said').className") == ""
+        asked = [url for url in tab.requests if not url.startswith("data:")]
+    assert len(asked) >= 3 and all(url.startswith(address) for url in asked)

@@ -181,6 +181,8 @@ def test_the_parent_run_tells_what_a_person_came_for(project):
     client = MlflowClient(f"sqlite:///{project}/mlflow.db")
     found = {a.path for folder in (None, "plots") for a in client.list_artifacts(parent.info.run_id, folder)}
     assert found >= {"report.html", "report.md", "plots/quality.csv", "plots/training.csv"}
+    (registered,) = client.search_registered_models()
+    assert registered.name == f"fisher-ld-{DATA}" and registered.latest_versions[0].tags["test_ndcg_10"]
     logged = [name for name in children(project, parent) if name != "report"]
     assert len(logged) > 6 and sum(tag.startswith("run.") for tag in parent.data.tags) == len(logged)
 

@@ -18,7 +18,7 @@ def test_the_stage_writes_tables_and_report(tmp_path, monkeypatch, run, capsys):
     main(given({"data_sets": {"mine": mine}}), run, "mine")
     report = read_json("metrics/cells/preprocess/mine/data_report.json")
     tests = {"test_matched": 4, "test_popularity": 4, "test_uniform": 4}
-    assert report["lists"] == {"train": 27, "transfer": 9, "val": 9, **tests}
+    assert report["lists"] == {"train": 27, "labelled": 12, "transfer": 9, "val": 9, **tests}
     assert report["windows"] == {"all": 9, "labelled": 4, "transfer": 3}
     assert "test_matched: NDCG@10 of popularity" in capsys.readouterr().err
     assert (tmp_path / "data/mine/processed/labelled.parquet").is_file()
