@@ -1,5 +1,6 @@
 """Seconds of reading a synthetic table of interactions, and of filters and k-core: ours, and pandas' default engine,
-once at positives alone and once at all that ours gives; each in a process of its own, for its peak memory.
+once at positives alone and once at all that ours gives; and of the whole stage, as params.yaml has it. Each is in a
+process of its own, for its peak memory.
 
     python -m benchmarks.preprocess [--rows 2000000] [--odd 0.0 | --json] [--alone]
 
@@ -23,8 +24,9 @@ import numpy as np
 import pandas as pd
 import polars as pl
 
-from fisher_ld.config.params import Columns, DataSource, load_params
+from fisher_ld.config.params import Columns, DataSet, DataSource, load_params
 from fisher_ld.preprocessing.filters import keep_positives
+from fisher_ld.preprocessing.preprocess import preprocess
 from fisher_ld.preprocessing.readers import read_source
 from fisher_ld.preprocessing.times import YEAR_2100
 
@@ -71,12 +73,23 @@ def _reviews(table: pl.DataFrame) -> str:
     return "".join(table.select(pl.concat_str(pieces)).to_series())
 
 
+def data_set() -> DataSet:
+    source = DataSource(kind="table", interactions="x", items="x", columns=COLUMNS)
+    of_films = load_params(Path("params.yaml"), {}).data_sets["movielens-100k"]
+    return of_films.model_copy(update={"source": source, "item_text": "{title}", "max_users": None})
+
+
+def stage(folder: Path) -> tuple[float, float, int]:
+    """Seconds of all that preprocess does, and the positives that stay."""
+    began = time.perf_counter()
+    report = preprocess(folder, folder / "processed", data_set(), 0)
+    return time.perf_counter() - began, 0.0, report["filters"][-1]["interactions"]
+
+
 def ours(folder: Path) -> tuple[float, float, int]:
     """Seconds of reading, of filters and k-core, and the positives that stay."""
-    source = DataSource(kind="table", interactions="x", items="x", columns=COLUMNS)
-    data = load_params(Path("params.yaml"), {}).data_sets["movielens-100k"].model_copy(update={"max_users": None})
-    began = time.perf_counter()
-    raw = read_source(folder, source, folder / "work", missing=data.missing)
+    data, began = data_set(), time.perf_counter()
+    raw = read_source(folder, data.source, folder / "work", missing=data.missing)
     read = time.perf_counter()
     positives, _ = keep_positives(raw, raw.items["item"], data, 0)
     return read - began, time.perf_counter() - read, len(positives.items)
@@ -148,7 +161,7 @@ def main() -> None:
         path = generate(folder, options.rows, options.odd, options.json)
         (folder / "work").mkdir()
         print(f"{options.rows} rows, {path.stat().st_size / 2**20:.0f} MiB", flush=True)
-        for work in (ours,) if options.odd or options.alone else (ours, pandas, pandas_all):
+        for work in (stage, ours) if options.odd or options.alone else (stage, ours, pandas, pandas_all):
             answers = spawn.Queue()
             process = spawn.Process(target=measured, args=(work, folder, answers))
             process.start()
@@ -157,9 +170,13 @@ def main() -> None:
                 print(f"{work.__name__}: ended with exit code {process.exitcode}")
                 continue
             read, filtered, left, peak = answers.get()
+            parts = (
+                f"read in {read:.2f} s ({options.rows / read:,.0f} rows/s), filters and k-core {filtered:.2f} s, "
+                if filtered
+                else ""
+            )
             print(
-                f"{work.__name__}: read in {read:.2f} s ({options.rows / read:,.0f} rows/s), filters and k-core "
-                f"{filtered:.2f} s, together {read + filtered:.2f} s; {left} positives stay; peak {peak:.2f} GiB"
+                f"{work.__name__}: {parts}together {read + filtered:.2f} s; {left} positives stay; peak {peak:.2f} GiB"
             )
 
 

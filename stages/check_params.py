@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 
 from fisher_ld.batches.prompts import answer_tokens
-from fisher_ld.config.params import Params
-from fisher_ld.config.paths import BASE
+from fisher_ld.config.params import Params, remedy
+from fisher_ld.config.paths import BASE, PARAMS
 from fisher_ld.config.teacher_fit import check_teacher_fit
-from fisher_ld.core.errors import told
+from fisher_ld.core.errors import UserError, told
 from fisher_ld.core.progress import say
 from fisher_ld.run.stage import read_params
 from fisher_ld.run.tracking import check_shared
@@ -16,6 +16,13 @@ from fisher_ld.run.tracking import check_shared
 
 def check(params: Params) -> None:
     """Raises UserError where they do not fit the teacher, if there is one yet."""
+    try:
+        _check(params)
+    except UserError as error:
+        raise UserError(f"{error}\n{remedy(PARAMS)}") from None
+
+
+def _check(params: Params) -> None:
     if any(place.launcher == "slurm" for place in (params.cluster, *params.cluster.stages.values())):
         check_shared(params.tracking.uri)
     check_teacher_fit(params, BASE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -15,6 +15,21 @@ from fisher_ld.config.paths import DataPaths
 from fisher_ld.core.errors import UserError
 
 
+class Ragged(Sequence[np.ndarray]):
+    """Rows of several lengths, each a part of one array: row i is values[offsets[i] : offsets[i + 1]]."""
+
+    def __init__(self, values: np.ndarray, offsets: np.ndarray) -> None:
+        self.values, self.offsets = values, offsets
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: Any) -> Any:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+
 @dataclass(frozen=True)
 class Lists:
     """n candidate lists, each after a part of what its user liked: its history."""
@@ -23,9 +38,9 @@ class Lists:
     start: np.ndarray  # (n,) int
     position: np.ndarray  # (n,) int
     positive: np.ndarray  # (n,) int, the positive's place in `candidates`; -1 where it is not to be known
-    candidates: list[np.ndarray]  # n arrays of item numbers
+    candidates: Sequence[np.ndarray]  # n arrays of item numbers
     offsets: np.ndarray  # (n + 1,) int; candidate j of list i is example `offsets[i] + j`
-    sequences: list[np.ndarray]  # the positives of every user, oldest first; index = user number
+    sequences: Sequence[np.ndarray]  # the positives of each of these users, oldest first; index = user number
 
     def __len__(self) -> int:
         return len(self.user)
@@ -62,7 +77,9 @@ MAIN = FAMILIES[0]
 COLUMNS = ("user", "start", "position", "positive")
 
 
-def make_lists(columns: Mapping[str, np.ndarray], candidates: list[np.ndarray], sequences: list[np.ndarray]) -> Lists:
+def make_lists(
+    columns: Mapping[str, np.ndarray], candidates: Sequence[np.ndarray], sequences: Sequence[np.ndarray]
+) -> Lists:
     """`columns`: those of COLUMNS, (n,) int each, others are left aside; the offsets follow from the candidates."""
     offsets = np.concatenate([[0], np.cumsum([len(c) for c in candidates])]).astype(np.int64)
     own = {name: columns[name] for name in COLUMNS}
@@ -78,35 +95,40 @@ def _table(path: Path) -> pl.LazyFrame:
 
 def read_lists(processed: Path, name: str) -> Lists:
     """`name`: labelled, transfer, val or test_FAMILY. Raises UserError where preprocess has not written it."""
-    return _lists(_table(processed / f"{name}.parquet"), read_sequences(processed))
+    (lists,) = _read(processed, [processed / f"{name}.parquet"])
+    return lists
 
 
 def read_taught(processed: Path) -> Lists:
     """What a teacher's answers are kept for: the labelled lists, then those of transfer windows."""
-    return concat(read_lists(processed, "labelled"), read_lists(processed, "transfer"))
+    return concat(*_read(processed, [processed / f"{name}.parquet" for name in ("labelled", "transfer")]))
 
 
 def read_tests(data: DataPaths) -> dict[str, Lists]:
     """The test lists of every family that was written, the main one first."""
     files = {family: data.test_lists(family) for family in FAMILIES}
-    sequences = read_sequences(data.processed)
-    return {name: _lists(_table(path), sequences) for name, path in files.items() if name == MAIN or path.is_file()}
+    files = {family: file for family, file in files.items() if family == MAIN or file.is_file()}
+    return dict(zip(files, _read(data.processed, files.values()), strict=True))
 
 
-def _lists(rows: pl.LazyFrame, sequences: list[np.ndarray]) -> Lists:
-    """In the order of their numbers."""
-    table = rows.select("list", *COLUMNS, "candidates").sort("list").collect()
-    columns = {column: table[column].to_numpy().astype(np.int64) for column in COLUMNS}
-    return make_lists(columns, _arrays(table["candidates"]), sequences)
+def _read(processed: Path, files: Iterable[Path]) -> list[Lists]:
+    """Of each file its lists in the order of their numbers; all share the sequences, of their users alone."""
+    tables = [_table(file).select("list", *COLUMNS, "candidates").sort("list").collect() for file in files]
+    columns = [{name: table[name].to_numpy().astype(np.int64) for name in COLUMNS} for table in tables]
+    sequences = read_sequences(processed, np.concatenate([own["user"] for own in columns]))
+    return [
+        make_lists(own, list(_ragged(table["candidates"])), sequences)
+        for own, table in zip(columns, tables, strict=True)
+    ]
 
 
-def _arrays(column: pl.Series) -> list[np.ndarray]:
-    """One for each row of a column of lists; they are parts of one."""
+def _ragged(column: pl.Series) -> Ragged:
+    """A row for each of a column of lists."""
     if isinstance(column.dtype, pl.Array):  # where all lists were as long
         column = column.arr.to_list()
     joined: Any = column.to_arrow()
     offsets = joined.offsets.to_numpy()
-    return np.split(joined.flatten().to_numpy(), offsets[1:-1] - offsets[0]) if len(column) else []
+    return Ragged(joined.flatten().to_numpy(), offsets - offsets[0])
 
 
 def take(lists: Lists, numbers: np.ndarray) -> Lists:
@@ -116,14 +138,23 @@ def take(lists: Lists, numbers: np.ndarray) -> Lists:
 
 
 def concat(a: Lists, b: Lists) -> Lists:
-    """The lists of `a`, then those of `b`, over the same users."""
+    """The lists of `a`, then those of `b`, which share their sequences."""
     columns = {name: np.concatenate([getattr(a, name), getattr(b, name)]) for name in COLUMNS}
-    return make_lists(columns, a.candidates + b.candidates, a.sequences)
+    return make_lists(columns, [*a.candidates, *b.candidates], a.sequences)
 
 
-def read_sequences(processed: Path) -> list[np.ndarray]:
-    """The positives of every user, oldest first; index = user number."""
-    return _arrays(_table(processed / "sequences.parquet").select("user", "items").sort("user").collect()["items"])
+def read_sequences(processed: Path, users: np.ndarray | None = None) -> Ragged:
+    """The positives of every user, oldest first; index = user number. With `users` those of the others are not read,
+    and empty."""
+    rows = _table(processed / "sequences.parquet").select("user", "items")
+    if users is None:
+        return _ragged(rows.sort("user").collect()["items"])
+    n_users = rows.select(pl.len()).collect().item()
+    asked = pl.Series(np.unique(users), dtype=rows.collect_schema()["user"])
+    table = rows.filter(pl.col("user").is_in(asked.implode())).sort("user").collect()
+    found, lengths = _ragged(table["items"]), np.zeros(n_users, np.int64)
+    lengths[table["user"].to_numpy()] = np.diff(found.offsets)
+    return Ragged(found.values, np.concatenate([[0], np.cumsum(lengths)]))
 
 
 def read_texts(processed: Path) -> list[str]:

@@ -50,7 +50,8 @@ class Prompts:
 
     def longest(self, lists: Lists) -> int:
         """Tokens of the longest prompt of any candidate of these lists."""
-        upto = [np.cumsum([0, *(len(self.history[item]) for item in items)]) for items in lists.sequences]
+        history = {user: lists.sequences[user] for user in np.unique(lists.user)}
+        upto = {user: np.cumsum([0, *(len(self.history[item]) for item in items)]) for user, items in history.items()}
         candidate = np.array([len(piece) for piece in self.candidate])
         places = zip(lists.user, lists.start, lists.position, lists.candidates, strict=True)
         lengths = [upto[user][end] - upto[user][begin] + candidate[c].max() for user, begin, end, c in places]

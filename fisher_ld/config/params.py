@@ -550,5 +550,10 @@ def load_params(path: str | Path, catalogues: Mapping[str, Collection[str]]) -> 
     try:
         return parse(raw, catalogues)
     except UserError as error:
-        remedy = f"put it right in {path}, or `git restore {path}` takes back all that changed since the last commit"
-        raise UserError(f"{error}\n{remedy}, with -S too") from None
+        raise UserError(f"{error}\n{remedy(path)}") from None
+
+
+def remedy(path: str | Path) -> str:
+    """What to do where the params are refused."""
+    restored = f"`git restore {path}` takes back all that changed since the last commit, with -S too"
+    return f"put it right in {path}, or {restored}"

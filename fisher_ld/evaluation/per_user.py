@@ -28,7 +28,8 @@ Frames = Mapping[str, Sequence[pl.DataFrame]]
 
 def read_categories(processed: Path) -> sp.csr_array:
     """Items x categories, binary."""
-    return category_matrix(pl.read_parquet(processed / "items.parquet").sort("item")["categories"].to_list())
+    items = pl.read_parquet(processed / "items.parquet", columns=["item", "categories"])
+    return category_matrix(items.sort("item")["categories"].to_list())
 
 
 def user_metrics(lists: Lists, scores: Scores, categories: sp.csr_array) -> pl.DataFrame:

@@ -48,4 +48,5 @@ def score_saved(data: DataPaths, model: str, seed: int, compute: Compute) -> Non
 
 def zero_shot_users(processed: Path) -> np.ndarray:
     """Those on whom the teacher is scored before adaptation."""
-    return pl.read_parquet(processed / "users.parquet").filter("zero_shot")["user"].to_numpy()
+    users = pl.read_parquet(processed / "users.parquet", columns=["user", "zero_shot"])
+    return users.filter("zero_shot")["user"].to_numpy()

@@ -85,6 +85,15 @@ def test_lists_are_read_in_the_order_of_their_numbers(data):
     assert labelled.history(1).tolist() == [3, 1]
 
 
+def test_sequences_of_users_whose_lists_are_not_read_are_empty(data):
+    assert [row.tolist() for row in read_lists(data.processed, "test_matched").sequences] == [[3, 1, 2, 1], []]
+    assert [row.tolist() for row in read_sequences(data.processed)] == [[3, 1, 2, 1], [0, 3, 1]]
+    both = read_taught(data.processed).sequences
+    assert [row.tolist() for row in both] == [[3, 1, 2, 1], [0, 3, 1]]
+    with pytest.raises(IndexError, match="row 2 of 2"):
+        both[2]
+
+
 def test_the_teacher_answers_labelled_and_transfer_lists(data):
     taught = read_taught(data.processed)
     assert rows(taught) == ROWS["labelled"] + ROWS["transfer"]

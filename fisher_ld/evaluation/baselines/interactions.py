@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,7 +50,7 @@ class Interactions:
         return np.asarray(self.matrix.sum(axis=0)).ravel()
 
 
-def first_likes(sequences: list[np.ndarray], counts: Iterable[int], n_items: int) -> Interactions:
+def first_likes(sequences: Sequence[np.ndarray], counts: Iterable[int], n_items: int) -> Interactions:
     """The first `counts[u]` likes of each user u. Raises ValueError where there is not one count a user."""
     runs = [items[:count] for items, count in zip(sequences, counts, strict=True)]
     return Interactions(np.arange(len(runs)), runs, (len(sequences), n_items))
@@ -58,13 +58,13 @@ def first_likes(sequences: list[np.ndarray], counts: Iterable[int], n_items: int
 
 def likes_of(lists: Lists, n_items: int) -> Interactions:
     """The histories and positives of these lists, each like once however many lists hold it."""
-    known = [np.zeros(len(items), bool) for items in lists.sequences]
+    known = {user: np.zeros(len(lists.sequences[user]), bool) for user in np.unique(lists.user)}
     for user, start, position in zip(lists.user, lists.start, lists.position, strict=True):
         known[user][start : position + 1] = True
     users: list[int] = []
     runs: list[np.ndarray] = []
-    for user in np.unique(lists.user):
-        places = np.flatnonzero(known[user])
+    for user, held in known.items():
+        places = np.flatnonzero(held)
         parts = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
         users += [user] * len(parts)
         runs += [lists.sequences[user][part] for part in parts]
@@ -76,5 +76,6 @@ def read_interactions(processed: Path, labels: Labels) -> Interactions:
     n_items = pl.read_parquet(processed / "items.parquet", columns=["item"]).height
     if labels == "same":
         return likes_of(read_lists(processed, "labelled"), n_items)
-    counts = pl.read_parquet(processed / "users.parquet").sort("user")["train_positives"]
+    users = pl.read_parquet(processed / "users.parquet", columns=["user", "train_positives"])
+    counts = users.sort("user")["train_positives"]
     return first_likes(read_sequences(processed), counts, n_items)
