@@ -253,8 +253,8 @@ def _touched(
     def pairs(block: slice) -> tuple[np.ndarray, np.ndarray]:
         owners, numbers = user_numbers[users[block]], item_numbers[items[block]]
         upto = np.cumsum(liked[block], dtype=np.int32) - liked[block]
-        first = np.flatnonzero(np.diff(users[block], prepend=-1))
-        since = upto - np.repeat(upto[first], np.diff(first, append=len(upto)))
+        first, rows = _runs(users[block])
+        since = upto - np.repeat(upto[first], rows)
         seen = np.flatnonzero((owners >= 0) & (numbers >= 0))
         keys, places = first_of(pair_keys(owners[seen], numbers[seen], n_items))
         return keys, since[seen[places]]
@@ -263,8 +263,8 @@ def _touched(
     counts = np.zeros(user_numbers.max(initial=-1) + 2, np.int64)  # pairs of each user, from place 1
     for keys, _ in parts:  # of whole users
         owners = keys // n_items
-        first = np.flatnonzero(np.diff(owners, prepend=-1))
-        counts[owners[first] + 1] = np.diff(first, append=len(owners))
+        first, held = _runs(owners)
+        counts[owners[first] + 1] = held
     keys, since, offsets = np.empty(counts.sum(), np.int64), np.empty(counts.sum(), np.int32), np.cumsum(counts)
 
     def put(part: tuple[np.ndarray, np.ndarray]) -> None:
@@ -279,8 +279,14 @@ def _touched(
 def _by_owner(owners: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """The places of rows in the order of their owners, where each owner's rows stand together; offsets[i] is the first
     place of owner i."""
+    first, rows = _runs(owners)
+    return np.arange(len(owners)) + np.repeat(offsets[owners[first]] - first, rows)
+
+
+def _runs(owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first place of each owner's rows, which stand together, and how many they are."""
     first = np.flatnonzero(np.diff(owners, prepend=-1))
-    return np.arange(len(owners)) + np.repeat(offsets[owners[first]] - first, np.diff(first, append=len(owners)))
+    return first, np.diff(first, append=len(owners))
 
 
 def _shuffled(codes: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
