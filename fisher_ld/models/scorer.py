@@ -152,8 +152,13 @@ class Scorer(nn.Module):
                 last = self.body(
                     input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=mask, use_cache=False
                 ).last_hidden_state  # (B, T, d), the last layer's only at the decision tokens
-        no, yes = self.model.score(last[row, column].to(self.model.score.weight.dtype)).unbind(-1)  # (N,), (N,)
-        return Scored(yes - no, torch.stack(states, 1) if states else None, hidden, attended)
+        *no, yes = self.model.score(last[row, column].to(self.model.score.weight.dtype)).unbind(-1)  # (N,) each
+        return Scored(yes - no[0] if no else yes, torch.stack(states, 1) if states else None, hidden, attended)
+
+    def direction(self) -> torch.Tensor:
+        """(d,) whose product with the last state is z: the row of yes less that of no, or an export's only row."""
+        *no, yes = self.model.score.weight
+        return yes - no[0] if no else yes
 
     @contextmanager
     def inference(self) -> Iterator[None]:

@@ -52,13 +52,12 @@ pieces = [{prefix!r}]
 pieces += [{history!r}.format(text=text) for text in ("liked first", "liked last")]
 pieces += [{candidate!r}.format(text="a candidate")]
 ids = tokenizer("").input_ids + sum(tokenizer(pieces, add_special_tokens=False).input_ids, [])
-no, yes = model(torch.tensor([ids])).logits[0].tolist()
-z = yes - no
+z = model(torch.tensor([ids])).logits.item()
 ```
 
 | file | what |
 | --- | --- |
-| `model.safetensors`, `config.json`, `tokenizer.json` | for transformers; labels 0 = no, 1 = yes |
+| `model.safetensors`, `config.json`, `tokenizer.json` | for transformers and vLLM; one label, yes, whose logit is z |
 | `model.onnx` | the same in float32; z differs from torch's by at most {fp32:.1e} on {examples} candidates |
 | `model.int8.onnx` | layers and embeddings in 8 bits; z differs by {int8:.1e}, {order:.0%} of pairs keep order |
 | `prompt.json`, `history.json` | what a prompt is made of, and how many liked texts at most |

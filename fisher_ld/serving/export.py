@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoTokenizer
 
@@ -33,6 +34,7 @@ from fisher_ld.serving.torch_backend import TorchBackend
 
 OPSET = 23  # the first that has attention as one operator
 NEAR = 1e-4  # how far from torch z of the graph in float32 may be
+HEAD = "score.weight"
 QUERIES = ((0, 1), (1, 3), (3, 20), (5, 7))  # on which it is checked: liked texts, candidates
 
 
@@ -45,10 +47,10 @@ class Exported(NamedTuple):
 
 
 def export(folder: Path, out: Path, catalogue: Catalogue | None = None) -> Exported:
-    """Writes `out`, whole or not at all: the saved model in `folder` as it is, with its graph in float32, another with
-    linear layers and embeddings in 8 bits, a model card, and the `catalogue` that it recommends from. Raises UserError
-    for an `out` that holds something else, and for a model whose graph or tokenizer does not give what transformers
-    does."""
+    """Writes `out`, whole or not at all: the saved model in `folder` with z as its only label, its graph in float32,
+    another with linear layers and embeddings in 8 bits, a model card, and the `catalogue` that it recommends from.
+    Raises UserError for an `out` that holds something else, and for a model whose graph or tokenizer does not give
+    what transformers does."""
     _check_place(folder, out)
     length = history_length(folder)
     template = read_template(folder)
@@ -64,6 +66,7 @@ def export(folder: Path, out: Path, catalogue: Catalogue | None = None) -> Expor
     expected = backend.logits(lists, prompts)
     with atomic_path(out) as temporary:
         shutil.copytree(folder, temporary)
+        write_one_label(temporary, backend.scorer)
         write_graph(backend.scorer, lists, prompts, temporary / FP32)
         write_int8(temporary)
         fp32, int8 = (OnnxBackend(temporary, rounded).logits(lists, prompts) for rounded in (False, True))
@@ -134,9 +137,8 @@ class Graph(nn.Module):
                 attention_mask=mask_of(segment, visible),
                 use_cache=False,
             ).last_hidden_state  # (B, T, d), the last layer's only at the decision tokens
-        no, yes = self.scorer.model.score.weight
         at_decision = last[torch.arange(decision.shape[0])[:, None], decision]  # (B, n, d)
-        return (at_decision * (yes - no)).sum(-1)  # no matrix product, which would be put into 8 bits
+        return (at_decision * self.scorer.direction()).sum(-1)  # no matrix product, which would be put into 8 bits
 
 
 def write_graph(scorer: Scorer, lists: Lists, prompts: Prompts, path: Path) -> None:
@@ -181,6 +183,17 @@ def write_int8(folder: Path) -> None:
             reduce_range=True,  # to 7 bits, for sums of two products of 8 overflow where a processor has no VNNI
             extra_options={"MatMulConstBOnly": True},  # attention stays in float32
         )
+
+
+def write_one_label(folder: Path, scorer: Scorer) -> None:
+    """Into the saved model of `scorer`: one label, yes, whose logit is z, as rerankers have it and what serves them
+    asks for. Everything but the head stays to the bit."""
+    for file in folder.glob("*.safetensors"):  # the shard that has the head
+        if HEAD in (tensors := load_file(file)):
+            with atomic_path(file) as temporary:
+                save_file(tensors | {HEAD: scorer.direction()[None]}, temporary, {"format": "pt"})
+    labels = {"id2label": {"0": "yes"}, "label2id": {"yes": 0}}
+    write_json(folder / "config.json", read_json(folder / "config.json") | labels)
 
 
 @contextmanager

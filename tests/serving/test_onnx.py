@@ -8,11 +8,19 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from scipy.stats import spearmanr
-from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+)
 
 from fisher_ld.batches.packing import pack_rows
 from fisher_ld.batches.prompts import Prompts, build_prompts, read_template
+from fisher_ld.core.compute import Compute
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import write_json
 from fisher_ld.models.scorer import Scorer, score_lists
@@ -163,6 +171,35 @@ def test_the_card_says_how_to_load_it_with_transformers(exported):
     names = {}
     exec(code, names)
     assert names["z"] == pytest.approx(load(folder).rank(["m1", "m2"], ["m3"]).scores[0], abs=1e-5)
+
+
+def test_an_export_has_z_as_its_only_label_and_is_a_model_as_before(exported, tmp_path):
+    folder, out, _ = exported
+    config = AutoConfig.from_pretrained(out)
+    assert (config.num_labels, config.id2label, config.label2id) == (1, {0: "yes"}, {"yes": 0})
+    before, after = (load_file(path / "model.safetensors") for path in (folder, out))
+    no, yes = before.pop("score.weight")
+    torch.testing.assert_close(after.pop("score.weight"), (yes - no)[None], rtol=0, atol=0)
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    expected = np.concatenate(load(folder).score(*QUERIES))
+    again = tmp_path / "again"
+    export(out, again)  # an export of an export
+    for path in (out, again):
+        found = load(path, Compute(torch.device("cpu"), bf16=False)).score(*QUERIES)
+        np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-5)
+
+
+def test_score_of_vllm_makes_the_prompts_of_training(exported):
+    """It tokenises a query, here prefix and history, and a document, here the candidate, as a pair."""
+    out = exported[1]
+    tokenizer, template, (lists, texts) = AutoTokenizer.from_pretrained(out), read_template(out), query_lists(*QUERIES)
+    prompts = build_prompts(tokenizer, texts, template)
+    for history, candidates, numbers in zip(*QUERIES, lists.candidates, strict=True):
+        query = template.prefix + "".join(template.history.format(text=text) for text in history)
+        liked = sum((prompts.history[texts.index(text)] for text in history), prompts.prefix)
+        for candidate, number in zip(candidates, numbers, strict=True):
+            pair = tokenizer(text=query, text_pair=template.candidate.format(text=candidate))
+            assert pair.input_ids == liked + prompts.candidate[number]
 
 
 def test_a_card_tells_where_a_model_comes_from(data, tmp_path, monkeypatch):
