@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from fisher_ld.batches.prompts import answer_tokens
 from fisher_ld.config.params import Params, remedy
 from fisher_ld.config.paths import BASE, PARAMS
 from fisher_ld.config.teacher_fit import check_teacher_fit
@@ -32,10 +31,6 @@ def _check(params: Params) -> None:
             f"check_params: no blank before the answers {yes!r} and {no!r}; if there is to be one, -S takes it in "
             f"""quotes: -S 'teacher.answers.yes=" {yes}"'""",
         )
-    if BASE.is_dir():
-        from transformers import AutoTokenizer  # here, for it takes seconds to import
-
-        answer_tokens(AutoTokenizer.from_pretrained(BASE), params.teacher.answers)
 
 
 if __name__ == "__main__":

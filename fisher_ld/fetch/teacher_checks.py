@@ -76,8 +76,10 @@ def check_config(folder: Path, name: str) -> Any:
     return config
 
 
-def check_files(folder: Path, name: str) -> set[str]:
-    """The weight files of `folder`. Raises UserError where weights or tokenizer are missing or damaged."""
+def check_tokenizer(folder: Path, name: str) -> Any:
+    """The tokenizer of the model in `folder`. Raises UserError where it is missing, or none that is fast."""
+    from transformers import AutoTokenizer
+
     names = {path.name for path in folder.iterdir()}
     if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
         raise UserError(
@@ -85,7 +87,24 @@ def check_files(folder: Path, name: str) -> set[str]:
             "tokenizer to the same folder and run it again: AutoTokenizer.from_pretrained(...).save_pretrained(...) "
             "writes it, where it has a tokenizer.model after pip install sentencepiece."
         )
-    weights = weight_files(folder, names, name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # whatever its class says
+        raise UserError(
+            f"teacher {name}: transformers does not load its tokenizer ({_said(error)}); code that comes with a model "
+            "is never run: take a teacher whose tokenizer transformers knows."
+        ) from error
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"teacher {name}: expected a fast tokenizer, got the slow {type(tokenizer).__name__}: take a teacher whose "
+            "tokenizer the tokenizers library has."
+        )
+    return tokenizer
+
+
+def check_files(folder: Path, name: str) -> set[str]:
+    """The weight files of `folder`. Raises UserError where they are missing or damaged."""
+    weights = weight_files(folder, {path.name for path in folder.iterdir()}, name)
     for weight in weights:
         _check_safetensors(folder / weight, name)
     return weights
@@ -123,11 +142,11 @@ def check_weights(folder: Path, name: str) -> int:
 def mend_tokens(folder: Path, name: str, size: int) -> None:
     """Takes from the tokenizer in `folder` added tokens beyond the `size` rows of the embedding, and gives tokenizer
     and config one padding token. Raises UserError for a tokenizer that is not fast or not the model's."""
-    tokenizer = _tokenizer(folder, name)
+    tokenizer = check_tokenizer(folder, name)
     if beyond := {token for token, number in tokenizer.get_vocab().items() if number >= size}:
         _take_away(folder, beyond)
         tell(name, f"{_listed(beyond)} taken from the tokenizer, for the embedding has {size} rows alone")
-        tokenizer = _tokenizer(folder, name)
+        tokenizer = check_tokenizer(folder, name)
         if max(tokenizer.get_vocab().values()) >= size:
             raise UserError(
                 f"teacher {name}: expected token ids below the {size} rows of its embedding, got "
@@ -150,24 +169,6 @@ def mend_tokens(folder: Path, name: str, size: int) -> None:
         tell(name, f"the tokenizer has no padding token; {token!r} is taken")
     if config.get("pad_token_id") != pad:
         write_json(folder / "config.json", config | {"pad_token_id": pad})
-
-
-def _tokenizer(folder: Path, name: str) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # whatever its class says
-        raise UserError(
-            f"teacher {name}: transformers does not load its tokenizer ({_said(error)}); code that comes with a model "
-            "is never run: take a teacher whose tokenizer transformers knows."
-        ) from error
-    if not tokenizer.is_fast:
-        raise UserError(
-            f"teacher {name}: expected a fast tokenizer, got the slow {type(tokenizer).__name__}: take a teacher whose "
-            "tokenizer the tokenizers library has."
-        )
-    return tokenizer
 
 
 def _take_away(folder: Path, tokens: set[str]) -> None:

@@ -483,7 +483,6 @@ def sentence_pieces(world: World) -> None:
     folder = write_teacher(world.place(), "mistral")
     students = {"small": {"vocabulary": "full"}}
     project = world.project({"teacher": {"source": {"name": str(folder)}}, "students": students})
-    world.right(project, "download_teacher")
-    world.refused(project, "check_params", """set teacher.answers to {yes: "yes", no: "no"}""")
+    world.refused(project, "download_teacher", """set teacher.answers to {yes: "yes", no: "no"}""")
     change(project, {"teacher": {"answers": {"yes": "yes", "no": "no"}}})
-    world.right(project, "check_params")
+    world.right(project, "download_teacher")

@@ -16,6 +16,7 @@ from transformers import (
     T5Config,
 )
 
+from fisher_ld.config.params import Answers
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json, write_json
 from stages import check_params, download, download_teacher
@@ -97,7 +98,7 @@ MIXED = {"num_key_value_heads": 1, "num_experts": 4, "num_experts_per_tok": 2, "
 )  # fmt: skip
 def test_a_model_that_can_be_no_teacher_is_refused_by_its_config(config, message):
     with pytest.raises(UserError, match=message):
-        download_teacher.accept(config)
+        download_teacher.accept(config, fast(), Answers(yes=" yes", no=" no"))
 
 
 def test_what_is_refused_is_not_laid_down(project, run):
@@ -110,18 +111,12 @@ def test_what_is_refused_is_not_laid_down(project, run):
     assert not [path for path in (project / "data").rglob("*") if path.is_file()]
 
 
-def test_answers_are_checked_as_soon_as_there_is_a_teacher(project):
-    def asked(yes, no):
-        shape = {"init": "random", "layers": 1, "hidden_size": 8, "vocabulary": "full", "intermediate_size": 8}
-        return given(
-            {"teacher": {"answers": {"yes": yes, "no": no}}, "students": {"small": shape | {"heads": 2, "kv_heads": 1}}}
-        )
-
-    check_params.check(asked(" aye", " nay"))
-    write_teacher(project / "data/teacher/base")
-    check_params.check(asked(" yes", " no"))
-    with pytest.raises(UserError, match=r'set teacher.answers to {yes: " yes", no: " no"}'):
-        check_params.check(asked(" aye", " nay"))
+def test_answers_of_several_tokens_are_refused_with_a_pair_that_would_do(project, run):
+    write_teacher(project / "mine")
+    teacher = {"source": {"kind": "local", "name": "mine"}, "answers": {"yes": " aye", "no": " nay"}}
+    with pytest.raises(UserError, match=r'set teacher.answers to {yes: " yes", no: " no"}(.|\n)*params.yaml'):
+        download_teacher.main(given({"teacher": teacher}), run)
+    assert not (project / "data/teacher/base").exists()
 
 
 @pytest.mark.parametrize("yes, no, said", [("ja", "nein", True), (" ja", " nein", False)])
