@@ -221,7 +221,7 @@ class DataSettings(Section):
     max_rejected: Fraction
     max_items_lacking: Fraction
     missing: list[str]
-    max_words: Positive
+    max_tokens: Positive
 
     def contradictions(self) -> Iterator[str]:
         yield from template_fault("item_text", self.item_text, None)

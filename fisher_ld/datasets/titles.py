@@ -36,7 +36,6 @@ _BLOCKS = {"body", "br", "dd", "div", "dt", "hr", "li", "p", "section", "td", "t
 _QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 _NUMPY = re.compile(rf"""({_QUOTED}|\]|\bnan\b)(?=(\s+(?:['"\[]|nan\b))?)""", re.S)
 _SHORT = 16  # words of a short title
-_LETTERS = 16  # of a word in a text that is cut
 _NO_BLANKS = (  # scripts without blanks between words
     "\u0e00-\u109f\u1780-\u17ff"  # Thai, Lao, Tibetan, Burmese, Khmer
     "\u2600-\u27bf\U0001f000-\U0001faff"  # symbols
@@ -190,11 +189,6 @@ def find_separator(values: Iterable[Any]) -> str | None:
     return None
 
 
-def first_words(text: str, most: int) -> str:
-    """The first `most` words, a word being at most 16 letters on average."""
-    return _first_words(text, most)[: most * _LETTERS].rstrip()
-
-
 def _first_words(text: str, most: int) -> str:
     if text.isascii():
         return " ".join(text.split(maxsplit=most)[:most])
@@ -202,11 +196,6 @@ def _first_words(text: str, most: int) -> str:
     for word in islice(_WORD.finditer(text), most):
         end = word.end()
     return text[:end]
-
-
-def count_words(text: str) -> int:
-    """Where a script has no blanks between words, its letters count as words."""
-    return sum(1 for _ in _WORD.finditer(text))
 
 
 def fill(template: str, fields: Mapping[str, str | list[str] | None]) -> str:

@@ -19,6 +19,7 @@ COMMON_END = 0.25
 MAYBE_NONE = (0.0, -1.0)  # ratings that stand for none in some tables, at the low end of the scale
 NAMED = 20  # items in a list of examples
 FEW = 3  # of them in a line
+WITHOUT_TEXT = "without_text.parquet"  # items that are left out, for they have no title or no text
 YEAR_1975 = 157_766_400  # seconds since 1970
 
 
@@ -77,7 +78,8 @@ def without_text_lines(found: Mapping[str, Any], item_text: str) -> Iterator[str
         examples = ", ".join(map(repr, found["examples"][:FEW]))
         yield (
             f"warning: item_text {item_text!r} gives {found['items']} items an empty text, such as {examples}: they "
-            f"are left out, and with them {found['interactions']} interactions; name a field that every item has"
+            f"are left out, and with them {found['interactions']} interactions; name a field that every item has. All "
+            f"are listed in {WITHOUT_TEXT}"
         )
 
 
@@ -110,7 +112,7 @@ def note_lines(notes: Mapping[str, Any], rejected: pl.DataFrame, data: DataSet) 
     if notes["items_without_title"]["items"]:
         yield (
             f"{notes['items_without_title']['items']} items have no title and are left out, such as "
-            f"{notes['items_without_title']['examples'][0]!r}"
+            f"{notes['items_without_title']['examples'][0]!r}; all are listed in {WITHOUT_TEXT}"
         )
     if (lost := notes["items_read_without_category"])["items"]:
         mark = "warning: " if lost["items"] == lost["of"] else ""

@@ -15,14 +15,15 @@ import polars as pl
 import pyarrow as pa
 
 from fisher_ld.config.params import DataSet
+from fisher_ld.config.paths import BASE
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import atomic_path, write_json
 from fisher_ld.core.locks import work_root
 from fisher_ld.core.progress import say
-from fisher_ld.datasets.titles import count_words, fill, first_words
+from fisher_ld.datasets.titles import fill
 from fisher_ld.preprocessing.candidates import Catalogue, ListWriter
 from fisher_ld.preprocessing.filters import Positives, keep_positives
-from fisher_ld.preprocessing.notes import note_lines, raw_notes, without_text, without_text_lines
+from fisher_ld.preprocessing.notes import WITHOUT_TEXT, note_lines, raw_notes, without_text, without_text_lines
 from fisher_ld.preprocessing.readers import Raw, read_source
 from fisher_ld.preprocessing.report import alike_lines, data_report, popularity_lines, window_lines
 from fisher_ld.preprocessing.splits import (
@@ -37,13 +38,16 @@ from fisher_ld.preprocessing.splits import (
     stream,
 )
 
+TOKENIZER = BASE / "tokenizer.json"
+AT_ONCE = 10_000  # texts
 EXAMPLE = 200  # characters of an unreadable row in a message
 
 
-def preprocess(raw_dir: Path, out_dir: Path, data: DataSet, seed: int) -> dict[str, Any]:
+def preprocess(raw_dir: Path, out_dir: Path, data: DataSet, seed: int, tokenizer: Path = TOKENIZER) -> dict[str, Any]:
     """Writes the folder `out_dir`, all or nothing, and returns the data report. The same files, params and seed give
-    the same values. Raises UserError for a missing or empty file, too many unreadable rows (they are then kept in
-    `out_dir`.rejected.parquet, in the original repository), no users left, or lists that cannot be drawn."""
+    the same values. `tokenizer`: tokenizer.json of the teacher, by which long texts are cut. Raises UserError for a
+    missing or empty file, too many unreadable rows (they are then kept in `out_dir`.rejected.parquet, in the original
+    repository), no users left, or lists that cannot be drawn."""
     fields = sorted({name for _, name, _, _ in Formatter().parse(data.item_text) if name})
     kept_aside = (work_root() / out_dir).with_name(f"{out_dir.name}.rejected.parquet")
     kept_aside.unlink(missing_ok=True)
@@ -57,9 +61,10 @@ def preprocess(raw_dir: Path, out_dir: Path, data: DataSet, seed: int) -> dict[s
         notes = raw_notes(raw, data)
         say(*note_lines(notes, raw.rejected, data))
         say(*_empty_fields(raw.items, fields))
-        described, cut = _with_text(raw.items, data.item_text, data.max_words)
+        described, cut = _with_text(raw.items, data.item_text, data.max_tokens, tokenizer)
         items = described.filter(pl.col("text") != "")
         empty = described.filter(text="")["item"]
+        raw.items.join(items, on="item", how="anti").select("item", "title").write_parquet(folder / WITHOUT_TEXT)
         notes |= {"items_without_text": without_text(empty, raw)}
         say(*without_text_lines(notes["items_without_text"], data.item_text))
         positives, steps = keep_positives(raw, items["item"], data, seed)
@@ -200,19 +205,40 @@ def _split(positives: Positives, role: np.ndarray, data: DataSet) -> Split:
     return split
 
 
-def _with_text(items: pl.DataFrame, template: str, most_words: int) -> tuple[pl.DataFrame, int]:
-    """Items that have a title, with their text, which may be empty; and how many texts were cut."""
+def _with_text(items: pl.DataFrame, template: str, most: int, tokenizer: Path) -> tuple[pl.DataFrame, int]:
+    """Items that have a title, with their text, which may be empty; and how many texts were cut at `most` tokens."""
     titled = items.filter(pl.col("title").is_not_null())
-    whole = [fill(template, row) for row in titled.iter_rows(named=True)]
-    texts = [first_words(text, most_words) for text in whole]
-    cut = [(len(text), i) for i, (text, kept) in enumerate(zip(whole, texts, strict=True)) if text != kept]
-    if cut:
-        longest = max(cut)[1]
-        had, kept = (f"{count_words(text)} words of {len(text)} letters" for text in (whole[longest], texts[longest]))
-        item = titled["item"][longest]
-        of = f"item {item!r} had {had}, of which stay {kept}"
-        say(f"{len(cut)} texts are cut at {most_words} words; {of} (max_words)")
-    return titled.with_columns(pl.Series("text", texts, dtype=pl.String)), len(cut)
+    texts = [fill(template, row) for row in titled.iter_rows(named=True)]
+    had = _cut(texts, most, tokenizer)
+    if had:
+        place = max(had, key=lambda i: had[i])
+        example = f"item {titled['item'][place]!r} had {had[place]}"
+        say(f"{len(had)} texts are cut at {most} tokens of the teacher's tokenizer; {example} (max_tokens)")
+    return titled.with_columns(pl.Series("text", texts, dtype=pl.String)), len(had)
+
+
+def _cut(texts: list[str], most: int, tokenizer: Path) -> dict[int, int]:
+    """Cuts those of more than `most` tokens; returns their places, and how many tokens each had. `tokenizer`: a file
+    that is read where a text may be of so many, for none has more tokens than bytes. Raises UserError where it
+    lacks."""
+    maybe = [i for i, text in enumerate(texts) if len(text.encode()) > most]
+    if not maybe:
+        return {}
+    if not tokenizer.is_file():
+        raise UserError(f"{tokenizer}: no such file, to tell the tokens of long texts; run the stage download_teacher")
+    from tokenizers import Tokenizer
+
+    reader, had = Tokenizer.from_file(str(tokenizer)), {}
+    reader.no_truncation()
+    reader.encode_special_tokens = True  # in a text their names are plain text
+    for begin in range(0, len(maybe), AT_ONCE):
+        places = maybe[begin : begin + AT_ONCE]
+        found = reader.encode_batch([texts[i] for i in places], add_special_tokens=False)
+        for i, offsets in ((i, one.offsets) for i, one in zip(places, found, strict=True)):
+            if len(offsets) > most:
+                had[i] = len(offsets)
+                texts[i] = texts[i][: offsets[most][0]].rstrip()  # before the first letter that is not whole
+    return had
 
 
 def _empty_fields(items: pl.DataFrame, fields: Sequence[str]) -> Iterator[str]:

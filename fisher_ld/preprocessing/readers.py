@@ -125,7 +125,7 @@ def _write_interactions(
     ids = {name: pl.Categories.random() for name in ("user", "item")}
     held = [pl.Series(dtype=pl.Categorical(own)) for own in ids.values()]  # else polars forgets between two blocks
     counts = dict.fromkeys(ids, 0)
-    numbers, file, told, commas = True, "", False, 0
+    numbers, file, told, commas = True, "", False, Counter[str]()
     writer = pq.ParquetWriter(target, schema, compression="lz4", use_dictionary=False, write_statistics=False)
     with writer, ThreadPoolExecutor(1) as behind:
         written: Future[None] | None = None
@@ -135,12 +135,15 @@ def _write_interactions(
             table = block.table.select(pl.col(field).alias(name) for name, field in fields.items())
             if missing:
                 table = table.with_columns(pl.when(~pl.all().is_in(list(missing))).then(pl.all()))
+            if source.own and "timestamp" in fields and table["timestamp"].str.contains(",", literal=True).any():
+                commas["times"] += int(table["timestamp"].str.contains(COMMA).sum())
+                table = table.with_columns(pl.col("timestamp").str.replace(COMMA, "$1.$2"))
             if source.own and not told and "timestamp" in fields and table["timestamp"].count():
                 clock, told = _clock_of(block.file, table["timestamp"], clock), True
             typed, reasons = _check(table, source, clock or Clock())
             rejects.of(block, reasons)
             if source.own and "rating" in fields:
-                commas += int(table["rating"].str.contains(COMMA).sum())
+                commas["ratings"] += int(table["rating"].str.contains(COMMA).sum())
             typed = typed.filter(reasons.is_null()) if reasons.count() else typed
             typed = typed.with_columns(pl.col(name).cast(pl.Categorical(ids[name])).to_physical() for name in ids)
             if len(typed):
@@ -151,8 +154,7 @@ def _write_interactions(
             numbers = numbers and block.is_number(source.item)
         if written:
             written.result()
-    if commas:
-        say(f"{commas} ratings hold a comma, which is read as a decimal one")
+    say(*(f"{count} {what} hold a comma, which is read as a decimal one" for what, count in commas.items() if count))
     users, items = (same_ids(_names(own, counts[name]).rename(name)) for name, own in ids.items())
     del held
     return users, items, numbers

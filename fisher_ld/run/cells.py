@@ -65,7 +65,6 @@ def outdated() -> dict[str, set[str]]:
             graph = repo.index.graph
             needs = {stage.addressing: {needed.addressing for needed in graph.successors(stage)} for stage in graph}
             changed = set(repo.status())
-            cache = Path(repo.cache.local.path)
     except DvcException as error:
         if isinstance(error, YAMLSyntaxError | YAMLValidationError) and LOCK in str(error):
             raise UserError(
@@ -77,10 +76,6 @@ def outdated() -> dict[str, set[str]]:
         raise UserError(
             f"DVC: {error}. It needs a clone by git, or: git init && git add -A && git commit -m start"
         ) from error
-    if cache.exists() and not os.access(cache, os.W_OK):
-        raise UserError(
-            f"DVC's cache {cache} cannot be written: chmod it, or choose another: dvc cache dir --local FOLDER"
-        )
     found: dict[str, set[str]] = {}
     # what does not fit the teacher is said once, before any cell that reads it
     check = {CHECK} & needs.keys()

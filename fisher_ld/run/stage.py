@@ -9,11 +9,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
+from dvc.config import Config, ConfigError
 from pydantic import BaseModel, TypeAdapter
 
 from fisher_ld.config import paths
@@ -53,8 +54,24 @@ def _check_place(params: Params) -> None:
                 f"{folder}: expected a folder, got a link to {os.readlink(folder)}, whose contents DVC cannot track. "
                 "Replace the link by a folder; `dvc cache dir --local OTHER_DISK/cache` has the large files elsewhere"
             )
+    _check_cache()
     store_uri(params.tracking.uri)
     usable_threads(params.cluster.threads)
+
+
+def _check_cache() -> None:
+    """Raises UserError where DVC could not keep what a stage makes. What else is wrong with its settings DVC tells."""
+    own = next((f / ".dvc" for f in (Path.cwd(), *Path.cwd().parents) if (f / ".dvc").is_dir()), None)
+    if own is None or STARTED in os.environ:  # on a node, where DVC need not be
+        return
+    with suppress(ConfigError):
+        cache = Path(Config(own, validate=False).get("cache", {}).get("dir") or own / "cache")
+        for folder in (cache, cache / "files" / "md5"):
+            if folder.exists() and not os.access(folder, os.W_OK):
+                raise UserError(
+                    f"DVC's cache {folder} cannot be written: chmod it, or choose another: "
+                    "dvc cache dir --local FOLDER"
+                )
 
 
 def declared_keys(stage: str, names: Mapping[str, str]) -> tuple[str, ...]:

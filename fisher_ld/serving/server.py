@@ -31,7 +31,7 @@ LARGEST_BODY = 256 * 1024  # bytes of a request
 SUGGESTIONS = 20
 POLICY = "default-src 'self'; img-src data:; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'"
 
-Text = Annotated[str, Field(min_length=1, max_length=4000)]  # more than max_words leaves
+Text = Annotated[str, Field(min_length=1, max_length=4000)]  # more than max_tokens leaves
 T = TypeVar("T")
 History = Annotated[list[Text], Field(min_length=1, max_length=200)]  # oldest first
 

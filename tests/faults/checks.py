@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -96,7 +96,7 @@ def subfolder(world: World) -> None:
 
 def temporary_in_subfolder(world: World) -> None:
     project = in_subfolder(world)
-    outcome = command(project, "dvc", "exp", "run", "--temp", "-S", "data.max_words=99", "preprocess@tiny")
+    outcome = command(project, "dvc", "exp", "run", "--temp", "-S", "data.max_tokens=99", "preprocess@tiny")
     assert outcome.code == 0 and "preprocess@tiny: done" in outcome.said, outcome.said
     same(world, project)
 
@@ -143,7 +143,7 @@ def no_identity(world: World) -> None:
     project = world.project()
     before = (project / "params.yaml").read_text()
     says = "git does not know whose: git config --global user.name NAME"
-    world.refused(project, [CELLS_OF, "-S", "data.max_words=9"], says, GIT_COMMITTER_NAME="")
+    world.refused(project, [CELLS_OF, "-S", "data.max_tokens=9"], says, GIT_COMMITTER_NAME="")
     assert (project / "params.yaml").read_text() == before
 
 
@@ -226,7 +226,8 @@ def read_only_cache(world: World) -> None:
     assert command(project, "dvc", "repro", "download@tiny").code == 0
     _rights(project / ".dvc" / "cache", 0o444)
     says = "DVC's cache .* cannot be written: .* `?dvc cache dir --local FOLDER"
-    world.refused(project, CELLS_OF, says, inject=[["ordinary"]])
+    for cell in (CELLS_OF, "preprocess tiny"):
+        world.refused(project, cell, says, inject=[["ordinary"]])
     _rights(project / ".dvc" / "cache", 0o644)
 
 
@@ -309,20 +310,12 @@ def _half_and_last(cell: str, count: int) -> list[int]:
     return [1] if cell.startswith("efficiency") else [count // 2, count - 1]
 
 
-def full_at_every_write(world: World) -> None:
-    _full(world, PREPARE[1:], lambda cell, count: range(count))
-
-
-def full_in_every_stage(world: World) -> None:
-    _full(world, CELLS[1:], _half_and_last)
-
-
-def _full(world: World, cells: Sequence[str], at: Callable[[str, int], Iterable[int]]) -> None:
-    """No space at these of the writes of each cell."""
+def full_at_every_write(world: World, most: int = 80) -> None:
+    """Of a cell with more writes than `most` at some, evenly."""
     project = world.project(of=world.done)
-    for cell in cells:
+    for cell in CELLS[1:]:
         count, names = _writes(world, cell)
-        for number in at(cell, count):
+        for number in range(0, count, 1 + count // most):
             _without(project, names)
             before = files(project)
             outcome = world.run(project, cell, inject=[["full", number]])

@@ -92,7 +92,7 @@ TABLES = [
     read("22a-jsonl-true", "true for a rating", ALL, "ratings: 0: 60, 1: 180"),
     read("22b-csv-True", "True for a rating", ALL, "ratings: 0: 60, 1: 180"),
     read("27-special-token", "a special token in a title", {"3": "Ad<|im_end|>mission"}),
-    read("28-long-title", "a title of 3000 words", ALL, "1 texts are cut at 128 words; item '3' had 3000"),
+    read("28-long-title", "a title of 3000 words", ALL, "1 texts are cut at 128 tokens .* item '3' had [0-9]{5}"),
     read("29-items-lacking", "few rows of items", {"1": "Title 1"},
          "warning: 81.5% of the interactions name an item without a row"),
     ordered("35-own-subsecond", "times within a second, newest first"),
@@ -174,7 +174,7 @@ FILES = [
         "one sentence each, with the path", checks.read_only),
     Row("read-only-mount", "permissions", "a read-only file system", "one sentence, with the path",
         checks.read_only_mount),
-    Row("read-only-cache", "permissions", "DVC's cache without rights", "refused by `cells` before the first stage",
+    Row("read-only-cache", "permissions", "DVC's cache without rights", "refused before the first stage",
         checks.read_only_cache, slow=True),
     Row("read-only-store", "permissions", "mlflow.db without rights", "refused before the work, with the remedy",
         checks.read_only_store, slow=True),
@@ -201,10 +201,8 @@ STORES = [
 ]  # fmt: skip
 
 ENDS = [
-    Row("full-at-every-write", "full disk", "no space, at each write of download and preprocess",
+    Row("full-at-every-write", "full disk", "no space, at each write of each stage, of the report's at every sixth",
         "one sentence, nothing half-written, and the same results afterwards", checks.full_at_every_write, slow=True),
-    Row("full-in-every-stage", "full disk", "no space, half-way and at the last write of each stage", "the same",
-        checks.full_in_every_stage, slow=True),
     Row("full-file-system", "full disk", "a file system that runs full, under libraries that write by themselves",
         "the same", checks.full_file_system, slow=True),
     Row("killed-with-data", "kill -9", "in each stage of the data, half-way and at the last write",

@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 
 from fisher_ld.core.errors import UserError
-from fisher_ld.datasets.titles import clean
 from fisher_ld.preprocessing.preprocess import _with_text, preprocess
 from tests.faults.tables import CASES, settings
+from tests.teachers import byte_level
 
 
 def test_missing_words_are_missing_titles_too(tmp_path, capsys):
@@ -47,6 +47,8 @@ def test_items_whose_text_is_empty_are_told_with_their_interactions(tmp_path, ca
     report = preprocess(raw, tmp_path / "out", data, 0)
     examples = [str(i) for i in range(2, 41, 2)]
     assert report["items_without_text"] == {"items": 20, "interactions": lost, "examples": examples}
+    listed = pl.read_parquet(tmp_path / "out" / "without_text.parquet")
+    assert listed.rows() == [(item, "T") for item in examples]
     said = f"warning: item_text '{{brand}}' gives 20 items an empty text, such as '2', '4', '6': .* {lost} interactions"
     assert re.search(said, capsys.readouterr().err)
 
@@ -88,15 +90,28 @@ def test_lists_of_categories_lack_missing_words_and_none_at_all_is_told(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("title", "had", "kept"),
+    ("text", "had", "left"),
     [
-        ("神" * 2400, "2400 words of 2400 letters", "128 words of 128 letters"),
-        ("x" * 2400, "1 words of 2400 letters", "1 words of 2048 letters"),
-        ("ab " * 2400, "2400 words of 7199 letters", "128 words of 383 letters"),
+        ("x" * 200, 200, "x" * 128),
+        ("yes " * 200, 200, "yes " * 127 + "yes"),  # the blank that is left out belongs to the next token
+        ("神" * 60, 180, "神" * 42),  # of three bytes, and so tokens: the 43rd would be cut within
+        ("<end>" * 40, 160, "<end>" * 32),  # the name of a special token is plain text
+        ("x" * 128, None, None),
+        ("yes " * 128, None, None),
     ],
 )
-def test_of_a_cut_text_is_told_how_much_there_was_and_stays(tmp_path, capsys, title, had, kept):
-    items = pl.DataFrame({"item": ["1", "2"], "title": [clean(title), "Short"]})
-    assert _with_text(items, "{title}", 128)[1] == 1
-    said = f"1 texts are cut at 128 words; item '1' had {had}, of which stay {kept} (max_words)"
-    assert capsys.readouterr().err.strip() == said
+def test_texts_are_cut_at_tokens_and_counted(tmp_path, capsys, text, had, left):
+    byte_level("<end>").save(str(tmp_path / "tokenizer.json"))
+    items = pl.DataFrame({"item": ["1", "2"], "title": [text, "Short"]})
+    found, cut = _with_text(items, "{title}", 128, tmp_path / "tokenizer.json")
+    assert found["text"].to_list() == [left or text.strip(), "Short"]
+    assert cut == (had is not None)
+    said = f"1 texts are cut at 128 tokens of the teacher's tokenizer; item '1' had {had} (max_tokens)\n"
+    assert capsys.readouterr().err == (said if had else "")
+
+
+def test_without_a_tokenizer_a_long_text_is_refused_and_a_short_one_needs_none(tmp_path):
+    items = pl.DataFrame({"item": ["1"], "title": ["Short"]})
+    assert _with_text(items, "{title}", 128, tmp_path / "none.json")[1] == 0
+    with pytest.raises(UserError, match=r"none.json: no such file, .* run the stage download_teacher"):
+        _with_text(items.with_columns(title=pl.lit("x" * 129)), "{title}", 128, tmp_path / "none.json")
