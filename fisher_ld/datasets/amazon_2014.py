@@ -11,7 +11,7 @@ from typing import Any
 from fisher_ld.config.params import DataSource
 from fisher_ld.datasets.blocks import json_blocks
 from fisher_ld.datasets.kind import Interactions, Items, Part, Record, category
-from fisher_ld.datasets.rows import find, json_lines
+from fisher_ld.datasets.rows import find
 from fisher_ld.datasets.titles import item
 
 ADDRESS = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon/categoryFiles"
@@ -34,10 +34,12 @@ def read_5core(raw: Path, genres: str, literals: bool) -> tuple[Interactions, It
     """`genres`: the field of the metadata with the categories, which the years name differently."""
     path, items = find(raw, "reviews.jsonl.gz"), find(raw, "meta.jsonl.gz")
 
+    names = ("asin", "title", genres, "brand")
+
     def describe(record: Record) -> dict[str, Any]:
         return item(record.get("title"), record.get(genres), brand=record.get("brand"))
 
     return (
         Interactions(path, json_blocks(path, NAMES), *NAMES),
-        Items(items, json_lines(items, literals=literals), "asin", describe),
+        Items(items, lambda fields: json_blocks(items, names, nested=True, literals=literals), "asin", describe),
     )

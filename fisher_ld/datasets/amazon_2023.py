@@ -8,7 +8,7 @@ from typing import Any
 from fisher_ld.config.params import DataSource
 from fisher_ld.datasets.blocks import delimited_blocks, json_blocks
 from fisher_ld.datasets.kind import Interactions, Items, Part, Record, category
-from fisher_ld.datasets.rows import find, json_lines
+from fisher_ld.datasets.rows import find
 from fisher_ld.datasets.titles import item
 
 ADDRESS = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023"
@@ -40,7 +40,8 @@ def _meta(source: DataSource) -> Part:
 
 def _items(raw: Path) -> Items:
     path = find(raw, "meta.jsonl.gz")
-    return Items(path, json_lines(path), "parent_asin", _describe)
+    names = ("parent_asin", "title", "categories", "main_category", "store")
+    return Items(path, lambda fields: json_blocks(path, names, nested=True), "parent_asin", _describe)
 
 
 def _describe(record: Record) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Interactions in columns: a block of a file at a time, row by row only where something in it is odd."""
+"""Tables in columns: a block of a file at a time, row by row only where something in it is odd."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import json
 import re
 from codecs import BOM_UTF8
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import cache, partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -36,7 +39,7 @@ from fisher_ld.datasets.rows import (
     split,
 )
 from fisher_ld.datasets.streams import utf8
-from fisher_ld.datasets.titles import text
+from fisher_ld.datasets.titles import parse, text
 
 SIZE = 1 << 23  # bytes of a block
 AHEAD = 2  # blocks that are parsed at once
@@ -44,6 +47,7 @@ BATCH_ROWS = 50_000  # of Parquet
 SEPARATOR = "\x1f"
 # Python's blanks that a parser in columns does not know, and its own separator
 ODD = (b"\x00", b"\x0b", b"\x0c", b"\x1c", b"\x1d", b"\x1e", SEPARATOR.encode())
+NESTED = r"^[\[{]"  # as polars has lists and objects of JSON in a column of texts
 BLANKS = (b" ", b"\t")  # of ASCII, that a line may hold within
 
 
@@ -51,7 +55,7 @@ BLANKS = (b" ", b"\t")  # of ASCII, that a line may hold within
 class Block:
     """Rows of a file. `table`: the columns asked for, as text; null: missing. `numbers`: of the rows in the file;
     `raw` gives the text of one by its place here. `bad`: rows that cannot be read. `is_number`: whether the file has
-    the values of a column as numbers, which have no leading zeros."""
+    the values of a column as numbers, which have no leading zeros. `careful`: the rows as read one by one."""
 
     file: str
     table: pl.DataFrame
@@ -59,6 +63,16 @@ class Block:
     raw: Callable[[int], str]
     bad: list[Row] = field(default_factory=list)
     is_number: Callable[[str], bool] = lambda name: False
+    careful: Sequence[Row] | None = None
+
+    def records(self) -> Iterator[Mapping[str, Any]]:
+        """Of each row of the table, lists and objects of JSON as such."""
+        if self.careful is not None:
+            yield from (row.record for row in self.careful)
+            return
+        nested = [name for name in self.table.columns if self.table[name].str.contains(NESTED).any()]
+        for record in self.table.iter_rows(named=True):
+            yield record | {name: _unfolded(record[name]) for name in nested} if nested else record
 
 
 def delimited_blocks(
@@ -70,12 +84,15 @@ def delimited_blocks(
     quoted: bool = False,
     encoding: str = "utf-8",
     escape: str | None = None,
+    optional: Sequence[str] = (),
 ) -> Iterator[Block]:
-    """The columns `names` of a delimited file; all else as `rows.delimited` has it, with the same reasons."""
+    """The columns `names` of a delimited file, and those of `optional` that it has; all else as `rows.delimited` has
+    it, with the same reasons."""
     with utf8(path, encoding) as file:
         lines = Lines(file, path.name)
         if header is None:
             header = read_header(path, split(lines, delimiter, quoted, escape), names)
+        names = [*names, *(name for name in optional if name in header)]
 
         def rows() -> Iterator[list[Row]]:
             return (as_rows(*one, header) for one in split(lines, delimiter, quoted, escape))
@@ -84,8 +101,11 @@ def delimited_blocks(
         yield from _in_columns(path, lines, names, (lambda data: None) if escape else parse, rows)
 
 
-def json_blocks(path: Path, names: Sequence[str], encoding: str = "utf-8") -> Iterator[Block]:
-    """The fields `names` of a file with one JSON object a line, as `rows.json_lines` has it."""
+def json_blocks(
+    path: Path, names: Sequence[str], encoding: str = "utf-8", *, nested: bool = False, literals: bool = False
+) -> Iterator[Block]:
+    """The fields `names` of a file with one JSON object a line, as `rows.json_lines` has it. `nested`: they may be
+    lists and objects, which `records` gives."""
     with utf8(path, encoding) as file:
         refuse_array(path, file)
         lines, first = Lines(file, path.name), iter([True])  # who writes a field twice does so from the start
@@ -93,8 +113,8 @@ def json_blocks(path: Path, names: Sequence[str], encoding: str = "utf-8") -> It
             path,
             lines,
             names,
-            lambda data: _objects(data, names, careful=next(first, False)),
-            lambda: ([row] for row in json_rows(lines)),
+            lambda data: _objects(data, names, careful=next(first, False), nested=nested),
+            lambda: ([row] for row in json_rows(lines, literals)),
             _is_json_number,
         )
 
@@ -118,6 +138,12 @@ def parquet_blocks(path: Path, names: Sequence[str]) -> Iterator[Block]:
             bar.advance(len(table) + len(bad))
 
 
+def row_blocks(path: Path, rows: Iterator[Row], names: Sequence[str]) -> Iterator[Block]:
+    """Of rows that are read one by one."""
+    while some := list(islice(rows, BATCH_ROWS)):
+        yield of_rows(path, some, names)
+
+
 def _json(batch: pa.RecordBatch, row: int) -> str:
     return json.dumps(batch.slice(row, 1).to_pylist()[0], default=str, ensure_ascii=False)
 
@@ -130,9 +156,9 @@ def of_rows(path: Path, rows: Iterable[Row], names: Sequence[str]) -> Block:
     bad = [row for row in rows if row.reason is not None]
 
     def is_number(name: str) -> bool:
-        return all(isinstance(row.record.get(name), int | float | None) for row in good)
+        return all(isinstance(row.record.get(name), int | float | Decimal | None) for row in good)
 
-    return Block(path.name, table, [row.number for row in good], lambda i: good[i].raw, bad, is_number)
+    return Block(path.name, table, [row.number for row in good], lambda i: good[i].raw, bad, is_number, good)
 
 
 def _in_columns(
@@ -243,8 +269,9 @@ def _quotes(delimiter: str) -> re.Pattern[bytes]:
     return re.compile(rb"(?:" + one + rb"(?:" + d + one + rb")*+\r?\n)*+")
 
 
-def _objects(data: bytes, names: Sequence[str], careful: bool) -> pl.DataFrame | None:
-    """None where something in the block needs the careful reader, or with `careful` a field may stand twice."""
+def _objects(data: bytes, names: Sequence[str], careful: bool, nested: bool) -> pl.DataFrame | None:
+    """None where something in the block needs the careful reader, or with `careful` a field may stand twice. `nested`:
+    lists and objects are taken, as JSON."""
     codes = np.frombuffer(data, np.uint8)
     controls = codes[codes < ord(" ")].tobytes()  # far faster than to count each in 8 MiB
     if controls.strip(b"\n\r\t"):
@@ -255,12 +282,28 @@ def _objects(data: bytes, names: Sequence[str], careful: bool) -> pl.DataFrame |
         table = pl.read_ndjson(io.BytesIO(data), schema=dict.fromkeys(names, pl.String))
     except (pl.exceptions.PolarsError, UnicodeDecodeError, UserError):
         return None
-    # polars makes a zero of half a surrogate pair
-    odd = pl.any_horizontal(pl.all().str.contains(r"^\s*[\[{]|\x00").any())
+    # polars makes a zero of half a surrogate pair, and of a truth value a text that is not Python's
+    forms = r"^(?:true|false)$|\x00" if nested else r"^\s*[\[{]|\x00"
+    odd = pl.any_horizontal(pl.all().str.contains(forms).any())
     lines = controls.count(b"\n") + (data[-1:] != b"\n")
     if len(table) != lines or table.select(odd).item() or (careful and _repeated(data, table)):
         return None
+    if nested and any(_like_nested(data, table[name]) for name in table.columns):
+        return None
     return _stripped(table)
+
+
+def _like_nested(data: bytes, texts: pl.Series) -> bool:
+    """Whether some of them may be a text that looks like a list or an object."""
+    begun = int(texts.str.contains(NESTED).sum())
+    if not begun:
+        return False
+    values = re.findall(re.escape(_key(texts.name)) + rb'\s*:\s*("\s*)?[\[{]', data)
+    return any(values) or len(values) != begun
+
+
+def _unfolded(value: str | None) -> Any:
+    return parse(value, literals=False) if value and re.match(NESTED, value) else value
 
 
 def _key(name: str) -> bytes:

@@ -48,12 +48,14 @@ class Interactions:
 
 @dataclass(frozen=True)
 class Items:
-    """Where the rows of items come from, the field that holds the id, and how the rest is read."""
+    """Where the rows of items come from, by the names that item_text has, the field that holds the id, and how the
+    rest is read. `rows`: those of a user's table with all its fields, for a message."""
 
     path: Path
-    rows: Iterable[Row]
+    blocks: Callable[[Sequence[str]], Iterable[Block]]
     item: str
     describe: Callable[[Record], dict[str, Any]]  # -> title, categories and whatever else item_text may name
+    rows: Callable[[], Iterable[Row]] | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from fisher_ld.config.params import DataSource
 from fisher_ld.datasets.blocks import delimited_blocks
 from fisher_ld.datasets.kind import Interactions, Items, Part, Record
-from fisher_ld.datasets.rows import delimited, find
+from fisher_ld.datasets.rows import find
 from fisher_ld.datasets.titles import movie
 
 SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
@@ -26,11 +26,11 @@ def read(raw: Path, source: DataSource) -> tuple[Interactions, Items]:
     item_names = (item, "movie_title:token_seq", "release_year:token", "class:token_seq")
     return (
         Interactions(path, delimited_blocks(path, names, "\t"), *names),
-        Items(items, delimited(items, "\t", required=item_names), item, _describe),
+        Items(items, lambda fields: delimited_blocks(items, item_names, "\t"), item, _describe),
     )
 
 
 def _describe(record: Record) -> dict[str, Any]:
     title = record["movie_title:token_seq"]
     title = "" if title in ("unknown", "unkonwn") else title  # as the file spells it
-    return movie(title, record["class:token_seq"].split(" "), record["release_year:token"])
+    return movie(title, (record["class:token_seq"] or "").split(" "), record["release_year:token"])

@@ -7,7 +7,7 @@ from pathlib import Path
 from fisher_ld.config.params import DataSource
 from fisher_ld.datasets.blocks import delimited_blocks
 from fisher_ld.datasets.kind import Interactions, Items, Part
-from fisher_ld.datasets.rows import delimited, find
+from fisher_ld.datasets.rows import find
 from fisher_ld.datasets.titles import movie
 
 ADDRESS = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
@@ -21,8 +21,13 @@ def parts(source: DataSource) -> list[Part]:
 def read(raw: Path, source: DataSource) -> tuple[Interactions, Items]:
     path, items = find(raw, "ratings.dat"), find(raw, "movies.dat")
     names = ("user", "item", "rating", "timestamp")
-    records = delimited(items, "::", header=("item", "title", "genres"), encoding="latin-1")
+    item_names = ("item", "title", "genres")
     return (
         Interactions(path, delimited_blocks(path, names, "::", header=names, encoding="latin-1"), *names),
-        Items(items, records, "item", lambda record: movie(record["title"], record["genres"])),
+        Items(
+            items,
+            lambda fields: delimited_blocks(items, item_names, "::", header=item_names, encoding="latin-1"),
+            "item",
+            lambda record: movie(record["title"], record["genres"]),
+        ),
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from fisher_ld.config.params import DataSource
 from fisher_ld.datasets.blocks import delimited_blocks
 from fisher_ld.datasets.kind import Interactions, Items, Part
-from fisher_ld.datasets.rows import delimited, find
+from fisher_ld.datasets.rows import find
 from fisher_ld.datasets.titles import movie
 
 ADDRESS = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
@@ -20,8 +20,13 @@ def parts(source: DataSource) -> list[Part]:
 def read(raw: Path, source: DataSource) -> tuple[Interactions, Items]:
     path, items = find(raw, "ratings.csv"), find(raw, "movies.csv")
     names = ("userId", "movieId", "rating", "timestamp")
-    records = delimited(items, required=("movieId", "title", "genres"), quoted=True)
+    item_names = ("movieId", "title", "genres")
     return (
         Interactions(path, delimited_blocks(path, names), *names, ratings=(0.5, 5)),
-        Items(items, records, "movieId", lambda record: movie(record["title"], record["genres"])),
+        Items(
+            items,
+            lambda fields: delimited_blocks(items, item_names, quoted=True),
+            "movieId",
+            lambda record: movie(record["title"], record["genres"]),
+        ),
     )

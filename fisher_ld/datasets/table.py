@@ -7,6 +7,7 @@ import csv
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,7 +17,7 @@ from fisher_ld.config.params import DataSource
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.locks import work_root
 from fisher_ld.core.progress import say
-from fisher_ld.datasets.blocks import Block, delimited_blocks, json_blocks, parquet_blocks
+from fisher_ld.datasets.blocks import Block, delimited_blocks, json_blocks, parquet_blocks, row_blocks
 from fisher_ld.datasets.kind import Interactions, Items, Part, Record
 from fisher_ld.datasets.rows import Row, delimited, find, json_lines, parquet
 from fisher_ld.datasets.streams import PACKED, find_encoding, is_empty, utf8
@@ -71,7 +72,13 @@ def read(raw: Path, source: DataSource) -> tuple[Interactions, Items]:
     unknown = (float("-inf"), float("inf"))  # the scale of the ratings
     return (
         Interactions(files[0], _blocks(files, forms, used), *names, ratings=unknown, own=True),
-        Items(items[0], _rows(items, forms, item_names), columns.item, describe),
+        Items(
+            items[0],
+            partial(_item_blocks, items, forms, item_names),
+            columns.item,
+            describe,
+            partial(_rows, items, forms, item_names),
+        ),
     )
 
 
@@ -164,6 +171,23 @@ def _blocks(paths: Sequence[Path], forms: dict[Path, _Form], names: Sequence[str
             yield from json_blocks(path, names, form.encoding)
         else:
             yield from parquet_blocks(path, names)
+
+
+def _item_blocks(
+    paths: Sequence[Path], forms: dict[Path, _Form], names: Sequence[str], fields: Sequence[str]
+) -> Iterator[Block]:
+    """With `fields` too, where there are such; values may be lists and objects."""
+    every = list(dict.fromkeys([*names, *fields]))
+    for path in paths:
+        form = forms[path]
+        if _kind(path) in TEXT:
+            yield from delimited_blocks(
+                path, names, form.delimiter, quoted=True, encoding=form.encoding, escape=form.escape, optional=every
+            )
+        elif _kind(path) in JSON:
+            yield from json_blocks(path, every, form.encoding, nested=True)
+        else:
+            yield from row_blocks(path, parquet(path, every, names), every)
 
 
 def _rows(paths: Sequence[Path], forms: dict[Path, _Form], required: Sequence[str]) -> Iterator[Row]:

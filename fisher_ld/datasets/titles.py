@@ -103,8 +103,9 @@ def article_first(title: str) -> str:
 
 def item(title: Any, genres: Any, /, **others: Any) -> dict[str, Any]:
     """What `item_text` may name of an item: title, categories, `others`, and the title's first words as `short_title`
-    unless that is among `others`."""
-    others.setdefault("short_title", _first_words(clean(title) or "", _SHORT))
+    unless `others` have one."""
+    if others.get("short_title") is None:
+        others["short_title"] = _first_words(clean(title) or "", _SHORT)
     always = {"title": title, "categories": genres}
     return always | others | always
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from fisher_ld.core.progress import say
 from fisher_ld.datasets.blocks import Block
 from fisher_ld.datasets.catalogue import SOURCES
 from fisher_ld.datasets.kind import Interactions, Items
-from fisher_ld.datasets.rows import Row
 from fisher_ld.datasets.titles import categories, clean, text
 from fisher_ld.preprocessing.ids import PADDED, same_id, same_ids
 from fisher_ld.preprocessing.times import Clock, find_clock
@@ -89,25 +87,25 @@ class _Rejects:
         self.kept: list[tuple[str, int, str, str]] = []
         self.rows: Counter[str] = Counter()
 
-    def readable(self, name: str, rows: Iterable[Row]) -> Iterator[Row]:
-        for row in rows:
-            self.rows[row.file or name] += 1
-            if row.reason is None:
-                yield row
-            else:
-                self.add(name, row, row.reason)
+    def count(self, block: Block) -> None:
+        self.rows[block.file] += len(block.table) + len(block.bad)
+        for row in block.bad:
+            self._keep(block.file, row.number, row.reason or "", row.raw)
 
-    def add(self, name: str, row: Row, reason: str) -> None:
-        raw = row.raw or json.dumps(row.record, default=str, ensure_ascii=False)
-        self.kept.append((row.file or name, row.number, reason, raw[:RAW_CHARACTERS]))
+    def add(self, block: Block, place: int, reason: str) -> None:
+        raw = block.raw(place)
+        if not raw and block.careful is not None:
+            raw = json.dumps(block.careful[place].record, default=str, ensure_ascii=False)
+        self._keep(block.file, block.numbers[place], reason, raw)
 
     def of(self, block: Block, reasons: pl.Series) -> None:
         """`reasons`: of each row of the block's table, null of a good one."""
-        self.rows[block.file] += len(block.table) + len(block.bad)
-        for row in block.bad:
-            self.add(block.file, row, row.reason or "")
+        self.count(block)
         for i in reasons.is_not_null().arg_true():
-            self.add(block.file, Row(block.numbers[i], {}, None, block.raw(i)), reasons[i])
+            self.add(block, int(i), reasons[i])
+
+    def _keep(self, file: str, row: int, reason: str, raw: str) -> None:
+        self.kept.append((file, row, reason, raw[:RAW_CHARACTERS]))
 
     def frame(self) -> pl.DataFrame:
         return pl.DataFrame(self.kept, schema=REJECTED, orient="row").sort("file", "row", maintain_order=True)
@@ -219,36 +217,49 @@ def _read_items(
     """One row an item: the first that has a title; how many items have several rows; whether all ids are numbers."""
     numbers = True
     found: dict[str, tuple[Any, ...]] = {}
-    available: dict[str, Any] = {}  # by name, in order
+    described: dict[str, Any] = {}
     repeated: set[str] = set()
-    for row in rejects.readable(source.path.name, source.rows):
-        record = _without(row.record, missing) if missing else row.record
-        item = text(record.get(source.item))
-        if item is None:
-            rejects.add(source.path.name, row, "missing item id")
-            continue
-        numbers &= isinstance(record[source.item], int | float | Decimal)
-        item = same_id(item)
-        described = source.describe(record)
-        used = (record[source.item], *(described.get(name) for name in ("title", "categories", *fields)))
-        if bytes in map(type, used):
-            rejects.add(source.path.name, row, "wrong encoding")
-            continue
-        available.update(described)
-        if item in found:
-            repeated.add(item)
-        if item not in found or (found[item][1] is None and clean(described["title"])):
-            extra = (clean(described.get(name)) for name in fields)
-            found[item] = (item, clean(described["title"]), categories(described["categories"]), *extra)
+    for block in source.blocks(fields):
+        rejects.count(block)
+        numbers = numbers and block.is_number(source.item)
+        for place, raw in enumerate(block.records()):
+            record = _without(raw, missing) if missing else raw
+            item = text(record.get(source.item))
+            if item is None:
+                rejects.add(block, place, "missing item id")
+                continue
+            item = same_id(item)
+            described = source.describe(record)
+            used = (record[source.item], *(described.get(name) for name in ("title", "categories", *fields)))
+            if bytes in map(type, used):
+                rejects.add(block, place, "wrong encoding")
+                continue
+            if item in found:
+                repeated.add(item)
+            if item not in found or (found[item][1] is None and clean(described["title"])):
+                extra = (clean(described.get(name)) for name in fields)
+                found[item] = (item, clean(described["title"]), categories(described["categories"]), *extra)
+    schema = {"item": pl.String, "title": pl.String, "categories": pl.List(pl.String)} | dict.fromkeys(
+        fields, pl.String
+    )
+    table = pl.DataFrame(list(found.values()), schema=schema, orient="row")
+    if table.select(pl.all().is_null().all()).select(pl.any_horizontal("title", *fields)).item():
+        _check_names(source, fields, described)
+    return table, len(repeated), numbers
+
+
+def _check_names(source: Items, fields: Sequence[str], described: Mapping[str, Any]) -> None:
+    """Raises UserError where no item has one of `fields`. `described`: any item."""
+    available: dict[str, Any] = {}  # by name, in order
+    for row in source.rows() if source.rows else ():
+        if row.reason is None:
+            available.update(source.describe(row.record))
+    available = available or dict(described)
     if unknown := [name for name in fields if name not in available]:
         raise UserError(
             f"item_text names {', '.join(f'{{{name}}}' for name in unknown)}, which no item in {source.path} has; "
             f"it may name {', '.join(f'{{{name}}}' for name in available)}"
         )
-    schema = {"item": pl.String, "title": pl.String, "categories": pl.List(pl.String)} | dict.fromkeys(
-        fields, pl.String
-    )
-    return pl.DataFrame(list(found.values()), schema=schema, orient="row"), len(repeated), numbers
 
 
 def _without(record: Mapping[str, Any], missing: Collection[str]) -> dict[str, Any]:

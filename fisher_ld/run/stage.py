@@ -65,12 +65,11 @@ def _check_cache() -> None:
     if own is None or STARTED in os.environ:  # on a node, where DVC need not be
         return
     with suppress(ConfigError):
-        cache = Path(Config(own, validate=False).get("cache", {}).get("dir") or own / "cache")
+        cache = Path(Config(str(own), validate=False).get("cache", {}).get("dir") or own / "cache")
         for folder in (cache, cache / "files" / "md5"):
             if folder.exists() and not os.access(folder, os.W_OK):
                 raise UserError(
-                    f"DVC's cache {folder} cannot be written: chmod it, or choose another: "
-                    "dvc cache dir --local FOLDER"
+                    f"DVC's cache {folder} cannot be written: chmod it, or choose another: dvc cache dir --local FOLDER"
                 )
 
 

@@ -89,6 +89,38 @@ def test_json_blocks_are_what_the_careful_reader_gives(tmp_path, monkeypatch, si
         assert [(n, plain(v)) for n, v in rows] == [(n, plain(v)) for n, v in careful[0]]
 
 
+FOLDED = [
+    '["Books", "Fiction"]', '[["a, b", "c"], ["d"]]', "[]", "{}", '{"name": "Books", "n": 1.5, "m": null, "t": true}',
+    '["\\u00e9 \\"q\\" \\n"]', '["é\\ud83d\\ude00"]',
+]  # fmt: skip
+LIKE_FOLDED = ['"[REC]"', '"{x}"', '"["', '{"i": ["deeper"]}', "['x']", '["\\ud800"]', '{"a": 1, "a": 2}', "true"]
+
+
+@pytest.mark.parametrize("size", [1, 60, 1 << 20])
+def test_records_of_json_blocks_hold_lists_and_objects_as_the_careful_reader_has_them(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(blocks, "SIZE", size)
+    rng, in_columns = random.Random(size), 0
+    for case in range(80):
+        values = VALUES[:5] + FOLDED + LIKE_FOLDED * (case % 2)
+        lines = [
+            f'{{"u": {rng.choice(values)}, "i": {rng.choice(values)}, "z": [1]}}' for _ in range(rng.randrange(12))
+        ]
+        path = tmp_path / f"{case}.jsonl"
+        path.write_text("\n".join(lines))
+        found = list(json_blocks(path, ["i", "u"], nested=True, literals=True))
+        in_columns += sum(block.careful is None for block in found)
+        records = [record for block in found for record in block.records()]
+        careful = [row.record for row in json_lines(path, literals=True) if row.reason is None]
+        assert [[folded(record.get(name)) for name in ("i", "u")] for record in records] == [
+            [folded(record.get(name)) for name in ("i", "u")] for record in careful
+        ]
+    assert in_columns > 20
+
+
+def folded(value):
+    return value if isinstance(value, list | dict) else plain([text(value)])
+
+
 def plain(values):
     """A number and a truth value as either reader writes them."""
     return tuple({"True": "true", "-0": "0", "1000.0": "1000"}.get(value, value) for value in values)

@@ -121,7 +121,11 @@ def test_columns_and_types(processed):
             first = table(processed, name).columns[0]
             numbers = table(processed, name)[first].to_list()
             assert numbers == list(range(len(numbers)))
-    assert {p.name for p in processed.iterdir()} == {"prompt.json", *(f"{name}.parquet" for name in FILES)}
+    assert {p.name for p in processed.iterdir()} == {
+        "prompt.json",
+        "without_text.parquet",
+        *(f"{name}.parquet" for name in FILES),
+    }
 
 
 def test_sequences_are_the_positives_in_order(raw_dir, processed):
