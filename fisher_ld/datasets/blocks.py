@@ -9,7 +9,7 @@ from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cache, partial
 from itertools import islice
@@ -55,7 +55,8 @@ BLANKS = (b" ", b"\t")  # of ASCII, that a line may hold within
 class Block:
     """Rows of a file. `table`: the columns asked for, as text; null: missing. `numbers`: of the rows in the file;
     `raw` gives the text of one by its place here. `bad`: rows that cannot be read. `is_number`: whether the file has
-    the values of a column as numbers, which have no leading zeros. `careful`: the rows as read one by one."""
+    the values of a column as numbers, which have no leading zeros. `nested`: texts that look like lists and objects of
+    JSON are such. `careful`: the rows as read one by one."""
 
     file: str
     table: pl.DataFrame
@@ -63,14 +64,15 @@ class Block:
     raw: Callable[[int], str]
     bad: list[Row] = field(default_factory=list)
     is_number: Callable[[str], bool] = lambda name: False
+    nested: bool = False
     careful: Sequence[Row] | None = None
 
     def records(self) -> Iterator[Mapping[str, Any]]:
-        """Of each row of the table, lists and objects of JSON as such."""
+        """Of each row of the table, with lists and objects."""
         if self.careful is not None:
             yield from (row.record for row in self.careful)
             return
-        nested = [name for name in self.table.columns if self.table[name].str.contains(NESTED).any()]
+        nested = [name for name in self.table.columns if self.nested and self.table[name].str.contains(NESTED).any()]
         for record in self.table.iter_rows(named=True):
             yield record | {name: _unfolded(record[name]) for name in nested} if nested else record
 
@@ -109,7 +111,7 @@ def json_blocks(
     with utf8(path, encoding) as file:
         refuse_array(path, file)
         lines, first = Lines(file, path.name), iter([True])  # who writes a field twice does so from the start
-        yield from _in_columns(
+        found = _in_columns(
             path,
             lines,
             names,
@@ -117,6 +119,7 @@ def json_blocks(
             lambda: ([row] for row in json_rows(lines, literals)),
             _is_json_number,
         )
+        yield from (replace(block, nested=nested) for block in found)
 
 
 def parquet_blocks(path: Path, names: Sequence[str]) -> Iterator[Block]:
@@ -158,7 +161,7 @@ def of_rows(path: Path, rows: Iterable[Row], names: Sequence[str]) -> Block:
     def is_number(name: str) -> bool:
         return all(isinstance(row.record.get(name), int | float | Decimal | None) for row in good)
 
-    return Block(path.name, table, [row.number for row in good], lambda i: good[i].raw, bad, is_number, good)
+    return Block(path.name, table, [row.number for row in good], lambda i: good[i].raw, bad, is_number, careful=good)
 
 
 def _in_columns(

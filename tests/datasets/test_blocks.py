@@ -255,3 +255,12 @@ def test_null_and_lacking_fields_stand_once(tmp_path, capsys):
     path.write_text('{"i":"1","u":null}\n{"i":"i"}\n{"u": null, "i" : "3"}\n')
     rows, _ = outcome(json_blocks(path, ["i", "u"]))
     assert rows == [(1, ("1", None)), (2, ("i", None)), (3, ("3", None))] and capsys.readouterr().err == ""
+
+
+def test_a_delimited_text_that_looks_like_a_list_stays_a_text(tmp_path):
+    path = tmp_path / "items.csv"
+    path.write_text("i,title\n1,[1408]\n2,{}\n")
+    assert [record["title"] for block in delimited_blocks(path, ["i", "title"]) for record in block.records()] == [
+        "[1408]",
+        "{}",
+    ]
