@@ -1,6 +1,7 @@
 import polars as pl
 import pytest
 
+from fisher_ld.core.errors import UserError
 from fisher_ld.preprocessing.notes import note_lines, raw_notes
 from tests.given import given
 from tests.raws import raw_of
@@ -57,3 +58,24 @@ def test_a_time_of_another_unit_among_the_others_is_warned_of(early, said):
     """Seconds of 2017 that are read as milliseconds."""
     lines = [line for line in warnings({5: 5, 1: 5}, early=early) if "1975" in line]
     assert [line.split(" before")[0] for line in lines] == said
+
+
+@pytest.mark.parametrize(
+    ("lacking", "allowed", "said"),
+    [
+        (0, 0.95, "0.0% of the interactions"),
+        (1, 0.95, "1.0% of the interactions"),
+        (2, 0.95, "warning: 2.0% of the interactions"),
+        (20, 0.2, "warning: 20.0% of the interactions"),
+        (21, 0.2, None),
+    ],
+)
+def test_interactions_without_their_item_are_told_warned_of_or_refused(lacking, allowed, said):
+    items = pl.DataFrame({"item": ["i"], "title": ["Title"], "categories": [["c"]]})
+    raw = raw_of([("u", "other" if n < lacking else "i", 5, 1_500_000_000) for n in range(100)], items)
+    data = DATA.model_copy(update={"max_items_lacking": allowed})
+    if said is None:
+        with pytest.raises(UserError, match=r"21.0% of the interactions name an item .*'other'.*max_items_lacking"):
+            raw_notes(raw, data)
+    else:
+        assert any(line.startswith(said) for line in note_lines(raw_notes(raw, data), raw.rejected, data))
