@@ -1,5 +1,5 @@
 FROM python:3.11-slim
-# chromium: for the one test that opens the page of fisher-ld serve
+# chromium: for the tests that open the page of fisher-ld serve
 RUN apt-get update && apt-get install -y --no-install-recommends git make chromium && rm -rf /var/lib/apt/lists/*
 # -S saves an experiment as a commit
 RUN git config --system user.name fisher-ld && git config --system user.email fisher-ld@localhost

@@ -56,7 +56,10 @@ def template_fault(key: str, template: str, allowed: set[str] | None) -> Iterato
         fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
         template.format(**dict.fromkeys(fields, "text"))
     except (ValueError, LookupError, AttributeError) as error:
-        yield f"{key}: {template!r} is not a template ({error}); write {wanted} where the text belongs"
+        yield (
+            f"{key}: {template!r} is not a template ({error}); write {wanted} where the text belongs, and rename a "
+            "column whose name is no word"
+        )
         return
     if not fields or (allowed is not None and fields - allowed):
         yield f"{key}: {template!r} must hold {wanted} and no other field"

@@ -17,6 +17,7 @@ PLOTS = METRICS / "plots"  # what `dvc plots` draws: all cells in one table each
 SUMMARY = METRICS / "summary.json"  # the few numbers that experiments are compared by
 FURTHER = "-further"  # ends the name of a stage in dvc.yaml, of the methods of the first student alone
 PARAMS = Path("params.yaml")
+HISTORY = "history.json"  # {"length": most liked texts in a prompt}, of a data set and of an exported model
 SHALLOW = ("truncated", "layerdrop")  # kinds of teachers with fewer layers
 
 

@@ -67,7 +67,7 @@ def _of_control_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/p
                 yield int(most) - int(used.read_text()) + int(cached[1] if cached else 0)
 
 
-def _has_bf16(device: str) -> bool:
+def has_bf16(device: str) -> bool:
     """Whether the hardware itself multiplies bf16; emulation is several times slower than fp32."""
     import torch
 
@@ -107,7 +107,7 @@ def setup(cluster: Place, precision: str, seed: int) -> Compute:
 
     if cluster.device == "cuda" and not torch.cuda.is_available():
         raise UserError("cluster.device: cuda was asked for, but torch sees no GPU here; set cluster.device: cpu")
-    bf16 = precision != "fp32" and _has_bf16(cluster.device)
+    bf16 = precision != "fp32" and has_bf16(cluster.device)
     if precision == "bf16" and not bf16:
         raise UserError("precision: this hardware does not compute in bf16; set it to fp32, or to auto")
     torch.set_num_threads(usable_threads(cluster.threads))

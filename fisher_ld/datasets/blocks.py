@@ -7,7 +7,7 @@ import json
 import re
 from codecs import BOM_UTF8
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -54,18 +54,24 @@ BLANKS = (b" ", b"\t")  # of ASCII, that a line may hold within
 @dataclass(frozen=True)
 class Block:
     """Rows of a file. `table`: the columns asked for, as text; null: missing. `numbers`: of the rows in the file;
-    `raw` gives the text of one by its place here. `bad`: rows that cannot be read. `is_number`: whether the file has
-    the values of a column as numbers, which have no leading zeros. `nested`: texts that look like lists and objects of
-    JSON are such. `careful`: the rows as read one by one."""
+    `raw` gives the text of one by its place here. `bad`: rows that cannot be read. `are_numbers`: whether the file has
+    the values of a column as numbers, but for those that stand for nothing. `nested`: texts that look like lists and
+    objects of JSON are such. `careful`: the rows as read one by one."""
 
     file: str
     table: pl.DataFrame
     numbers: Sequence[int]
     raw: Callable[[int], str]
     bad: list[Row] = field(default_factory=list)
-    is_number: Callable[[str], bool] = lambda name: False
+    are_numbers: Callable[[str, Collection[str]], bool] = lambda name, missing: False
     nested: bool = False
     careful: Sequence[Row] | None = None
+
+    def is_number(self, name: str, missing: Collection[str]) -> bool:
+        """Whether all values of a column are numbers, which have no leading zeros. `missing`: texts that stand for
+        nothing, as an empty one does."""
+        values = self.table[name].drop_nulls()
+        return values.is_in(list(missing)).all() or self.are_numbers(name, missing)
 
     def records(self) -> Iterator[Mapping[str, Any]]:
         """Of each row of the table, with lists and objects."""
@@ -117,7 +123,7 @@ def json_blocks(
             names,
             lambda data: _objects(data, names, careful=next(first, False), nested=nested),
             lambda: ([row] for row in json_rows(lines, literals)),
-            _is_json_number,
+            _json_numbers,
         )
         yield from (replace(block, nested=nested) for block in found)
 
@@ -137,7 +143,8 @@ def parquet_blocks(path: Path, names: Sequence[str]) -> Iterator[Block]:
                 batch = pa.RecordBatch.from_arrays([decoded(column) for column in kept.columns], names=distinct)
             table = pl.DataFrame([_as_text(name, batch[name]) for name in distinct])
             numeric = frozenset(field.name for field in batch.schema if _is_number(field.type))
-            yield Block(path.name, table, numbers, partial(_json, batch), bad, numeric.__contains__)
+            kinds = lambda name, missing, numeric=numeric: name in numeric  # noqa: E731
+            yield Block(path.name, table, numbers, partial(_json, batch), bad, kinds)
             bar.advance(len(table) + len(bad))
 
 
@@ -158,10 +165,11 @@ def of_rows(path: Path, rows: Iterable[Row], names: Sequence[str]) -> Block:
     table = pl.DataFrame(values, schema=dict.fromkeys(names, pl.String))
     bad = [row for row in rows if row.reason is not None]
 
-    def is_number(name: str) -> bool:
-        return all(isinstance(row.record.get(name), int | float | Decimal | None) for row in good)
+    def are_numbers(name: str, missing: Collection[str]) -> bool:
+        values = (row.record.get(name) for row in good)
+        return all(isinstance(v, int | float | Decimal) for v in values if text(v) not in (None, *missing))
 
-    return Block(path.name, table, [row.number for row in good], lambda i: good[i].raw, bad, is_number, careful=good)
+    return Block(path.name, table, [row.number for row in good], lambda i: good[i].raw, bad, are_numbers, careful=good)
 
 
 def _in_columns(
@@ -170,7 +178,7 @@ def _in_columns(
     names: Sequence[str],
     parse: Callable[[bytes], pl.DataFrame | None],
     rows: Callable[[], Iterator[list[Row]]],
-    is_number: Callable[[bytes, str], bool] = lambda data, name: False,
+    are_numbers: Callable[[bytes, str, Collection[str]], bool] = lambda data, name, missing: False,
 ) -> Iterator[Block]:
     """Blocks of `lines` by `parse`, some at once; by `rows`, from `lines` on, where that gives None."""
     ahead = deque[tuple[bytes, Future[pl.DataFrame | None]]]()
@@ -182,7 +190,7 @@ def _in_columns(
                 return
             data, parsed = ahead.popleft()
             if (table := parsed.result()) is not None:
-                yield _block(path, table, data, lines, partial(is_number, data))
+                yield _block(path, table, data, lines, partial(are_numbers, data))
                 continue
             lines.put(data, *(later for later, _ in ahead))
             found: list[Row] = []
@@ -197,7 +205,13 @@ def _in_columns(
             yield of_rows(path, found, names)
 
 
-def _block(path: Path, table: pl.DataFrame, data: bytes, lines: Lines, is_number: Callable[[str], bool]) -> Block:
+def _block(
+    path: Path,
+    table: pl.DataFrame,
+    data: bytes,
+    lines: Lines,
+    are_numbers: Callable[[str, Collection[str]], bool],
+) -> Block:
     first = lines.number + 1
     lines.number += len(table)
 
@@ -206,7 +220,7 @@ def _block(path: Path, table: pl.DataFrame, data: bytes, lines: Lines, is_number
         return data.split(b"\n")
 
     numbers = range(first, first + len(table))
-    return Block(path.name, table, numbers, lambda i: every()[i].decode().rstrip("\r"), is_number=is_number)
+    return Block(path.name, table, numbers, lambda i: every()[i].decode().rstrip("\r"), are_numbers=are_numbers)
 
 
 def _stripped(table: pl.DataFrame) -> pl.DataFrame:
@@ -298,15 +312,19 @@ def _objects(data: bytes, names: Sequence[str], careful: bool, nested: bool) -> 
 
 def _like_nested(data: bytes, texts: pl.Series) -> bool:
     """Whether some of them may be a text that looks like a list or an object."""
-    begun = int(texts.str.contains(NESTED).sum())
+    begun = int(texts.str.contains(r"^\s*[\[{]").sum())
     if not begun:
         return False
-    values = re.findall(re.escape(_key(texts.name)) + rb'\s*:\s*("\s*)?[\[{]', data)
+    blanks = rb"(?:\s|\\[nrt]|\\u[0-9a-fA-F]{4}|[\x80-\xff])*"  # and what may be one
+    values = re.findall(re.escape(_key(texts.name)) + rb'\s*:\s*("' + blanks + rb")?[\[{]", data)
+    if re.search(rb"\\u00[57][bB]", data):  # a [ or { by its number
+        return True
     return any(values) or len(values) != begun
 
 
 def _unfolded(value: str | None) -> Any:
-    return parse(value, literals=False) if value and re.match(NESTED, value) else value
+    found = parse(value, literals=False) if value and re.match(NESTED, value) else None
+    return value if found is None else found
 
 
 def _key(name: str) -> bytes:
@@ -328,9 +346,12 @@ def _is_number(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
 
 
-def _is_json_number(data: bytes, name: str) -> bool:
+def _json_numbers(data: bytes, name: str, missing: Collection[str]) -> bool:
     key = re.escape(_key(name)) + rb"\s*:\s*"
-    return re.search(key + b'"', data) is None and re.search(key + rb"-?\d", data) is not None
+    if re.search(key + rb"-?\d", data) is None:
+        return False
+    nothing = {"", *missing}
+    return all(value.decode().strip() in nothing for value in set(re.findall(key + rb'"([^"]*)', data)))
 
 
 def _as_text(name: str, column: pa.Array) -> pl.Series:

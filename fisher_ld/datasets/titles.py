@@ -9,8 +9,10 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from functools import lru_cache, partial
 from itertools import islice
+from math import isfinite
 from typing import Any
 
 _ARTICLES = "The|A|An|Les|Le|La|L'|Los|Las|El|Il|Der|Die|Das|Den|Det|Un|Une|Een|Ein|Eine|O|Os"
@@ -47,10 +49,13 @@ _NO_CATEGORY = {"", "unknown", "(no genres listed)"}
 
 
 def text(value: Any) -> str | None:
-    """A scalar as text, without outer space; None if it is missing (NaN too), empty or no scalar."""
+    """A scalar as text, without outer space; None if it is missing (NaN too), empty or no scalar. A float has no
+    exponent, a whole one no decimals."""
     if not isinstance(value, str):
         if value is None or isinstance(value, list | tuple | dict | set) or value != value:
             return None
+        if isinstance(value, float) and isfinite(value):
+            value = format(Decimal(repr(float(value))).normalize(), "f")
         value = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
     if not value.isascii():  # a lone surrogate (JSON can spell one) cannot be stored
         value = value.encode("utf-8", "replace").decode()

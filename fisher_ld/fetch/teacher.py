@@ -90,7 +90,6 @@ def fetch_teacher(
                 piece.unlink()
             convert_gguf(gguf, folder, name)
             gguf.unlink()
-            check(folder)
         else:
             revision = f"@{source.revision}" if source.revision else ""
             address = f"hub:{name}{revision}" if source.kind == "hub" else name
@@ -102,6 +101,7 @@ def fetch_teacher(
             if read(folder / "config.json", name).get("quantization_config"):
                 dequantise(folder, name)
         mend_tokens(folder, name, check_weights(folder, name))
+        check(folder)  # as it was mended
 
 
 def convert_gguf(gguf: Path, folder: Path, name: str) -> None:

@@ -24,7 +24,7 @@ def weight_files(folder: Path, names: Collection[str], name: str) -> set[str]:
     """Those of the files `names` of a model that hold its weights, as transformers chooses: one, else the shards of an
     index, which lies in `folder`. Others hold the same weights once more. Raises UserError where one is missing."""
     single = SINGLE in names or INDEX not in names
-    weights = {SINGLE} if single else set(read(folder / INDEX, name).get("weight_map", {}).values())
+    weights = {SINGLE} if single else _shards(folder / INDEX, name)
     if missing := weights - set(names):
         raise UserError(
             f"teacher {name}: expected the weights {_listed(missing)}, got {_listed(names)}. Other formats can run "
@@ -36,6 +36,16 @@ def weight_files(folder: Path, names: Collection[str], name: str) -> set[str]:
             f"{_listed(more)} left out; the weights are in {SINGLE if single else f'the files that {INDEX} names'}",
         )
     return weights
+
+
+def _shards(index: Path, name: str) -> set[str]:
+    places = read(index, name).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
+        raise UserError(
+            f"teacher {name}: expected a weight_map in {INDEX}, from names of weights to files, got "
+            f"{str(places)[:60]!r}; fetch it again."
+        )
+    return set(places.values())
 
 
 def check_config(folder: Path, name: str) -> Any:
@@ -54,12 +64,13 @@ def check_config(folder: Path, name: str) -> Any:
         )
     found = read(folder / "config.json", name)
     kind, quantised = found.get("model_type"), found.get("quantization_config")
-    if kind not in CONFIG_MAPPING:
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         raise UserError(
             f"teacher {name}: expected a model_type that transformers knows, got {kind!r} in config.json; code that "
             f"comes with a model is never run: {ANOTHER}."
         )
-    if quantised and (method := quantised.get("quant_method")) != FP8:
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+    if quantised is not None and method != FP8:
         raise UserError(
             f"teacher {name}: expected weights that are not quantised, got quantization_config by {method} in "
             "config.json, which cannot be adapted: take the model that they were made from."
@@ -141,8 +152,12 @@ def check_weights(folder: Path, name: str) -> int:
 
 def mend_tokens(folder: Path, name: str, size: int) -> None:
     """Takes from the tokenizer in `folder` added tokens beyond the `size` rows of the embedding, and gives tokenizer
-    and config one padding token. Raises UserError for a tokenizer that is not fast or not the model's."""
+    and config one padding token; the tokenizer is written as one file. Raises UserError for a tokenizer that is not
+    fast or not the model's."""
     tokenizer = check_tokenizer(folder, name)
+    if not (folder / "tokenizer.json").is_file():
+        tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+        tell(name, "tokenizer.json is made of vocab.json and merges.txt")
     if beyond := {token for token, number in tokenizer.get_vocab().items() if number >= size}:
         _take_away(folder, beyond)
         tell(name, f"{_listed(beyond)} taken from the tokenizer, for the embedding has {size} rows alone")

@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from fisher_ld.config.params import DataSet
-from fisher_ld.config.paths import BASE
+from fisher_ld.config.paths import BASE, HISTORY
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import atomic_path, write_json
 from fisher_ld.core.locks import work_root
@@ -71,6 +71,7 @@ def preprocess(raw_dir: Path, out_dir: Path, data: DataSet, seed: int, tokenizer
         shutil.rmtree(work)
         raw.rejected.write_parquet(folder / "rejected.parquet")
         write_json(folder / "prompt.json", data.prompt)
+        write_json(folder / HISTORY, {"length": data.history_length})
         tied = _write_tables(folder, items, positives, data, seed)
         report = data_report(folder, data, raw.rejected, raw.rows, steps, tied) | notes | {"texts_cut": cut}
     say(*alike_lines(report))
@@ -219,9 +220,9 @@ def _with_text(items: pl.DataFrame, template: str, most: int, tokenizer: Path) -
 
 def _cut(texts: list[str], most: int, tokenizer: Path) -> dict[int, int]:
     """Cuts those of more than `most` tokens; returns their places, and how many tokens each had. `tokenizer`: a file
-    that is read where a text may be of so many, for none has more tokens than bytes. Raises UserError where it
-    lacks."""
-    maybe = [i for i, text in enumerate(texts) if len(text.encode()) > most]
+    that is read where a text may be of so many: of ASCII none has more tokens than bytes and a mark of its beginning.
+    Raises UserError where it lacks."""
+    maybe = [i for i, text in enumerate(texts) if len(text) >= most or not text.isascii()]
     if not maybe:
         return {}
     if not tokenizer.is_file():
@@ -229,6 +230,7 @@ def _cut(texts: list[str], most: int, tokenizer: Path) -> dict[int, int]:
     from tokenizers import Tokenizer
 
     reader, had = Tokenizer.from_file(str(tokenizer)), {}
+    reader.no_padding()  # the file may ask for both
     reader.no_truncation()
     reader.encode_special_tokens = True  # in a text their names are plain text
     for begin in range(0, len(maybe), AT_ONCE):

@@ -149,7 +149,7 @@ def _write_interactions(
             if written:
                 written.result()
             written = behind.submit(writer.write_table, typed.to_arrow())
-            numbers = numbers and block.is_number(source.item)
+            numbers = numbers and block.is_number(source.item, missing)
         if written:
             written.result()
     say(*(f"{count} {what} hold a comma, which is read as a decimal one" for what, count in commas.items() if count))
@@ -190,8 +190,9 @@ def _check(frame: pl.DataFrame, source: Interactions, clock: Clock) -> tuple[pl.
         faults.append((clock.none("timestamp"), "no time (0)"))
         read("timestamp", clock.what, possible)
     if source.order is not None:
-        number = pl.col("order").cast(pl.Float64, strict=False)
-        whole = pl.col("order").cast(pl.Int64, strict=False)
+        given = pl.col("order").str.replace(COMMA, "$1.$2") if source.own else pl.col("order")
+        number = given.cast(pl.Float64, strict=False)
+        whole = given.cast(pl.Int64, strict=False)
         order = pl.coalesce(whole, number.cast(pl.Int64, strict=False))
         read("order", "order", number.is_finite() & order.is_not_null())
         faults.append((number != number.floor(), "order that is no whole number"))
@@ -221,7 +222,7 @@ def _read_items(
     repeated: set[str] = set()
     for block in source.blocks(fields):
         rejects.count(block)
-        numbers = numbers and block.is_number(source.item)
+        numbers = numbers and block.is_number(source.item, missing)
         for place, raw in enumerate(block.records()):
             record = _without(raw, missing) if missing else raw
             item = text(record.get(source.item))
@@ -243,13 +244,14 @@ def _read_items(
         fields, pl.String
     )
     table = pl.DataFrame(list(found.values()), schema=schema, orient="row")
-    if table.select(pl.all().is_null().all()).select(pl.any_horizontal("title", *fields)).item():
+    bare = table["categories"].list.len().sum() == 0
+    if bare or table.select(pl.all().is_null().all()).select(pl.any_horizontal("title", *fields)).item():
         _check_names(source, fields, described)
     return table, len(repeated), numbers
 
 
 def _check_names(source: Items, fields: Sequence[str], described: Mapping[str, Any]) -> None:
-    """Raises UserError where no item has one of `fields`. `described`: any item."""
+    """Raises UserError where no item has one of `fields`, or one of the columns of params. `described`: any item."""
     available: dict[str, Any] = {}  # by name, in order
     for row in source.rows() if source.rows else ():
         if row.reason is None:

@@ -50,9 +50,14 @@ def register(run: StageRun, folder: Path, name: str, tags: Mapping[str, Any], hi
                 code_paths=[str(PACKAGE)],
                 signature=signature,
                 input_example=EXAMPLE,
-                pip_requirements=[f"{package}=={version(package)}" for package in NEEDED],
+                pip_requirements=[f"{package}=={version(package).partition('+')[0]}" for package in NEEDED],
                 registered_model_name=name,
             )
         for key, value in tags.items():
             run.client.set_model_version_tag(name, str(info.registered_model_version), key, str(value))
         print(f"registered as models:/{name}/{info.registered_model_version}")
+
+
+def _public(package: str) -> str:
+    """Its version without what only one place has, such as the +cpu of PyTorch."""
+    return version(package).partition("+")[0]

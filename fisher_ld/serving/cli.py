@@ -29,7 +29,8 @@ EXAMPLES = {
 }
 CODES = """
 
-exit codes: 0 done, 1 something to put right (said in one sentence), 2 wrong usage, 130 interrupted
+exit codes: 0 done, 1 something to put right (said in one sentence) or a bug (with its traceback), 2 wrong usage,
+130 interrupted
 """
 ALIKE = 0.95  # of the pairs of candidates in the check of an export: below, 8 bits are warned of
 

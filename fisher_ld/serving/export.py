@@ -21,13 +21,14 @@ from transformers import AutoTokenizer
 from fisher_ld.batches.lists import Lists
 from fisher_ld.batches.packing import mask_of, pack_rows
 from fisher_ld.batches.prompts import Prompts, build_prompts, read_template
+from fisher_ld.config.paths import HISTORY
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import atomic_path, read_json, write_json
 from fisher_ld.kernels.last_layer import only_at_columns
 from fisher_ld.models.scorer import Scorer
 from fisher_ld.serving.card import model_card
 from fisher_ld.serving.onnx import CONTEXT, FP32, OnnxBackend
-from fisher_ld.serving.predictor import HISTORY, INT8, history_length, query_lists
+from fisher_ld.serving.predictor import INT8, history_length, query_lists
 from fisher_ld.serving.recommender import Catalogue
 from fisher_ld.serving.tokenizer import SavedTokenizer
 from fisher_ld.serving.torch_backend import TorchBackend

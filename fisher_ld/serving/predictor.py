@@ -9,18 +9,16 @@ from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import polars as pl
 
 from fisher_ld.batches.lists import Lists, make_lists
 from fisher_ld.batches.prompts import Prompts, build_prompts, read_template
 from fisher_ld.config.params import Prompt
-from fisher_ld.config.paths import DataPaths
+from fisher_ld.config.paths import HISTORY, DataPaths
 from fisher_ld.core.errors import WHOLE, UserError, reading
 from fisher_ld.core.files import read_json
 from fisher_ld.serving.tokenizer import SavedTokenizer
 
 INT8, FP32 = "model.int8.onnx", "model.onnx"  # of an exported folder
-HISTORY = "history.json"  # of an exported folder: {"length": most liked texts that the model reads}
 
 
 class Backend(Protocol):
@@ -109,16 +107,17 @@ def load(folder: str | Path, compute: Any = None, int8: bool = True) -> Predicto
 
 
 def history_length(folder: Path) -> int | None:
-    """How many liked texts a prompt of the model in `folder` holds at most: what its export says, else as the
-    validation lists of its data set have it. None where neither says it. Raises UserError for an export without."""
-    if (folder / HISTORY).is_file() or (folder / INT8).is_file():
-        with reading(folder / HISTORY, WHOLE):
-            return read_json(folder / HISTORY)["length"]
+    """How many liked texts a prompt of the model in `folder` holds at most, as its export or else its data set says.
+    None where neither is there. Raises UserError for an export without."""
     data = DataPaths.around(folder)
-    if data is None or not (data.processed / "val.parquet").is_file():
+    if (folder / HISTORY).is_file() or (folder / INT8).is_file():
+        file = folder / HISTORY
+    elif data and (data.processed / HISTORY).is_file():
+        file = data.processed / HISTORY
+    else:
         return None
-    lengths = pl.scan_parquet(data.processed / "val.parquet", glob=False).select(pl.col("position") - pl.col("start"))
-    return lengths.max().collect().item() or None
+    with reading(file, WHOLE):
+        return read_json(file)["length"]
 
 
 def query_lists(histories: Sequence[Sequence[str]], candidates: Sequence[Sequence[str]]) -> tuple[Lists, list[str]]:

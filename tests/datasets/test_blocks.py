@@ -93,7 +93,22 @@ FOLDED = [
     '["Books", "Fiction"]', '[["a, b", "c"], ["d"]]', "[]", "{}", '{"name": "Books", "n": 1.5, "m": null, "t": true}',
     '["\\u00e9 \\"q\\" \\n"]', '["é\\ud83d\\ude00"]',
 ]  # fmt: skip
-LIKE_FOLDED = ['"[REC]"', '"{x}"', '"["', '{"i": ["deeper"]}', "['x']", '["\\ud800"]', '{"a": 1, "a": 2}', "true"]
+LIKE_FOLDED = [
+    '" [REC]"',
+    '"\\u005b1408]"',
+    '"\\n[1]"',
+    '"\u00a0[1]"',
+    "1990.0",
+    "1e16",
+    '"[REC]"',
+    '"{x}"',
+    '"["',
+    '{"i": ["deeper"]}',
+    "['x']",
+    '["\\ud800"]',
+    '{"a": 1, "a": 2}',
+    "true",
+]
 
 
 @pytest.mark.parametrize("size", [1, 60, 1 << 20])
@@ -102,8 +117,10 @@ def test_records_of_json_blocks_hold_lists_and_objects_as_the_careful_reader_has
     rng, in_columns = random.Random(size), 0
     for case in range(80):
         values = VALUES[:5] + FOLDED + LIKE_FOLDED * (case % 2)
+        inner = "i" if case % 4 == 3 else "k"
         lines = [
-            f'{{"u": {rng.choice(values)}, "i": {rng.choice(values)}, "z": [1]}}' for _ in range(rng.randrange(12))
+            f'{{"u": {rng.choice(values)}, "i": {rng.choice(values)}, "z": {{"{inner}": ["x"]}}}}'
+            for _ in range(rng.randrange(12))
         ]
         path = tmp_path / f"{case}.jsonl"
         path.write_text("\n".join(lines))

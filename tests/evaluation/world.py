@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from fisher_ld.batches.lists import Lists, read_lists, read_tests
-from fisher_ld.config.paths import DataPaths
+from fisher_ld.config.paths import HISTORY, DataPaths
 from fisher_ld.core.files import write_json
 from fisher_ld.evaluation.baselines.catalogue import rivals_of
 from fisher_ld.evaluation.scores import Scores, write_scores
@@ -66,6 +66,7 @@ def write_processed(folder: Path) -> None:
             rows.append(row | {"candidates": candidates.tolist(), "positive": positive})
         pl.DataFrame(rows).write_parquet(folder / f"{name}.parquet")
     write_json(folder / "prompt.json", PROMPT)
+    write_json(folder / HISTORY, {"length": 3})
 
 
 def write_model(folder: Path, layers: int, tokenizer: PreTrainedTokenizerFast | None = None) -> None:

@@ -146,6 +146,9 @@ def test_the_tokenizer_of_another_model_is_refused(lay, mine):
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "config by gptq"),
         ({"quantization_config": {"quant_method": "awq"}}, r"config by awq .*the model that they were made from"),
         ({"quantization_config": {"load_in_8bit": True}}, "config by None"),
+        ({"quantization_config": {}}, "config by None"),
+        ({"quantization_config": "int4"}, "config by int4"),
+        ({"model_type": ["llama"]}, r"transformers knows, got \['llama'\]"),
         ({"num_attention_heads": "four"}, "does not read its config.json .*num_attention_heads"),
         ({"vocab_size": 250}, "config.json and weights may be of two models"),
         ({"num_hidden_layers": 4}, r"none for model.layers.3.input_layernorm.weight, .* \(9 missing\)"),
@@ -239,6 +242,39 @@ def test_one_file_goes_before_an_index_that_another_save_has_left(lay, mine):
     index = {"weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}
     (mine / "model.safetensors.index.json").write_text(json.dumps(index))
     assert [path.name for path in lay().glob("*.safetensors")] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("places", [[], {}, None, {"lm_head.weight": 1}])
+def test_an_index_that_names_no_files_is_refused(lay, mine, places):
+    write_teacher(mine, max_shard_size="10KB")
+    change(mine / "model.safetensors.index.json", {"weight_map": places})
+    with pytest.raises(UserError, match=r"expected a weight_map in model.safetensors.index.json, .* fetch it again"):
+        lay()
+
+
+def test_a_tokenizer_of_several_files_is_written_as_one(lay, mine, capsys):
+    """Which preprocess reads."""
+    write_teacher(mine, "gpt2", tokenizer=fast("byte-level", "<|endoftext|>"))
+    expected = AutoTokenizer.from_pretrained(mine)("w1 yes, or no?").input_ids
+    model = json.loads((mine / "tokenizer.json").read_text())["model"]
+    (mine / "tokenizer.json").unlink()
+    (mine / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (mine / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in model["merges"]))
+    change(mine / "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer"})
+    base = lay()
+    assert AutoTokenizer.from_pretrained(base)("w1 yes, or no?").input_ids == expected
+    assert Tokenizer.from_file(str(base / "tokenizer.json")).encode("w1 yes, or no?").ids == expected
+    assert "mine: tokenizer.json is made of vocab.json and merges.txt" in capsys.readouterr().err
+
+
+def test_what_is_accepted_is_the_teacher_as_it_was_mended(tmp_path, mine):
+    write_teacher(mine)
+    add(mine, additional_special_tokens=["<yes>"])
+    seen = []
+    source = TeacherSource(kind="local", name=str(mine), revision=None)
+    accept = lambda config, tokenizer: seen.append("<yes>" in tokenizer.get_vocab())  # noqa: E731
+    fetch_teacher(source, tmp_path / "base", tmp_path, tmp_path / "lock.json", accept)
+    assert seen == [True, False]
 
 
 def test_fp8_is_dequantised(lay, mine, capsys):

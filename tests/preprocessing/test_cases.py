@@ -9,7 +9,7 @@ import pytest
 from fisher_ld.core.errors import UserError
 from fisher_ld.preprocessing.preprocess import _with_text, preprocess
 from tests.faults.tables import CASES, settings
-from tests.teachers import byte_level
+from tests.teachers import byte_level, sentence_pieces
 
 
 def test_missing_words_are_missing_titles_too(tmp_path, capsys):
@@ -108,6 +108,22 @@ def test_texts_are_cut_at_tokens_and_counted(tmp_path, capsys, text, had, left):
     assert cut == (had is not None)
     said = f"1 texts are cut at 128 tokens of the teacher's tokenizer; item '1' had {had} (max_tokens)\n"
     assert capsys.readouterr().err == (said if had else "")
+
+
+def test_what_a_tokenizer_pads_is_no_token(tmp_path):
+    tokenizer = byte_level("<end>")
+    tokenizer.enable_padding(length=256, direction="left")
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    items = pl.DataFrame({"item": ["1", "2"], "title": ["yes " * 99 + "yes", "x" * 200]})
+    found, cut = _with_text(items, "{title}", 128, tmp_path / "tokenizer.json")
+    assert found["text"].to_list() == ["yes " * 99 + "yes", "x" * 128] and cut == 1
+
+
+@pytest.mark.parametrize(("text", "left"), [("1" * 128, "1" * 127), ("1" * 127, "1" * 127), ("ﷺ" * 43, "ﷺ" * 42)])
+def test_a_tokenizer_that_sets_a_mark_before_a_text_cuts_it_too(tmp_path, text, left):
+    sentence_pieces().save(str(tmp_path / "tokenizer.json"))
+    items = pl.DataFrame({"item": ["1"], "title": [text]})
+    assert _with_text(items, "{title}", 128, tmp_path / "tokenizer.json")[0]["text"].to_list() == [left]
 
 
 def test_without_a_tokenizer_a_long_text_is_refused_and_a_short_one_needs_none(tmp_path):

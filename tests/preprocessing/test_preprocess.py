@@ -12,6 +12,7 @@ from fisher_ld.batches.lists import read_lists, read_sequences
 from fisher_ld.batches.prompts import read_template
 from fisher_ld.config.params import Columns, DataSource
 from fisher_ld.core.errors import UserError
+from fisher_ld.core.files import read_json
 from fisher_ld.preprocessing.preprocess import preprocess
 from tests.given import given
 
@@ -123,9 +124,14 @@ def test_columns_and_types(processed):
             assert numbers == list(range(len(numbers)))
     assert {p.name for p in processed.iterdir()} == {
         "prompt.json",
+        "history.json",
         "without_text.parquet",
         *(f"{name}.parquet" for name in FILES),
     }
+
+
+def test_the_longest_history_is_said(processed):
+    assert read_json(processed / "history.json") == {"length": 4}
 
 
 def test_sequences_are_the_positives_in_order(raw_dir, processed):

@@ -213,6 +213,46 @@ def test_tables_in_rarer_formats(tmp_path, form):
     assert not len(raw.rejected)
 
 
+@pytest.mark.parametrize("without_id", ["", "N/A", None])
+@pytest.mark.parametrize("side", ["items", "interactions"])
+def test_a_row_without_an_id_does_not_make_numbers_texts(tmp_path, side, without_id):
+    """Else the leading zeros of the other file would count."""
+    numbers = [{"user_id": "a", "item_id": 7, "title": "Seven", "pos": 1}, {"user_id": "a", "item_id": 8, "pos": 2}]
+    texts = ["user_id,item_id,title,pos", "a,07,Seven,1", "a,08,Eight,2"]
+    other = {"items": "interactions", "interactions": "items"}[side]
+    more = [] if without_id is None else [{"user_id": "a", "item_id": without_id, "title": "?", "pos": 3}]
+    write(tmp_path, {f"{side}.jsonl": numbers + more, f"{other}.csv": texts})
+    raw = read(tmp_path, DataSource(**TABLE, columns=Columns(**NAMES, order="pos")), missing=["N/A"])
+    assert {row[1] for row in rows(raw)} == set(raw.items["item"]) == {"7", "8"}
+
+
+def test_a_number_of_json_reads_the_same_whatever_else_the_block_holds(tmp_path):
+    given = [1990.0, 1e16, 1e-7, 1.5, -3]
+    items = [{"item_id": n, "title": "T", "year": year} for n, year in enumerate(given)]
+    odd = {"item_id": 99, "title": "[REC]", "year": "true"}
+    for case, more in enumerate(([], [odd])):
+        folder = tmp_path / str(case)
+        folder.mkdir()
+        write(folder, {"interactions.csv": ["user_id,item_id,pos", "a,1,1"], "items.jsonl": [*items, *more]})
+        raw = read(folder, DataSource(**TABLE, columns=Columns(**NAMES, order="pos")), fields=["year"])
+        assert raw.items["year"].to_list()[:5] == ["1990", "10000000000000000", "0.0000001", "1.5", "-3"]
+
+
+def test_a_column_that_no_item_has_is_refused_in_a_long_file_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("fisher_ld.datasets.table.SAMPLED_ITEMS", 2)
+    items = [{"item_id": n, "title": "T", "tags": ["t"]} for n in range(5)]
+    write(tmp_path, {"interactions.csv": ["user_id,item_id,pos", "a,1,1"], "items.jsonl": items})
+    with pytest.raises(UserError, match="no row has a field cat; there are item_id, title, tags"):
+        read(tmp_path, DataSource(**TABLE, columns=Columns(**NAMES, order="pos", categories="cat")))
+
+
+def test_an_order_may_have_a_decimal_comma(tmp_path):
+    lines = ["user_id;item_id;pos", "a;x;2,0", "a;y;1"]
+    write(tmp_path, {"interactions.csv": lines, "items.jsonl": [{"item_id": "x", "title": "X"}]})
+    raw = read(tmp_path, DataSource(**TABLE, columns=Columns(**NAMES, order="pos")))
+    assert by_id(raw).rows() == [("a", "x", None, None, 2), ("a", "y", None, None, 1)]
+
+
 def test_a_table_with_order_only(tmp_path):
     write(
         tmp_path,

@@ -55,6 +55,13 @@ def test_recommendations_and_a_word_on_what_is_no_item(model, capsys):
     assert "no item has the title or text 'unheard of'" in err
 
 
+def test_recommendations_for_lines_of_json(model, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"id": 7, "history": ["m1"]}\n{"history": []}\n'))
+    assert main(["recommend", model, "-k", "3"]) == 0
+    first, second = lines(capsys)
+    assert first["id"] == 7 and len(first["items"]) == len(second["items"]) == 3
+
+
 def test_a_file_of_queries(model, tmp_path, capsys):
     pl.DataFrame({"history": [["m1"]], "candidates": [["m2", "m3"]]}).write_parquet(tmp_path / "in.parquet")
     assert main(["score", model, str(tmp_path / "in.parquet"), "--out", str(tmp_path / "out.parquet")]) == 0
@@ -110,6 +117,14 @@ def test_an_error_of_the_program_keeps_its_traceback(model, monkeypatch):
     monkeypatch.setattr("fisher_ld.serving.predictor.load", broken)
     with pytest.raises(ValueError, match="shapes differ"):
         main(["rank", model, "--history", "m1", "--candidates", "m2"])
+
+
+def test_an_interrupt_is_exit_code_130(model, monkeypatch):
+    def interrupted(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fisher_ld.serving.predictor.load", interrupted)
+    assert main(["rank", model, "--history", "m1", "--candidates", "m2"]) == 130
 
 
 @pytest.mark.parametrize("command", EXAMPLES)

@@ -169,7 +169,7 @@ def test_a_query_longer_than_the_context_is_refused(world):
         load(world[0]).score([["m1 " * 70]], [["m2"]])
 
 
-def test_of_a_long_history_the_latest_are_read_as_many_as_in_the_validation_lists(world, tmp_path):
+def test_of_a_long_history_the_latest_are_read_as_many_as_the_data_set_says(world, tmp_path):
     predictor = load(world[0])
     assert predictor.history_length == 3
     long = [f"m{i}" for i in range(9)]

@@ -4,9 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from fisher_ld.config.paths import HISTORY
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import write_json
-from fisher_ld.serving.predictor import HISTORY
 from fisher_ld.serving.recommender import Catalogue, Recommender, load_recommender, read_catalogue
 from tests.evaluation.world import ITEMS, write_model
 from tests.serving.conftest import student

@@ -22,9 +22,14 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.onnx import same_rank
+from fisher_ld.batches.lists import read_lists, read_texts
 from fisher_ld.config.paths import DataPaths
+from fisher_ld.core.compute import Compute, has_bf16
 from fisher_ld.core.files import read_json
+from fisher_ld.evaluation.scores import read_scores
 from fisher_ld.run.tracking import STAGE
+from fisher_ld.serving.predictor import load
 
 ROOT = Path(__file__).parents[2]
 DATA, METHODS, SEEDS = "movielens-100k", ["none", "uniform", "fisher-ld"], [0, 1]
@@ -213,6 +218,20 @@ def test_the_nested_runs_have_the_curves(project):
     for step in (0, 2, 4, 6, 8, 10):  # the start, and each update of Eq. 9
         assert sum(values.pop(step) for values in weights) == pytest.approx(1, abs=1e-5)
     assert not any(weights)
+
+
+def test_free_text_gets_the_scores_that_the_stages_stored(project):
+    """In their precision, which is bf16 where the hardware computes it."""
+    paths, bf16 = DataPaths(DATA, project / "data"), has_bf16("cpu")
+    lists, texts = read_lists(paths.processed, "val"), read_texts(paths.processed)
+    histories = [[texts[item] for item in lists.history(i)] for i in range(len(lists))]
+    asked = [[texts[item] for item in candidates] for candidates in lists.candidates]
+    for model in ("teacher", "small/fisher-ld"):
+        found = load(paths.model(model, 0), Compute(torch.device("cpu"), bf16)).score(histories, asked)
+        stored = read_scores(paths.validation(model, 0), lists).values
+        assert same_rank(found, stored, lists.positive) >= 0.99
+        if not bf16:
+            np.testing.assert_allclose(np.concatenate(found), np.concatenate(stored), atol=1e-5)
 
 
 def test_a_second_repro_runs_nothing(project):

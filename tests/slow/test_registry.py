@@ -13,9 +13,11 @@ from urllib.request import Request, urlopen
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.models import Model
 
 from fisher_ld.core.errors import UserError
-from fisher_ld.run.registry import EXAMPLE, register
+from fisher_ld.run.registry import EXAMPLE, NEEDED, register
 from fisher_ld.serving.predictor import load
 from tests.evaluation.world import write_model
 from tests.run.test_tracking import stage_run
@@ -81,6 +83,13 @@ def test_mlflow_serves_what_was_registered(registered):
         assert status == 400 and "history" in answer["message"]
         status, answer = invoke(address, {"dataframe_records": [{"history": ["m1"] * 90, "candidates": ["b"]}]})
         assert status == 400 and "the model's context ends at 64" in answer["message"]
+        logged = Path(download_artifacts("models:/films/2", tracking_uri=uri))
+        signature = Model.load(str(logged)).signature
+        assert signature.inputs.input_names() == ["history", "candidates"]
+        assert signature.outputs.input_names() == ["scores", "order"]
+        assert EXAMPLE in json.loads((logged / "input_example.json").read_text()).values()
+        pins = (logged / "requirements.txt").read_text().split()
+        assert {pin.split("==")[0] for pin in pins} == set(NEEDED) and not [pin for pin in pins if "+" in pin]
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
