@@ -57,7 +57,7 @@ def _imported(*folders: str) -> set[str]:
 
 def _module(requirement: str) -> str:
     name = re.split(r"[=<>\[]", requirement)[0].lower()
-    others = {"scikit-learn": "sklearn", "nvidia-ml-py": "pynvml", "ruamel.yaml.clib": "_ruamel_yaml"}
+    others = {"nvidia-ml-py": "pynvml", "ruamel.yaml.clib": "_ruamel_yaml"}
     return others.get(name, name.split(".")[0])  # ruamel.yaml is imported as ruamel
 
 
