@@ -30,6 +30,7 @@ from fisher_ld.core.files import read_json
 from fisher_ld.evaluation.scores import read_scores
 from fisher_ld.run.tracking import STAGE
 from fisher_ld.serving.predictor import load
+from tests.given import given
 
 ROOT = Path(__file__).parents[2]
 DATA, METHODS, SEEDS = "movielens-100k", ["none", "uniform", "fisher-ld"], [0, 1]
@@ -221,13 +222,15 @@ def test_the_nested_runs_have_the_curves(project):
 
 
 def test_free_text_gets_the_scores_that_the_stages_stored(project):
-    """In their precision, which is bf16 where the hardware computes it."""
+    """In their precision, which is bf16 where the hardware computes it, and with as many rows at once: bf16 rounds
+    other batches otherwise."""
     paths, bf16 = DataPaths(DATA, project / "data"), has_bf16("cpu")
+    compute = Compute(torch.device("cpu"), bf16, given().cluster.batch_users)
     lists, texts = read_lists(paths.processed, "val"), read_texts(paths.processed)
     histories = [[texts[item] for item in lists.history(i)] for i in range(len(lists))]
     asked = [[texts[item] for item in candidates] for candidates in lists.candidates]
     for model in ("teacher", "small/fisher-ld"):
-        found = load(paths.model(model, 0), Compute(torch.device("cpu"), bf16)).score(histories, asked)
+        found = load(paths.model(model, 0), compute).score(histories, asked)
         stored = read_scores(paths.validation(model, 0), lists).values
         assert same_rank(found, stored, lists.positive) >= 0.99
         if not bf16:

@@ -87,7 +87,7 @@ def test_mlflow_serves_what_was_registered(registered):
         signature = Model.load(str(logged)).signature
         assert signature.inputs.input_names() == ["history", "candidates"]
         assert signature.outputs.input_names() == ["scores", "order"]
-        assert EXAMPLE in json.loads((logged / "input_example.json").read_text()).values()
+        assert json.loads((logged / "input_example.json").read_text()) == EXAMPLE
         pins = (logged / "requirements.txt").read_text().split()
         assert {pin.split("==")[0] for pin in pins} == set(NEEDED) and not [pin for pin in pins if "+" in pin]
     finally:
