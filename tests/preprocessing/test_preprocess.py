@@ -15,6 +15,7 @@ from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json
 from fisher_ld.preprocessing.preprocess import preprocess
 from tests.given import given
+from tests.teachers import byte_level
 
 COLUMNS = {"user": "user_id", "item": "item_id", "title": "title"}
 TABLE = DataSource(
@@ -676,7 +677,8 @@ def test_real_tables_if_at_hand(tmp_path, name, source, files, expected):
     for file in folder.iterdir():
         (raw / files.get(file.name, file.name)).symlink_to(file)
     data = data_set(source=source, item_core=3, item_text="{title}", eval_negatives=9)
-    report = preprocess(raw, tmp_path / "out", data, 0)
+    byte_level().save(str(tmp_path / "tokenizer.json"))
+    report = preprocess(raw, tmp_path / "out", data, 0, tmp_path / "tokenizer.json")
     assert report["filters"][0] == {
         "step": "read",
         **dict(zip(("users", "items", "interactions"), expected, strict=True)),
