@@ -326,7 +326,7 @@ def full_at_every_write(world: World, most: int = 80) -> None:
 
 
 def full_file_system(world: World) -> None:
-    with small_disk(world.place(), 64) as disk:
+    with small_disk(world.place(), 256) as disk:
         project, filler = disk / "project", disk / "filler"
         shutil.copytree(world.done, project)
         for cell in CELLS[2:]:
