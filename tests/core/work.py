@@ -51,7 +51,9 @@ def divided(folder: Path, scorer: Scorer, bf16: bool = False) -> Scorer:
         scorer.model.save_pretrained(folder / "model")
     ranks.gather(None)
     shard = ranks.world() > 1
-    return Scorer.placed(folder / "model", Compute(torch.device("cpu"), bf16, shard=shard), frozen=bf16)
+    copy = Scorer.placed(folder / "model", Compute(torch.device("cpu"), bf16, shard=shard), frozen=bf16)
+    ranks.gather(None)  # all have read it before the next one is written there
+    return copy
 
 
 def resumed(folder: Path, settings: Adapt) -> np.ndarray:
