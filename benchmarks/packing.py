@@ -59,7 +59,7 @@ def main() -> None:
     teacher, processed = paths.model("teacher", run.teacher_seeds[0]), paths.processed
     scorer = Scorer.load(teacher).on(Compute(torch.device("cpu"), bf16=False))
     prompts = saved_prompts(teacher, processed)
-    for name in ("test_matched", "train"):
+    for name in ("test_matched", "labelled"):
         lists = read_lists(processed, name)
         windows = [lists.windows()[i] for i in np.random.default_rng(0).permutation(len(lists.windows()))]
         windows = windows[: options.users]

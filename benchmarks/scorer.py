@@ -61,12 +61,12 @@ def main() -> None:
         return take(lists, np.sort(np.concatenate([windows[i] for i in chosen])))
 
     def training(seed: int) -> None:
-        train = some("train", seed)
+        labelled = some("labelled", seed)
         scorer.requires_grad_(True)
         with scorer.only_rows(prompts):
             optimizer = torch.optim.AdamW(scorer.parameters(), lr=0.0, fused=True)
-            for window in train.windows():
-                scorer(scorer.pack(train, [window], prompts)).logits.sum().backward()
+            for window in labelled.windows():
+                scorer(scorer.pack(labelled, [window], prompts)).logits.sum().backward()
                 optimizer.step()
                 optimizer.zero_grad()
         scorer.requires_grad_(False)

@@ -3,7 +3,9 @@ lists of a first stage."""
 
 from __future__ import annotations
 
-from fisher_ld.batches.lists import read_lists, read_tests
+import numpy as np
+
+from fisher_ld.batches.lists import MAIN, read_lists, read_tests, take
 from fisher_ld.config.params import Params
 from fisher_ld.config.paths import DataPaths, cell, rival
 from fisher_ld.core.files import write_json
@@ -18,6 +20,7 @@ from fisher_ld.evaluation.two_stage import (
     two_stage,
     write_lists,
 )
+from fisher_ld.preprocessing.splits import with_long_lists
 from fisher_ld.run.stage import stage
 from fisher_ld.run.tracking import StageRun
 
@@ -40,9 +43,10 @@ def main(params: Params, run: StageRun, data: str) -> None:
 def _write_two_stage(paths: DataPaths, quality: dict[str, float], seed: int) -> str:
     """Returns whose best they are."""
     tests, cold = read_tests(paths), read_cold(paths.processed)
-    main = next(iter(tests.values()))
+    few = with_long_lists(np.arange(len(tests[MAIN])), seed)
+    main, whole = take(tests[MAIN], few), pools(tests, cold, read_touched(paths.processed))
     name = choose_first_stage(quality, bool(cold.any()))
-    made = two_stage(fit_chosen(paths, name), main, pools(tests, cold, read_touched(paths.processed)), seed)
+    made = two_stage(fit_chosen(paths, name), main, [whole[number] for number in few], seed)
     write_lists(paths.test_lists("two-stage"), made.lists)
     missing = {"lists": len(main), "missing": int(made.missing.sum()), "share_missing": float(made.missing.mean())}
     write_json(cell("rivals", paths.name) / "two_stage.json", {"first_stage": name, **missing})

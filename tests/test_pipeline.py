@@ -67,6 +67,14 @@ def test_where_a_thing_ran_is_no_parameter(stage):
     assert not [key for key in body(stage).get("params", []) if key.split(".")[0] in ("cluster", "tracking")]
 
 
+def test_more_test_users_or_families_train_nothing_anew():
+    reached = {stage for stage in STAGES if any("processed_test" in path for path in body(stage)["deps"])}
+    scored = {stage for stage in STAGES if stage.startswith("score_")}
+    assert reached == scored | {"rivals", "evaluate", "efficiency"}
+    trained = [stage for stage in STAGES if "data" in body(stage).get("params", [])]
+    assert trained == ["preprocess", "rivals"]
+
+
 def test_beta_reaches_only_the_layer_weights():
     reached = [s for s in STAGES for key in body(s).get("params", []) if key in ("fisher", "fisher.beta")]
     assert reached == ["layer_weights", f"layer_weights{FURTHER}"]
@@ -103,6 +111,7 @@ def files_of_a_run():
         yield from (
             data.raw,
             data.processed,
+            data.processed_test,
             data.item_states,
             data.rivals,
             data.first_stage,

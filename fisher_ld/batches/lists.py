@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from fisher_ld.config.params import Family
-from fisher_ld.config.paths import DataPaths
+from fisher_ld.config.paths import DataPaths, for_tests
 from fisher_ld.core.errors import UserError
 
 
@@ -93,15 +93,20 @@ def _table(path: Path) -> pl.LazyFrame:
     return pl.scan_parquet(path, glob=False)
 
 
+def list_file(processed: Path, name: str) -> Path:
+    """`name`: labelled, transfer, val or test_FAMILY."""
+    return (for_tests(processed) if name.startswith("test_") else processed) / f"{name}.parquet"
+
+
 def read_lists(processed: Path, name: str) -> Lists:
-    """`name`: labelled, transfer, val or test_FAMILY. Raises UserError where preprocess has not written it."""
-    (lists,) = _read(processed, [processed / f"{name}.parquet"])
+    """Those of `list_file`. Raises UserError where preprocess has not written it."""
+    (lists,) = _read(processed, [list_file(processed, name)])
     return lists
 
 
 def read_taught(processed: Path) -> Lists:
     """What a teacher's answers are kept for: the labelled lists, then those of transfer windows."""
-    return concat(*_read(processed, [processed / f"{name}.parquet" for name in ("labelled", "transfer")]))
+    return concat(*_read(processed, [list_file(processed, name) for name in ("labelled", "transfer")]))
 
 
 def read_tests(data: DataPaths) -> dict[str, Lists]:

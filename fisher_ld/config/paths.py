@@ -41,6 +41,12 @@ def kind_and_depth(shallow: str) -> tuple[str, int]:
     return kind, int(depth)
 
 
+def for_tests(processed: Path) -> Path:
+    """The folder beside `processed` of what only tests read: whom they are of, and their lists. What is learned and
+    chosen does not depend on it, so that more test users or families train nothing anew."""
+    return processed.with_name(f"{processed.name}_test")
+
+
 def first_layers(depth: int) -> str:
     """What a truncated teacher has, in words."""
     return "first layer" if depth == 1 else f"first {depth} layers"
@@ -65,6 +71,7 @@ class DataPaths:
     def __init__(self, name: str, root: Path = DATA):
         self.name, self.root, self.folder = name, root, root / name
         self.raw, self.processed = self.folder / "raw", self.folder / "processed"
+        self.processed_test = for_tests(self.processed)
         self.first_stage = self.folder / "first_stage"  # test lists by a rival, on which all models are scored
         self.rivals = self.folder / "rivals"
         self.item_states = self.folder / "item_states.safetensors"  # of texts, in the teacher before adaptation
@@ -80,7 +87,7 @@ class DataPaths:
 
     def test_lists(self, family: str) -> Path:
         """Those of the first stage are written by `rivals`."""
-        return (self.first_stage if family == "two-stage" else self.processed) / f"test_{family}.parquet"
+        return (self.first_stage if family == "two-stage" else self.processed_test) / f"test_{family}.parquet"
 
     def signals(self, method: str) -> Path:
         """What a method needs of the teacher beside logits and states; of most nothing."""

@@ -11,7 +11,7 @@ import polars as pl
 
 from fisher_ld.batches.lists import concat, read_tests, take
 from fisher_ld.batches.prompts import Prompts, saved_prompts
-from fisher_ld.config.paths import DataPaths
+from fisher_ld.config.paths import DataPaths, for_tests
 from fisher_ld.core.compute import Compute
 from fisher_ld.evaluation.scores import write_scores
 from fisher_ld.models.scorer import Scorer, score_lists
@@ -48,5 +48,5 @@ def score_saved(data: DataPaths, model: str, seed: int, compute: Compute) -> Non
 
 def zero_shot_users(processed: Path) -> np.ndarray:
     """Those on whom the teacher is scored before adaptation."""
-    users = pl.read_parquet(processed / "users.parquet", columns=["user", "zero_shot"])
+    users = pl.read_parquet(for_tests(processed) / "users.parquet", columns=["user", "zero_shot"])
     return users.filter("zero_shot")["user"].to_numpy()

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from fisher_ld.batches.lists import COLUMNS, MAIN, Lists, make_lists
+from fisher_ld.config.paths import for_tests
 from fisher_ld.core.files import atomic_path
 from fisher_ld.evaluation.baselines.catalogue import RIVALS
 from fisher_ld.evaluation.baselines.tuning import Fitted
@@ -33,8 +34,8 @@ def read_cold(processed: Path) -> np.ndarray:
 
 def read_touched(processed: Path) -> dict[int, np.ndarray]:
     """Test user -> the items of all interactions, liked or not."""
-    table = pl.read_parquet(processed / "users.parquet", columns=["user", "test", "touched"]).filter("test")
-    return {user: np.asarray(items, np.int64) for user, _, items in table.iter_rows()}
+    table = pl.read_parquet(for_tests(processed) / "users.parquet", columns=["user", "touched"])
+    return {user: np.asarray(items, np.int64) for user, items in table.iter_rows()}
 
 
 def pools(tests: Mapping[str, Lists], cold: np.ndarray, touched: Mapping[int, np.ndarray]) -> list[np.ndarray]:

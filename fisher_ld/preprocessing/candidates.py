@@ -20,14 +20,13 @@ from fisher_ld.preprocessing.splits import (
     LABELLED,
     TRANSFER,
     WARM,
-    choose,
     stream,
     training_lists,
     window_roles,
     windows,
+    with_long_lists,
 )
 
-FULL_USERS = 500  # whose lists of all items are kept: a thousand candidates a user are dear
 Negatives = np.ndarray | list[np.ndarray]  # of n lists: (n, negatives), or an array each
 
 
@@ -109,8 +108,10 @@ class ListWriter:
             "full": self._all,
         }
         for family in (name for name in draws if name in self.data.families):
-            few = choose(np.arange(len(users)), FULL_USERS if family == "full" else None, self.seed)
-            lists = self._evaluated(f"test_{family}", users[few], position[few], item[few], COLD_TEST)
+            of = np.arange(len(users))
+            if family == "full":
+                of = with_long_lists(of, self.seed)
+            lists = self._evaluated(f"test_{family}", users[of], position[of], item[of], COLD_TEST)
             self._write(lists, draws[family](lists))
 
     def _evaluated(self, name: str, users: np.ndarray, position: np.ndarray, item: np.ndarray, role: int) -> Wanted:

@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from fisher_ld.config.params import DataSet
-from fisher_ld.config.paths import BASE, HISTORY
+from fisher_ld.config.paths import BASE, HISTORY, for_tests
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import atomic_path, write_json
 from fisher_ld.core.locks import work_root
@@ -44,14 +44,15 @@ EXAMPLE = 200  # characters of an unreadable row in a message
 
 
 def preprocess(raw_dir: Path, out_dir: Path, data: DataSet, seed: int, tokenizer: Path = TOKENIZER) -> dict[str, Any]:
-    """Writes the folder `out_dir`, all or nothing, and returns the data report. The same files, params and seed give
-    the same values. `tokenizer`: tokenizer.json of the teacher, by which long texts are cut. Raises UserError for a
-    missing or empty file, too many unreadable rows (they are then kept in `out_dir`.rejected.parquet, in the original
-    repository), no users left, or lists that cannot be drawn."""
+    """Writes the folders `out_dir` and `for_tests(out_dir)`, each all or nothing, and returns the data report. The same
+    files, params and seed give the same values. `tokenizer`: tokenizer.json of the teacher, by which long texts are
+    cut. Raises UserError for a missing or empty file, too many unreadable rows (they are then kept in
+    `out_dir`.rejected.parquet, in the original repository), no users left, or lists that cannot be drawn."""
     fields = sorted({name for _, name, _, _ in Formatter().parse(data.item_text) if name})
     kept_aside = (work_root() / out_dir).with_name(f"{out_dir.name}.rejected.parquet")
     kept_aside.unlink(missing_ok=True)
-    with atomic_path(out_dir) as folder:
+    with atomic_path(out_dir) as folder, atomic_path(for_tests(out_dir)) as test:
+        test.mkdir()
         work = folder / "work"
         work.mkdir(parents=True)
         raw = read_source(raw_dir, data.source, work, fields, data.missing)
@@ -72,8 +73,8 @@ def preprocess(raw_dir: Path, out_dir: Path, data: DataSet, seed: int, tokenizer
         raw.rejected.write_parquet(folder / "rejected.parquet")
         write_json(folder / "prompt.json", data.prompt)
         write_json(folder / HISTORY, {"length": data.history_length})
-        tied = _write_tables(folder, items, positives, data, seed)
-        report = data_report(folder, data, raw.rejected, raw.rows, steps, tied) | notes | {"texts_cut": cut}
+        tied = _write_tables(folder, test, items, positives, data, seed)
+        report = data_report(folder, test, data, raw.rejected, raw.rows, steps, tied) | notes | {"texts_cut": cut}
     say(*alike_lines(report))
     say(*window_lines(report, data))
     say(*popularity_lines(report))
@@ -106,7 +107,9 @@ def _check_rejected(raw: Raw, allowed: float, kept_aside: Path) -> None:
             )
 
 
-def _write_tables(folder: Path, items: pl.DataFrame, positives: Positives, data: DataSet, seed: int) -> float | None:
+def _write_tables(
+    folder: Path, test: Path, items: pl.DataFrame, positives: Positives, data: DataSet, seed: int
+) -> float | None:
     """All but the rejected rows. Returns the share of users whose test and validation item share a time stamp."""
     lengths, n_items = positives.lengths, len(positives.item_names)
     role = np.full(n_items, WARM, np.int8)
@@ -143,18 +146,21 @@ def _write_tables(folder: Path, items: pl.DataFrame, positives: Positives, data:
         "length": pl.Series(lengths, dtype=pl.Int32),
         "train_positives": pl.Series(train_end, dtype=pl.Int32),
         "fold": pl.Series(fold, dtype=pl.Int8),
-        "zero_shot": pl.Series(np.isin(everyone, choose(chosen, data.zero_shot_users, seed))),
-        "test": pl.Series(np.isin(everyone, chosen)),
-        "touched": _touched(histories, chosen),
     }
     pl.DataFrame(columns).write_parquet(folder / "users.parquet")
+    tested = {
+        "user": pl.Series(chosen, dtype=pl.Int32),
+        "zero_shot": pl.Series(np.isin(chosen, choose(chosen, data.zero_shot_users, seed))),
+        "touched": _touched(histories, chosen),
+    }
+    pl.DataFrame(tested).write_parquet(test / "users.parquet")
     _sequence_table(histories).write_parquet(folder / "sequences.parquet")
 
-    lists = ListWriter(folder, histories, catalogue, data, seed)
-    lists.train(train_end)
+    learned, tests = (ListWriter(into, histories, catalogue, data, seed) for into in (folder, test))
+    learned.train(train_end)
     for write, users, places in (
-        (lists.val, choose(np.flatnonzero(evaluated & (split.val >= 0)), data.val_users, seed), split.val),
-        (lists.test, chosen, split.test),
+        (learned.val, choose(np.flatnonzero(evaluated & (split.val >= 0)), data.val_users, seed), split.val),
+        (tests.test, chosen, split.test),
     ):
         position = positives.before(role == WARM, users, places[users])
         write(users, position, positives.at(users, places[users]))
@@ -162,10 +168,9 @@ def _write_tables(folder: Path, items: pl.DataFrame, positives: Positives, data:
 
 
 def _touched(positives: Positives, users: np.ndarray) -> pl.Series:
-    """The items of all interactions of each of `users`, and of the others none."""
+    """The items of all interactions of each of `users`."""
     rows, items = positives.touched.by(users, None)
-    counts = np.zeros(len(positives.lengths), np.int64)
-    counts[users] = np.bincount(rows, minlength=len(users))
+    counts = np.bincount(rows, minlength=len(users))
     return _lists(items.astype(np.int32), np.concatenate([[0], np.cumsum(counts)]))
 
 

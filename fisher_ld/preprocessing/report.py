@@ -21,17 +21,18 @@ FAR = 0.02  # of NDCG@10 from chance, beyond which popularity is not matched
 
 def data_report(
     folder: Path,
+    test: Path,
     data: DataSet,
     rejected: pl.DataFrame,
     rows: Mapping[str, int],
     steps: Sequence[Mapping[str, Any]],
     tied: float | None,
 ) -> dict[str, Any]:
-    """`folder`: what `preprocess` wrote of `data`. `rows`: rows of each raw file. `steps`: what each filter left.
-    `tied`: share of the users whose test and validation item share a time stamp, None without time stamps."""
+    """`folder` and `test`: what `preprocess` wrote of `data`. `rows`: rows of each raw file. `steps`: what each filter
+    left. `tied`: share of the users whose test and validation item share a time stamp, None without time stamps."""
     users, items = pl.read_parquet(folder / "users.parquet"), pl.read_parquet(folder / "items.parquet")
-    names = ["labelled", "transfer", "val", *sorted(path.stem for path in folder.glob("test_*.parquet"))]
-    lists = {name: pl.read_parquet(folder / f"{name}.parquet") for name in names}
+    files = [*(folder / f"{name}.parquet" for name in ("labelled", "transfer", "val")), *sorted(test.glob("test_*"))]
+    lists = {file.stem: pl.read_parquet(file) for file in files}
     places = zip(("user", "position", "start"), training_lists(users["train_positives"].to_numpy(), data), strict=True)
     parts = {"train": pl.DataFrame(dict(places)), **lists, "test": lists["test_matched"]}
     counted = {"all": _windows(parts["train"])} | {part: _windows(parts[part]) for part in ("labelled", "transfer")}
@@ -57,7 +58,7 @@ def data_report(
             "share": len(rejected) / sum(rows.values()),
             "by_reason": [dict(zip(("file", "reason", "rows"), row, strict=True)) for row in reasons.iter_rows()],
         },
-        "lists": {name: len(parts[name]) for name in ("train", *names)},
+        "lists": {name: len(parts[name]) for name in ("train", *lists)},
         "examples": {name: int(part["candidates"].list.len().sum()) for name, part in lists.items()},
         "windows": counted,
         "read": {

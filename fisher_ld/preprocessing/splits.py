@@ -10,6 +10,7 @@ import numpy as np
 from fisher_ld.config.params import DataSet
 
 FOLDS = 5
+LONG_USERS = 500  # whose lists of a hundred candidates and more are kept, which are dear
 WARM, COLD_VALIDATION, COLD_TEST = range(3)  # what an item is for; all are warm unless split: cold_items
 COLD_SHARE = 5  # of the items every fifth is cold
 UNUSED, LABELLED, TRANSFER = range(3)  # what a training window is for
@@ -23,6 +24,11 @@ def stream(seed: int, name: str) -> np.random.Generator:
 def choose(users: np.ndarray, count: int | None, seed: int) -> np.ndarray:
     """`count` of `users` (None: all), drawn without replacement, in their order."""
     return users[np.sort(np.random.default_rng(seed).permutation(len(users))[:count])]
+
+
+def with_long_lists(users: np.ndarray, seed: int) -> np.ndarray:
+    """Of the test users those who have lists of the families full and two-stage too: the same for both."""
+    return choose(users, LONG_USERS, seed)
 
 
 def folds(n_users: int, rng: np.random.Generator) -> np.ndarray:

@@ -5,6 +5,7 @@ import pytest
 from fisher_ld.batches.lists import (
     Lists,
     concat,
+    list_file,
     read_lists,
     read_sequences,
     read_taught,
@@ -58,14 +59,15 @@ ROWS = {  # user, start, position, candidates, positive
 def write(folder, name):
     columns = ["user", "start", "position", "candidates", "positive"]
     table = pl.DataFrame(ROWS[name], schema=columns, orient="row").with_row_index("list")
-    table.reverse().write_parquet(folder / f"{name}.parquet")  # the order of rows means nothing
+    table.reverse().write_parquet(list_file(folder, name))  # the order of rows means nothing
 
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     paths = DataPaths("mine")
-    paths.processed.mkdir(parents=True)
+    for folder in (paths.processed, paths.processed_test):
+        folder.mkdir(parents=True)
     paths.first_stage.mkdir()
     sequences = {"user": [1, 0], "items": [[0, 3, 1], [3, 1, 2, 1]]}
     pl.DataFrame(sequences).write_parquet(paths.processed / "sequences.parquet")
@@ -102,13 +104,13 @@ def test_the_teacher_answers_labelled_and_transfer_lists(data):
 
 def test_tests_are_the_families_that_were_written_wherever_they_stand(data):
     assert list(read_tests(data)) == ["matched", "uniform"]
-    (data.processed / "test_uniform.parquet").rename(data.test_lists("two-stage"))
+    (data.processed_test / "test_uniform.parquet").rename(data.test_lists("two-stage"))
     found = read_tests(data)
     assert {family: rows(some) for family, some in found.items()} == {
         "matched": ROWS["test_matched"],
         "two-stage": ROWS["test_uniform"],
     }
-    (data.processed / "test_matched.parquet").unlink()
+    (data.processed_test / "test_matched.parquet").unlink()
     with pytest.raises(UserError, match=r"test_matched\.parquet: no such file; run the stage preprocess"):
         read_tests(data)
 

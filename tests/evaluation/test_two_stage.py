@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fisher_ld.batches.lists import read_lists
+from fisher_ld.batches.lists import list_file, read_lists
 from fisher_ld.evaluation.two_stage import choose_first_stage, pools, two_stage, write_lists
 from tests.evaluation.baselines.likes import lists_of
 
@@ -74,10 +74,12 @@ def test_lists_come_back_as_other_families_do(tmp_path):
     import polars as pl
 
     liked = {"user": range(2), "items": [items.tolist() for items in SEQUENCES]}
-    pl.DataFrame(liked).write_parquet(tmp_path / "sequences.parquet")
+    processed = tmp_path / "processed"
+    processed.mkdir()
+    pl.DataFrame(liked).write_parquet(processed / "sequences.parquet")
     lists, _ = made()
-    write_lists(tmp_path / "test_two-stage.parquet", lists)
-    back = read_lists(tmp_path, "test_two-stage")
+    write_lists(list_file(processed, "test_two-stage"), lists)
+    back = read_lists(processed, "test_two-stage")
     for name in ("user", "start", "position", "positive", "offsets"):
         np.testing.assert_array_equal(getattr(back, name), getattr(lists, name))
     np.testing.assert_array_equal(np.concatenate(back.candidates), np.concatenate(lists.candidates))

@@ -10,8 +10,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from fisher_ld.batches.lists import Lists, read_lists, read_tests
-from fisher_ld.config.paths import HISTORY, DataPaths
+from fisher_ld.batches.lists import Lists, list_file, read_lists, read_tests
+from fisher_ld.config.paths import HISTORY, DataPaths, for_tests
 from fisher_ld.core.files import write_json
 from fisher_ld.evaluation.baselines.catalogue import rivals_of
 from fisher_ld.evaluation.scores import Scores, write_scores
@@ -47,13 +47,16 @@ def write_processed(folder: Path) -> None:
     """One list a user in each file, of the popularity family for the first 40; others were not written. User u likes
     5 to 9 items."""
     rng = np.random.default_rng(0)
-    folder.mkdir(parents=True)
+    for made in (folder, for_tests(folder)):
+        made.mkdir(parents=True)
     sequences = [rng.permutation(ITEMS)[: rng.integers(5, 10)] for _ in range(USERS)]
     numbers = range(ITEMS)
     item = {"item": numbers, "text": [f"m{i}" for i in numbers], "categories": [[f"c{i % 5}"] for i in numbers]}
     pl.DataFrame(item).write_parquet(folder / "items.parquet")
     user = {"user": range(USERS), "train_positives": [len(s) - 2 for s in sequences]}
-    pl.DataFrame(user | {"zero_shot": [u % 3 == 0 for u in range(USERS)]}).write_parquet(folder / "users.parquet")
+    pl.DataFrame(user).write_parquet(folder / "users.parquet")
+    tested = {"user": range(USERS), "zero_shot": [u % 3 == 0 for u in range(USERS)]}
+    pl.DataFrame(tested).write_parquet(for_tests(folder) / "users.parquet")
     pl.DataFrame({"user": range(USERS), "items": sequences}).write_parquet(folder / "sequences.parquet")
     for name, users, back in (("val", USERS, 2), ("test_matched", USERS, 1), ("test_popularity", 40, 1)):
         rows = []
@@ -64,7 +67,7 @@ def write_processed(folder: Path) -> None:
             row = {"list": u, "user": u, "start": max(0, place - 3), "position": place}
             positive = int(np.flatnonzero(candidates == items[place])[0])
             rows.append(row | {"candidates": candidates.tolist(), "positive": positive})
-        pl.DataFrame(rows).write_parquet(folder / f"{name}.parquet")
+        pl.DataFrame(rows).write_parquet(list_file(folder, name))
     write_json(folder / "prompt.json", PROMPT)
     write_json(folder / HISTORY, {"length": 3})
 

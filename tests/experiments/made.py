@@ -3,9 +3,9 @@
 import numpy as np
 import polars as pl
 
-from fisher_ld.batches.lists import read_lists
+from fisher_ld.batches.lists import list_file, read_lists
 from fisher_ld.config.params import all_methods, methods_of, trained
-from fisher_ld.config.paths import DataPaths, cell, kind_and_depth, rival
+from fisher_ld.config.paths import DataPaths, cell, for_tests, kind_and_depth, rival
 from fisher_ld.core.files import write_csv, write_json
 from fisher_ld.distillation.methods import METHODS
 from fisher_ld.evaluation import efficiency, gate, meters
@@ -205,7 +205,8 @@ def lists(count, candidates, positive=0, **columns):
 
 def write_data(params, paths, folder):
     rng = np.random.default_rng(2)
-    folder.mkdir(parents=True)
+    for made in (folder, for_tests(folder)):
+        made.mkdir(parents=True)
     lengths = rng.geometric(0.02, 938) + 5
     users = {"length": lengths, "train_positives": lengths - 2, "fold": np.arange(938) % 5}
     pl.DataFrame(users).write_parquet(folder / "users.parquet")
@@ -216,7 +217,7 @@ def write_data(params, paths, folder):
     lists(600, 5).write_parquet(folder / "labelled.parquet")
     lists(2000, 10, positive=-1).write_parquet(folder / "transfer.parquet")
     for name in ("val", *(f"test_{family}" for family in FAMILIES)):
-        lists(500, SIZE).write_parquet(folder / f"{name}.parquet")
+        lists(500, SIZE).write_parquet(list_file(folder, name))
     liked = pl.DataFrame({"user": np.arange(938), "items": [[7, 8, 9, 10, 11, 12, 13]] * 938})
     liked.write_parquet(folder / "sequences.parquet")
     rejected = pl.DataFrame({"file": [], "row": [], "reason": [], "raw": []}, schema_overrides={"reason": pl.String})
@@ -227,7 +228,9 @@ def write_data(params, paths, folder):
     ]
     write_json(
         paths.data_report,
-        data_report(folder, params.data_sets[paths.name], rejected, {"u.data": 100_000}, filters, 0.31),
+        data_report(
+            folder, for_tests(folder), params.data_sets[paths.name], rejected, {"u.data": 100_000}, filters, 0.31
+        ),
     )
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fisher_ld.batches.lists import read_lists, read_sequences
+from fisher_ld.batches.lists import list_file, read_lists, read_sequences
 from fisher_ld.batches.prompts import read_template
 from fisher_ld.config.params import Columns, DataSource
+from fisher_ld.config.paths import for_tests
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json
 from fisher_ld.preprocessing.preprocess import preprocess
@@ -25,7 +26,8 @@ TABLE = DataSource(
     columns=Columns(**COLUMNS, rating="rating", timestamp="time", categories="kinds"),
 )
 EVAL = ("val", "test_matched", "test_popularity", "test_uniform")
-FILES = ("items", "users", "sequences", "labelled", "transfer", "rejected", *EVAL)
+LISTS = ("labelled", "transfer", *EVAL)
+FILES = ("items", "users", "sequences", "rejected", *LISTS)
 
 
 def data_set(source=TABLE, **changes):
@@ -81,7 +83,12 @@ def all_labelled(raw_dir, tmp_path_factory):
 
 
 def table(folder, name):
-    return pl.read_parquet(folder / f"{name}.parquet")
+    return pl.read_parquet(list_file(folder, name))
+
+
+def users_of_tests(folder):
+    """The users that have test lists."""
+    return pl.read_parquet(for_tests(folder) / "users.parquet")
 
 
 def test_columns_and_types(processed):
@@ -93,7 +100,7 @@ def test_columns_and_types(processed):
         "candidates": pl.List(pl.Int32),
         "positive": pl.Int32,
     }
-    expected = {name: lists for name in ("labelled", "transfer", *EVAL)} | {
+    expected = {name: lists for name in LISTS} | {
         "items": {
             "item": pl.Int32,
             "item_id": pl.String,
@@ -110,9 +117,6 @@ def test_columns_and_types(processed):
             "length": pl.Int32,
             "train_positives": pl.Int32,
             "fold": pl.Int8,
-            "zero_shot": pl.Boolean,
-            "touched": pl.List(pl.Int32),
-            "test": pl.Boolean,
         },
         "sequences": {"user": pl.Int32, "items": pl.List(pl.Int32), "timestamps": pl.List(pl.Int64)},
         "rejected": {"file": pl.String, "row": pl.Int64, "reason": pl.String, "raw": pl.String},
@@ -127,8 +131,11 @@ def test_columns_and_types(processed):
         "prompt.json",
         "history.json",
         "without_text.parquet",
-        *(f"{name}.parquet" for name in FILES),
+        *(f"{name}.parquet" for name in FILES if not name.startswith("test_")),
     }
+    users = {"user": pl.Int32, "zero_shot": pl.Boolean, "touched": pl.List(pl.Int32)}
+    assert dict(users_of_tests(processed).schema) == users
+    assert {p.stem for p in for_tests(processed).iterdir()} == {"users", *EVAL} - {"val"}
 
 
 def test_the_longest_history_is_said(processed):
@@ -310,7 +317,7 @@ def test_each_family_draws_by_its_own_popularity(processed):
 @pytest.mark.parametrize("families", [["matched"], ["matched", "full", "two-stage"]])
 def test_only_the_families_that_are_asked_for_are_written(raw_dir, processed, tmp_path, families):
     report = preprocess(raw_dir, tmp_path / "out", DATA.model_copy(update={"families": families}), 0)
-    written = {path.stem for path in (tmp_path / "out").glob("test_*.parquet")}
+    written = {path.stem for path in for_tests(tmp_path / "out").glob("test_*.parquet")}
     assert written == {f"test_{family}" for family in families if family != "two-stage"}
     assert set(report["lists"]) == written | {"train", "labelled", "transfer", "val"}
     assert table(tmp_path / "out", "test_matched").equals(table(processed, "test_matched"))
@@ -354,15 +361,22 @@ def test_the_template_of_the_prompt_is_written(processed):
 
 def test_all_families_are_of_the_chosen_users(raw_dir, processed, tmp_path):
     preprocess(raw_dir, tmp_path / "out", DATA.model_copy(update={"test_users": 20, "zero_shot_users": 7}), 3)
-    users = table(tmp_path / "out", "users")
-    everyone = np.arange(len(users))
+    users = users_of_tests(tmp_path / "out")
+    everyone = np.arange(len(table(tmp_path / "out", "users")))
     chosen = np.sort(np.random.default_rng(3).permutation(everyone)[:20]).tolist()
-    assert users.filter("test")["user"].to_list() == chosen
+    assert users["user"].to_list() == chosen
     for name in ("test_matched", "test_popularity", "test_uniform"):
         assert table(tmp_path / "out", name)["user"].to_list() == chosen
     assert len(table(tmp_path / "out", "val")) == len(everyone)
-    assert users["zero_shot"].sum() == 7 and users.filter("zero_shot")["test"].all()
-    assert table(processed, "users")["test"].all()  # of 500 there are not as many
+    assert users["zero_shot"].sum() == 7
+    assert len(users_of_tests(processed)) == len(everyone)  # of 500 there are not as many
+
+
+def test_other_test_users_and_families_leave_what_is_learned_alone(raw_dir, processed, tmp_path):
+    other = DATA.model_copy(update={"test_users": 20, "zero_shot_users": 7, "families": ["matched", "full"]})
+    preprocess(raw_dir, tmp_path / "out", other, 0)
+    first, second = ({p.name: p.read_bytes() for p in folder.iterdir()} for folder in (processed, tmp_path / "out"))
+    assert first == second
 
 
 def test_validation_lists_are_of_a_seeded_few_users_where_asked(raw_dir, tmp_path):
@@ -373,12 +387,12 @@ def test_validation_lists_are_of_a_seeded_few_users_where_asked(raw_dir, tmp_pat
 
 
 def test_chosen_users_of_a_fold_are_among_its_test_users(raw_dir, tmp_path):
-    preprocess(raw_dir, tmp_path, DATA.model_copy(update={"fold": 2, "test_users": 5, "zero_shot_users": 2}), 0)
-    users = table(tmp_path, "users")
-    chosen, zero_shot = (set(users.filter(column)["user"]) for column in ("test", "zero_shot"))
-    assert len(zero_shot) == 2 < len(chosen) == 5
-    assert zero_shot < chosen < set(users.filter(fold=2)["user"])
-    assert set(table(tmp_path, "test_uniform")["user"]) == chosen
+    preprocess(raw_dir, tmp_path / "out", DATA.model_copy(update={"fold": 2, "test_users": 5, "zero_shot_users": 2}), 0)
+    users = users_of_tests(tmp_path / "out")
+    chosen = set(users["user"])
+    assert users["zero_shot"].sum() == 2 < len(chosen) == 5
+    assert chosen < set(table(tmp_path / "out", "users").filter(fold=2)["user"])
+    assert set(table(tmp_path / "out", "test_uniform")["user"]) == chosen
 
 
 COLD = DATA.model_copy(update={"split": "cold_items", "families": ["matched", "uniform", "full"], "item_core": 2})
@@ -481,12 +495,8 @@ def test_a_fold_holds_out_its_users(raw_dir, processed, tmp_path):
         out = tmp_path / str(k)
         preprocess(raw_dir, out, DATA.model_copy(update={"fold": k, "labelled_windows": None}), 0)
         held_out = np.flatnonzero(folds == k)
-        users, all_train, differ = (
-            table(out, "users"),
-            table(processed, "users"),
-            ("train_positives", "zero_shot", "test", "touched"),
-        )
-        assert users.drop(differ).equals(all_train.drop(differ))
+        users, all_train = table(out, "users"), table(processed, "users")
+        assert users.drop("train_positives").equals(all_train.drop("train_positives"))
         expected = np.where(folds == k, 0, all_train["train_positives"])
         assert users["train_positives"].to_list() == expected.tolist()
         sequences = read_sequences(out)
@@ -548,7 +558,7 @@ def test_the_same_seed_gives_the_same_files(raw_dir, processed, tmp_path):
     environment = os.environ | {"POLARS_MAX_THREADS": "1", "PYTHONHASHSEED": "7", "PYTHONPATH": root}
     subprocess.run(command, check=True, env=environment)
     for name in FILES:
-        first, second = processed / f"{name}.parquet", tmp_path / "same" / f"{name}.parquet"
+        first, second = (list_file(folder, name) for folder in (processed, tmp_path / "same"))
         assert table(processed, name).equals(table(tmp_path / "same", name), null_equal=True)
         assert first.read_bytes() == second.read_bytes(), name
 
@@ -621,13 +631,13 @@ def test_too_many_unreadable_rows(tmp_path):
 
 def test_a_failure_leaves_the_old_output_alone(processed, raw_dir, tmp_path):
     preprocess(raw_dir, tmp_path / "out", DATA, 0)
-    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    before = {p: p.read_bytes() for p in tmp_path.glob("*/*")}
     with pytest.raises(UserError, match=r"no users are left"):
         preprocess(raw_dir, tmp_path / "out", DATA.model_copy(update={"user_core": 1000}), 0)
     with pytest.raises(UserError, match=r"eval_negatives: val lists need 39 items"):
         preprocess(raw_dir, tmp_path / "out", DATA.model_copy(update={"eval_negatives": 39}), 0)
-    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert {p: p.read_bytes() for p in tmp_path.glob("*/*")} == before
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "out", for_tests(tmp_path / "out")]
 
 
 @pytest.mark.parametrize("everything", [True, False])

@@ -2,6 +2,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from fisher_ld.batches.lists import list_file
+from fisher_ld.config.paths import for_tests
 from fisher_ld.evaluation.metrics.ndcg import ndcg
 from fisher_ld.evaluation.metrics.ties import rank
 from fisher_ld.preprocessing.report import data_report, popularity_lines
@@ -26,22 +28,25 @@ NONE_REJECTED = pl.DataFrame(schema=dict.fromkeys(("file", "row", "reason", "raw
 
 @pytest.fixture
 def folder(tmp_path):
+    folder = tmp_path / "processed"
+    for made in (folder, for_tests(folder)):
+        made.mkdir()
     users = {"length": [2, 2, 3, 5], "train_positives": [4, 0, 3, 0], "fold": [0, 1, 2, 0]}
-    pl.DataFrame(users).write_parquet(tmp_path / "users.parquet")
+    pl.DataFrame(users).write_parquet(folder / "users.parquet")
     items = {"count": [0, 1, 1, 2], "total": [9, 2, 2, 3], "cold": [True, False, False, False]}
     items |= {"text": ["A", "A", "B", "C"], "categories": [["x"], [], ["x"], ["y"]]}
-    pl.DataFrame(items).write_parquet(tmp_path / "items.parquet")
+    pl.DataFrame(items).write_parquet(folder / "items.parquet")
     for name, rows in LISTS.items():
         lists = pl.DataFrame(rows, schema=["user", "start", "position", "positive"], orient="row")
         lists = lists.with_columns(candidates=pl.Series([CANDIDATES] * len(rows)))
-        lists.write_parquet(tmp_path / f"{name}.parquet")
-    return tmp_path
+        lists.write_parquet(list_file(folder, name))
+    return folder
 
 
 @pytest.fixture
 def report(folder):
     rejected = pl.DataFrame({"file": ["a", "a", "b"], "row": [1, 2, 3], "reason": ["x", "x", "y"], "raw": [""] * 3})
-    return data_report(folder, DATA, rejected, {"a": 50, "b": 10}, STEPS, 0.25)
+    return data_report(folder, for_tests(folder), DATA, rejected, {"a": 50, "b": 10}, STEPS, 0.25)
 
 
 def test_numbers(report):
@@ -90,7 +95,9 @@ def test_popularity_is_scored_as_the_metric_does(report, folder):
         assert report["popularity_ndcg_10"][name] == pytest.approx(expected)
     items = pl.read_parquet(folder / "items.parquet")
     items.with_columns(count=pl.lit(7), cold=pl.lit(False)).write_parquet(folder / "items.parquet")
-    tied = data_report(folder, DATA, NONE_REJECTED, {"a": 50}, STEPS, None)["popularity_ndcg_10"]["val"]
+    tied = data_report(folder, for_tests(folder), DATA, NONE_REJECTED, {"a": 50}, STEPS, None)["popularity_ndcg_10"][
+        "val"
+    ]
     assert tied["popularity"] == pytest.approx(tied["chance"]) == pytest.approx(tied["inverse"])
 
 
@@ -114,7 +121,7 @@ def test_a_family_in_which_popularity_tells_the_positive_is_warned_of(popularity
 
 def test_without_transfer_windows_their_prompts_have_no_mean(folder):
     pl.read_parquet(folder / "transfer.parquet").clear().write_parquet(folder / "transfer.parquet")
-    report = data_report(folder, DATA, NONE_REJECTED, {"a": 50}, STEPS, None)
+    report = data_report(folder, for_tests(folder), DATA, NONE_REJECTED, {"a": 50}, STEPS, None)
     assert report["mean_likes"]["transfer"] is None
     assert report["read"] == {"teacher": 1, "student": 1, "both": 1}
     assert report["val_and_test_share_a_time"] is None
@@ -133,7 +140,7 @@ def test_the_curve_of_many_items_is_thinned(folder):
     items = {"count": range(5000), "total": range(5000), "cold": [False] * 5000}
     items |= {"text": [str(i) for i in range(5000)], "categories": [["x"]] * 5000}
     pl.DataFrame(items).write_parquet(folder / "items.parquet")
-    curve = data_report(folder, DATA, NONE_REJECTED, {"a": 50}, STEPS, None)["popularity"]
+    curve = data_report(folder, for_tests(folder), DATA, NONE_REJECTED, {"a": 50}, STEPS, None)["popularity"]
     assert 100 < len(curve["rank"]) <= 200
     assert (curve["rank"][0], curve["rank"][-1]) == (1, 4999)
     assert [5000 - rank for rank in curve["rank"]] == curve["count"]
@@ -143,6 +150,6 @@ def test_users_and_items_that_are_all_alike(folder):
     users, items = pl.read_parquet(folder / "users.parquet"), pl.read_parquet(folder / "items.parquet")
     users.with_columns(length=pl.lit(5)).write_parquet(folder / "users.parquet")
     items.with_columns(count=pl.lit(1)).write_parquet(folder / "items.parquet")
-    report = data_report(folder, DATA, NONE_REJECTED, {"a": 50}, STEPS, None)
+    report = data_report(folder, for_tests(folder), DATA, NONE_REJECTED, {"a": 50}, STEPS, None)
     assert sum(report["histogram"]["users"]) == 4
     assert report["popularity"]["count"][0] == 1

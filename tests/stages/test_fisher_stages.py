@@ -12,7 +12,7 @@ from safetensors import safe_open
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from fisher_ld.batches.lists import read_lists, read_taught, read_texts
+from fisher_ld.batches.lists import list_file, read_lists, read_taught, read_texts
 from fisher_ld.batches.prompts import build_prompts, read_template, saved_prompts
 from fisher_ld.config.paths import BASE, DataPaths, cell
 from fisher_ld.core.checkpoint import Checkpoint
@@ -82,7 +82,8 @@ def words():
 def write_data(rng):
     """Two training lists a user, those of the first four labelled, those of the others transfer windows; all of them
     for validation and test."""
-    DATA.processed.mkdir(parents=True)
+    for folder in (DATA.processed, DATA.processed_test):
+        folder.mkdir(parents=True)
     titles = [f"w{i} w{i + 1}" for i in range(ITEMS)]
     pl.DataFrame({"item": range(ITEMS), "text": titles}).write_parquet(DATA.processed / "items.parquet")
     sequences = [rng.permutation(ITEMS)[:6].tolist() for _ in range(8)]
@@ -100,7 +101,7 @@ def write_data(rng):
     everyone.filter(pl.col("user") < 4).write_parquet(DATA.processed / "labelled.parquet")
     rows(range(4, 8), TRANSFER, positive=-1).write_parquet(DATA.processed / "transfer.parquet")
     for name in ("val", *(f"test_{family}" for family in FAMILIES)):
-        everyone.write_parquet(DATA.processed / f"{name}.parquet")
+        everyone.write_parquet(list_file(DATA.processed, name))
     write_json(DATA.processed / "prompt.json", PROMPT)
 
 

@@ -34,8 +34,8 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     write_data(np.random.default_rng(0))
-    users = pl.DataFrame({"user": range(8), "train_positives": 2, "zero_shot": True})
-    users.write_parquet(DATA.processed / "users.parquet")
+    pl.DataFrame({"user": range(8), "train_positives": 2}).write_parquet(DATA.processed / "users.parquet")
+    pl.DataFrame({"user": range(8), "zero_shot": True}).write_parquet(DATA.processed_test / "users.parquet")
     return tmp_path
 
 

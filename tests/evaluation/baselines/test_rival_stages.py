@@ -8,13 +8,14 @@ import polars as pl
 import pytest
 from safetensors.numpy import save_file
 
-from fisher_ld.batches.lists import read_lists, read_tests
+from fisher_ld.batches.lists import list_file, read_lists, read_tests
 from fisher_ld.config.paths import DataPaths, cell, rival
 from fisher_ld.core.errors import UserError
 from fisher_ld.core.files import read_json
 from fisher_ld.evaluation.baselines.catalogue import RIVALS, fit_chosen, rivals_of
 from fisher_ld.evaluation.baselines.mean_states import DEPTHS
 from fisher_ld.evaluation.scores import read_scores
+from fisher_ld.preprocessing import splits
 from stages import rivals, score_rivals
 from tests.given import ROOT, given
 
@@ -27,7 +28,8 @@ PARAMS = {"rivals": {"trials": 3}, "data_sets": {DATA.name: {"families": ["match
 def project(tmp_path, monkeypatch):
     """Users like neighbours on a circle of items; half of the windows are labelled."""
     monkeypatch.chdir(tmp_path)
-    DATA.processed.mkdir(parents=True)
+    for folder in (DATA.processed, DATA.processed_test):
+        folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     sequences = [(rng.integers(ITEMS) + np.arange(12)) % ITEMS for _ in range(USERS)]
 
@@ -37,7 +39,7 @@ def project(tmp_path, monkeypatch):
         others = [rng.choice(np.setdiff1d(np.arange(ITEMS), sequences[user]), size) for user in users]
         candidates = [[item, *some] for item, some in zip(true, others, strict=True)]
         table = pl.DataFrame(rows | more | {"candidates": candidates, "positive": 0})
-        table.write_parquet(DATA.processed / f"{name}.parquet")
+        table.write_parquet(list_file(DATA.processed, name))
 
     everyone = list(range(USERS))
     write("labelled", everyone[::2], [8] * (USERS // 2), 4)
@@ -46,8 +48,9 @@ def project(tmp_path, monkeypatch):
     texts = [f"row{item // 10} seat{item % 10}" for item in range(ITEMS)]
     items = {"item": range(ITEMS), "text": texts, "cold": [False] * ITEMS}
     pl.DataFrame(items).write_parquet(DATA.processed / "items.parquet")
-    users = {"user": everyone, "train_positives": 10, "test": True, "touched": sequences}
-    pl.DataFrame(users).write_parquet(DATA.processed / "users.parquet")
+    pl.DataFrame({"user": everyone, "train_positives": 10}).write_parquet(DATA.processed / "users.parquet")
+    tested = {"user": everyone, "touched": sequences}
+    pl.DataFrame(tested).write_parquet(DATA.processed_test / "users.parquet")
     liked = {"user": everyone, "items": [items.tolist() for items in sequences]}
     pl.DataFrame(liked).write_parquet(DATA.processed / "sequences.parquet")
     save_file({name: rng.normal(size=(ITEMS, 4)).astype(np.float16) for name in DEPTHS}, DATA.item_states)
@@ -81,6 +84,17 @@ def test_the_first_stage_hands_on_100_and_says_what_it_missed(project, run, caps
     assert RIVALS[told["first_stage"]].labels == "all"
     assert told["share_missing"] == told["missing"] / USERS < 0.5
     assert f"two-stage lists by {told['first_stage']}" in capsys.readouterr().out
+
+
+def test_the_first_stage_serves_the_few_users_of_long_lists(project, run, monkeypatch):
+    monkeypatch.setattr(splits, "LONG_USERS", 7)
+    rivals.main(given(PARAMS), run, DATA.name)
+    tests = read_tests(DATA)
+    few = splits.with_long_lists(tests["matched"].user, 0)
+    assert len(few) == 7 and tests["two-stage"].user.tolist() == few.tolist()
+    for user, candidates, place in zip(few, tests["two-stage"].candidates, tests["two-stage"].positive, strict=True):
+        (own,) = np.flatnonzero(tests["matched"].user == user)
+        assert candidates[place] == tests["matched"].candidates[own][tests["matched"].positive[own]]
 
 
 def test_no_second_stage_where_no_family_asks_for_it(project, run):
