@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fisher_ld.batches.lists import read_lists, read_tests
+from fisher_ld.batches.lists import read_lists
 from fisher_ld.batches.prompts import check_context, read_template
 from fisher_ld.config.params import Params
 from fisher_ld.config.paths import BASE, DataPaths
@@ -40,12 +40,9 @@ def adapt_model(
     check_memory(needed(base.config(first), lists, prompts, settings, compute), compute)
     scorer = base.scorer(compute, frozen=settings.method == "lora")
     cover(scorer.model)
-    # what would stop a later stage stops here, before the longest one
-    for part in (
-        *(read_lists(processed, name) for name in ("labelled", "transfer", "val")),
-        *read_tests(paths).values(),
-    ):
-        check_context(prompts.longest(part), scorer.context())
+    # what would stop a later stage stops here, before the longest one; the test lists are not looked at
+    for part in ("labelled", "transfer", "val"):
+        check_context(prompts.longest(read_lists(processed, part)), scorer.context())
     if first is not None:
         fit_head(scorer.keep(range(first)), lists, shuffled_windows(lists, seed), prompts)
 

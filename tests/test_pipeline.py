@@ -67,7 +67,7 @@ def test_where_a_thing_ran_is_no_parameter(stage):
     assert not [key for key in body(stage).get("params", []) if key.split(".")[0] in ("cluster", "tracking")]
 
 
-def test_more_test_users_or_families_train_nothing_anew():
+def test_more_test_users_or_families_train_no_teacher_and_no_student_anew():
     reached = {stage for stage in STAGES if any("processed_test" in path for path in body(stage)["deps"])}
     scored = {stage for stage in STAGES if stage.startswith("score_")}
     assert reached == scored | {"rivals", "evaluate", "efficiency"}

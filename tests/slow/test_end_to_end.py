@@ -237,6 +237,19 @@ def test_free_text_gets_the_scores_that_the_stages_stored(project):
             np.testing.assert_allclose(np.concatenate(found), np.concatenate(stored), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "packing --users 1 --repeats 1",
+        "scorer --layers 1 --users 1 --repeats 1",
+        f"cache --data {DATA}",
+        "distillation --steps 2 --repeats 1",
+    ],
+)
+def test_benchmarks_read_what_a_run_left(project, command):
+    assert run(project, sys.executable, "-m", *f"benchmarks.{command}".split())
+
+
 def test_a_second_repro_runs_nothing(project):
     assert not stages_run(run(project, "dvc", "repro"))
 
