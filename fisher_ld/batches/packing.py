@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 Array = Any  # of NumPy as packed, of PyTorch after `to`: what is served by another runtime does without PyTorch
-LARGEST = 4096  # tokens of candidates in one row: longer windows are cut, for memory grows with the square
+LARGEST = 512  # tokens of candidates in one row: longer windows are cut, for attention grows with the square
 POOL = 64  # batches that are sorted by length together
 MULTIPLE = 32  # of tokens in a row: matrix kernels are made anew for each length, and fast at even ones
 

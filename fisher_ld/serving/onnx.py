@@ -14,7 +14,6 @@ from fisher_ld.core.compute import usable_threads
 from fisher_ld.core.errors import WHOLE, UserError, reading
 from fisher_ld.serving.predictor import FP32, INT8
 
-LARGEST = 512  # tokens of candidates in one row: attention costs their square here
 CONTEXT = "context"  # of a model's metadata
 
 
@@ -35,8 +34,8 @@ class OnnxBackend:
     def logits(self, lists: Lists, prompts: Prompts) -> np.ndarray:
         """z of every example: (examples,) float32. Raises UserError for a prompt longer than the model's context."""
         logits = np.empty(lists.offsets[-1], np.float32)
-        pieces = in_pieces(lists, prompts, LARGEST)
-        for group in longest_first(pieces, prompts, 1, LARGEST):
+        pieces = in_pieces(lists, prompts)
+        for group in longest_first(pieces, prompts, 1):
             rows = pack_rows(pieces, group, prompts, self.context)
             given = {name: getattr(rows, name) for name in ("input_ids", "position_ids", "segment", "visible")}
             (found,) = self.session.run(["logits"], {**given, "decision": rows.decision[None, :, 1]})
