@@ -152,13 +152,12 @@ class Scorer(nn.Module):
                 last = self.body(
                     input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=mask, use_cache=False
                 ).last_hidden_state  # (B, T, d), the last layer's only at the decision tokens
-        *no, yes = self.model.score(last[row, column].to(self.model.score.weight.dtype)).unbind(-1)  # (N,) each
-        return Scored(yes - no[0] if no else yes, torch.stack(states, 1) if states else None, hidden, attended)
+        answers = self.model.score(last[row, column].to(self.model.score.weight.dtype))  # (N, 2), or (N, 1)
+        return Scored(_margin(answers.mT), torch.stack(states, 1) if states else None, hidden, attended)
 
     def direction(self) -> torch.Tensor:
-        """(d,) whose product with the last state is z: the row of yes less that of no, or an export's only row."""
-        *no, yes = self.model.score.weight
-        return yes - no[0] if no else yes
+        """(d,) whose product with the last state is z."""
+        return _margin(self.model.score.weight)
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -306,6 +305,12 @@ def score_lists(
             if counts:
                 logits[batch.examples.cpu()] = z.float().cpu()
     return np.split(ranks.total(logits), lists.offsets[1:-1])
+
+
+def _margin(answers: torch.Tensor) -> torch.Tensor:
+    """What is of yes less what is of no: (2, ...) -> (...). An export has this margin alone: (1, ...)."""
+    *no, yes = answers
+    return yes - no[0] if no else yes
 
 
 def with_layers(config: Any, count: int, words: int | None = None) -> Any:
