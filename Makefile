@@ -76,7 +76,7 @@ server: setup
 	  --backend-store-uri sqlite:///mlflow.db --artifacts-destination mlruns --allowed-hosts "$${hosts%,}"
 
 # Of the first student there is, beside its teacher; MODEL=data/DATA/students/... names another.
-MODEL ?= $(firstword $(wildcard data/*/students/*/fisher-ld/0 data/*/students/*/*/0))
+MODEL ?= $(firstword $(wildcard data/*/students/*/fisher-ld/[0-9]* data/*/students/*/*/[0-9]*))
 demo: setup
 	@test -n "$(MODEL)" || { echo "no student below data/: run make repro first"; exit 1; }
-	fisher-ld serve --open $(MODEL) --teacher $(word 1,$(subst /students/, ,$(MODEL)))/teacher/0
+	fisher-ld serve --open $(MODEL) --teacher $(firstword $(wildcard $(word 1,$(subst /students/, ,$(MODEL)))/teacher/[0-9]*))

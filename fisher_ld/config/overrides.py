@@ -28,11 +28,13 @@ def set_params(path: Path, overrides: Sequence[str]) -> None:
     for key in (override.partition("=")[0] for override in overrides):
         _check_key(path, before, key)
     after = _by_dvc(path, before, overrides)
-    for keys, value in _changed(before, after):
-        text = _with(text, keys, value)
+    if (text := _with_all(text, before, after)) is None:
+        raise UserError(
+            f"{path}: -S cannot set this beside anchors (&), aliases (*), merges (<<) or texts in lines of their own "
+            "(| or >); change it in the file"
+        )
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        assert read_yaml(temporary) == after, f"{path} would not hold what was set: {text}"
 
 
 def _check_key(path: Path, section: Any, key: str) -> None:
@@ -67,6 +69,18 @@ def _by_dvc(path: Path, before: Mapping[str, Any], overrides: Sequence[str]) -> 
                 f"""{path}: {reason}. A text with blanks, commas or braces stands in quotes: -S 'KEY="TEXT"'"""
             ) from error
         return read_yaml(plain)
+
+
+def _with_all(text: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
+    """None where the text would hold something else than `after`."""
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        for keys, value in _changed(before, after):
+            text = _with(text, keys, value)
+        return text if YAML(typ="safe", pure=True).load(text) == after else None
+    except YAMLError:
+        return None
 
 
 def _changed(before: Any, after: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
@@ -117,5 +131,6 @@ def _flow(value: Any) -> str:
 
     writer, stream = YAML(typ="safe", pure=True), io.StringIO()
     writer.default_flow_style, writer.width = True, 1_000_000
+    writer.representer.ignore_aliases = lambda data: True  # DVC loses what is set under one
     writer.dump({"x": value}, stream)
     return stream.getvalue().strip().removeprefix("{x: ").removesuffix("}")

@@ -32,6 +32,15 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _open_to_others(path: Path) -> None:
+    """As far as the umask allows: safetensors writes files for their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in (path, *path.rglob("*")):
+        if file.is_file() and not file.is_symlink() and not file.stat().st_mode & 0o077:
+            file.chmod(0o666 & ~mask)
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yields a temporary sibling of `path` (same suffix; nothing exists there yet) to write a file or a folder to.
@@ -50,6 +59,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         _remove(left)
     try:
         yield temporary
+        _open_to_others(temporary)
         if temporary.is_dir() and path.exists():  # a folder cannot be renamed onto a full one
             path.rename(old)
             temporary.rename(path)

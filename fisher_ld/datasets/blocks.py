@@ -234,7 +234,7 @@ def _columns(
     data: bytes, header: Sequence[str], names: Sequence[str], delimiter: str, quoted: bool
 ) -> pl.DataFrame | None:
     """None where something in the block needs the careful reader."""
-    if _is_odd(data) or len(header) < 2:
+    if _is_odd(data) or len(header) < 2 or not delimiter.isascii():
         return None
     if quoted and b'"' in data and not _quotes(delimiter).fullmatch(data if data[-1:] == b"\n" else data + b"\n"):
         return None
@@ -366,6 +366,8 @@ def _as_text(name: str, column: pa.Array) -> pl.Series:
         return sign + (size // 10**digits).cast(pl.String) + ("." + rest).str.replace(r"^\.0*$", "")
     if pa.types.is_dictionary(kind):
         column = pc.cast(column, kind.value_type)
+    if pa.types.is_decimal256(column.type):
+        column = column.cast(pa.string())  # polars has none
     series = pl.Series(name, pl.from_arrow(column))
     if series.dtype.is_nested():
         return pl.Series(name, [None] * len(series), dtype=pl.String)

@@ -169,14 +169,17 @@ def count_lines(block: bytes) -> int:
 
 
 def parquet(path: Path, columns: Sequence[str] | None = None, required: Sequence[str] = ()) -> Iterator[Row]:
-    """Records of a Parquet file, times as seconds since 1970; what is no UTF-8 stays bytes. `columns` None: all."""
+    """Records of a Parquet file; what is no UTF-8 stays bytes. `columns` None: all. Times are seconds since 1970 in the
+    `required` ones, as in `parquet_blocks`."""
     file = open_parquet(path, required)
     names = file.schema_arrow.names
     kept = [name for name in names if columns is None or name in columns]
     with file, progress(file.metadata.num_rows, f"Reading {path.name}", "rows") as bar:
         number = 0
         for batch in parquet_batches(file, path, columns=kept):
-            for values in zip(*(_values(_seconds(column)) for column in batch.columns), strict=True):
+            given = zip(kept, batch.columns, strict=True)
+            read = [_values(_seconds(column) if name in required else column) for name, column in given]
+            for values in zip(*read, strict=True):
                 number += 1
                 yield Row(number, dict(zip(kept, values, strict=True)), None, "")
             bar.advance(batch.num_rows)
@@ -221,6 +224,8 @@ def broken_rows(batch: pa.RecordBatch) -> list[int]:
 
 def _values(column: pa.Array) -> list[Any]:
     column = decoded(column)
+    if pa.types.is_float16(column.type) or pa.types.is_float32(column.type):
+        column = column.cast(pa.string()).cast(pa.float64())  # 9.99 stays 9.99
     if not (pa.types.is_nested(column.type) or pa.types.is_large_binary(column.type)):
         return column.to_pylist()
     return [_value(value) for value in column]

@@ -38,8 +38,9 @@ def parts(source: DataSource) -> list[Part]:
     tables = {"interactions": source.interactions or "", "items": source.items or ""}
     found = []
     for name, address in tables.items():
-        folder = work_root() / Path(address.removeprefix("file://")).expanduser()
-        if "://" not in address.removeprefix("file://") and folder.is_dir():
+        local = unquote(address.removeprefix("file://")) if address.startswith("file://") else address
+        folder = work_root() / Path(local).expanduser()
+        if "://" not in local and folder.is_dir():
             files = _tables(folder)
             found += [Part(str(file), f"{name}-{i:05d}{_suffix(file.name)}") for i, file in enumerate(files)]
         else:

@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import ssl
+import string
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from fisher_ld.core.errors import Unavailable, UserError
 from fisher_ld.core.files import read_json, write_json
@@ -137,9 +139,20 @@ def _once(address: str, part: Path, size: int | None, resumable: bool, timeout: 
         raise _Cut(f"the connection ended at {got:,} of {expected:,} bytes")
 
 
+def _encoded(address: str) -> str:
+    """With letters beyond ASCII, and blanks, as HTTP takes them."""
+    parts = urlsplit(address)
+    path, query = (quote(part, safe=string.punctuation) for part in (parts.path, parts.query))
+    return urlunsplit(parts._replace(path=path, query=query))
+
+
 def _open(address: str, headers: dict[str, str], part: Path, timeout: float) -> http.client.HTTPResponse:
-    request = urllib.request.Request(address, headers=headers)
-    host = request.host
+    try:
+        request = urllib.request.Request(_encoded(address), headers=headers)
+        host = request.host
+        host.encode("idna")
+    except ValueError as error:  # UnicodeError is one
+        raise UserError(f"{address}: expected an address ({error})") from error
     try:
         response = urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.HTTPError as error:
@@ -160,7 +173,7 @@ def _open(address: str, headers: dict[str, str], part: Path, timeout: float) -> 
         if isinstance(reason, socket.gaierror):
             raise _UnknownHost(f"unknown host {host}") from error
         raise _Cut(f"no answer from {host} ({reason or type(reason).__name__})") from error
-    if address.startswith("https:") and not response.url.startswith("https:"):
+    if request.type == "https" and not response.url.startswith("https:"):
         response.close()
         raise UserError(f"{address}: redirected to {response.url}, which is not https; refused.")
     return response

@@ -74,7 +74,7 @@ def fetch(
     """Verified local file or folder of `source`: downloaded to `store` unless it is there, or the user's own path.
     `check` may refuse a hub's or a user's folder; a hub's before its weights are there. Raises UserError saying what
     was expected, what came and what to do."""
-    scheme = source.address.split(":", 1)[0]
+    scheme = source.address.split(":", 1)[0].lower()
     if scheme not in ("https", "http", "package", "hub"):
         path = _local(source.address)
         check(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 import polars as pl
 
@@ -15,8 +16,8 @@ def same_id(text: str) -> str:
     """7.00 and 7,0 are the id 7, and 1e+16 is 10000000000000000."""
     if text.isalnum():  # as most are
         return text
-    if "e+" in text.lower() and re.match(EXPONENT, text) and (number := float(text)).is_integer():
-        return str(int(number))
+    if "e+" in text.lower() and re.match(EXPONENT, text) and (number := Decimal(text)) == int(number):
+        return str(int(number))  # its digits, as `text` writes a float: not those of the nearest power of two
     return re.sub(WHOLE, r"\1", text)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 
 from fisher_ld.core.errors import UserError, reading
 from fisher_ld.core.files import atomic_path, fingerprint, parquet_batches, read_json, write_json
+from fisher_ld.core.locks import Lock
 from fisher_ld.core.progress import progress
 from fisher_ld.serving.predictor import Predictor
 
@@ -23,9 +25,10 @@ def score_file(predictor: Predictor, model: Path, source: Path, out: Path, fp32:
     """Writes `out`, which has the columns of `source` and `scores`, a list of z in the order of the candidates; returns
     its rows. `source` has a row a query: history (texts, oldest first) and candidates (texts). `model`: the
     predictor's folder, of which parts of an earlier run must be, as must `fp32` (its graph in float32). Raises
-    UserError for other columns, for a row that cannot be scored, by its number, and for an `out` that is `source`."""
+    UserError for other columns, for a row that cannot be scored, by its number, for an `out` that is `source`, and for
+    one that another process writes."""
     _check_place(source, out)
-    with _open(source) as file:
+    with _open(source) as file, _alone(out):
         parts = out.with_name(f".{out.name}.parts")
         whose = {"source": fingerprint([source])[str(source)], "model": fingerprint([model])[str(model)]}
         _begin(parts, whose | {"graph": "float32" if fp32 else "8 bits where there are"})
@@ -33,10 +36,19 @@ def score_file(predictor: Predictor, model: Path, source: Path, out: Path, fp32:
         with atomic_path(out) as temporary, pq.ParquetWriter(temporary, _schema(file), compression="zstd") as writer:
             for number in range(counts):
                 writer.write_table(pq.read_table(_part(parts, number)))
-        for part in parts.glob("[0-9]*.parquet"):  # before the manifest, which says whose they are
-            part.unlink()
-        shutil.rmtree(parts)
+        _delete(parts)
         return file.metadata.num_rows
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    lock = Lock(out.with_name(f".{out.name}.lock"))
+    if holder := lock.take():
+        raise UserError(f"{out}: process {holder['pid']} on {holder['host']} writes it: wait for it, or name another")
+    try:
+        yield
+    finally:
+        lock.release(remove=True)
 
 
 def _check_place(source: Path, out: Path) -> None:
@@ -142,11 +154,20 @@ def _begin(parts: Path, key: dict[str, str]) -> None:
     manifest = parts / "manifest.json"
     if manifest.is_file() and read_json(manifest) != key:
         print(f"{parts}: parts of another file or model are deleted", flush=True)
-        shutil.rmtree(parts)
-    elif parts.is_dir() and any(parts.iterdir()) and not manifest.is_file():
+        _delete(parts)
+    elif (
+        parts.is_dir() and any(not left.name.startswith(".new-") for left in parts.iterdir()) and not manifest.is_file()
+    ):
         raise UserError(f"{parts}: parts of an earlier run would lie there, and it holds something else: move that")
     parts.mkdir(parents=True, exist_ok=True)
     write_json(manifest, key)
+
+
+def _delete(parts: Path) -> None:
+    """The manifest last, which says whose the parts are."""
+    for part in parts.glob("[0-9]*.parquet"):
+        part.unlink()
+    shutil.rmtree(parts)
 
 
 def _part(parts: Path, number: int) -> Path:

@@ -10,6 +10,7 @@ import sys
 import webbrowser
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -22,6 +23,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 
 from fisher_ld.core.errors import UserError
 from fisher_ld.serving.recommender import Recommender
@@ -73,8 +75,9 @@ def app(models: Mapping[str, Recommender], hosts: list[str]) -> FastAPI:
             if not length.isdecimal():
                 return _refused(411, "expected a Content-Length")
             if int(length) > LARGEST_BODY:
-                async for _ in request.stream():  # a client that is still sending would not read the answer
-                    pass
+                with suppress(ClientDisconnect):
+                    async for _ in request.stream():  # a client that is still sending would not read the answer
+                        pass
                 return _refused(
                     413, f"expected at most {LARGEST_BODY} bytes, got {length}: send fewer or shorter texts"
                 )

@@ -90,3 +90,15 @@ def test_a_wrong_key_or_value_is_named_and_leaves_the_file(path):
     with pytest.raises(UserError, match=r"""kept in quotes alone: -S 'data.yes=" a"'"""):
         set_params(path, ["data.yes= a"])
     assert path.read_text() == TEXT
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: &a {b: 1}\nc: *a\n", "a: &a {b: 1}\nc: {<<: *a, d: 2}\n", "c:\n  b: |\n    text\n  d: 1\n"],
+    ids=["alias", "merge", "lines"],
+)
+def test_what_cannot_be_set_in_the_text_is_refused(path, text):
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"cannot set this beside .* aliases"):
+        set_params(path, ["c.b=other"])
+    assert path.read_text() == text

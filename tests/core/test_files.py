@@ -149,3 +149,17 @@ def test_fingerprint_is_of_names_and_contents(tmp_path):
     assert len({first[str(folder)], renamed[str(folder)], fingerprint([folder])[str(folder)]}) == 3
     with pytest.raises(UserError, match="no such file or folder"):
         fingerprint([tmp_path / "none"])
+
+
+def test_what_is_written_may_be_read_as_the_umask_allows(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with atomic_path(tmp_path / "out") as temporary:
+            temporary.mkdir()
+            for name, mode in (("private", 0o600), ("program", 0o755)):
+                (temporary / name).touch()
+                (temporary / name).chmod(mode)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
+    assert modes == {"private": 0o640, "program": 0o755}

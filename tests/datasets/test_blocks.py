@@ -3,6 +3,7 @@
 import gzip
 import random
 import uuid
+from decimal import Decimal
 
 import polars as pl
 import pyarrow as pa
@@ -281,3 +282,16 @@ def test_a_delimited_text_that_looks_like_a_list_stays_a_text(tmp_path):
         "[1408]",
         "{}",
     ]
+
+
+def test_a_mark_between_columns_may_be_any_letter(tmp_path):
+    (tmp_path / "a.csv").write_text("u§i\na§é\n", encoding="utf-8")
+    (block,) = delimited_blocks(tmp_path / "a.csv", ["i", "u"], "§", quoted=True)
+    assert block.table.rows() == [("é", "a")]
+
+
+def test_parquet_ids_of_many_digits(tmp_path):
+    ids = [Decimal(10**40), None]
+    pq.write_table(pa.table({"i": pa.array(ids, pa.decimal256(50, 0))}), tmp_path / "a.parquet")
+    (block,) = parquet_blocks(tmp_path / "a.parquet", ["i"])
+    assert block.table["i"].to_list() == [str(10**40), None]

@@ -7,6 +7,7 @@ import pytest
 from fisher_ld.core.errors import UserError
 from fisher_ld.datasets.blocks import delimited_blocks
 from fisher_ld.datasets.rows import delimited, find, json_lines, parquet
+from fisher_ld.datasets.titles import text
 
 
 def write(folder, name, content):
@@ -145,11 +146,18 @@ def test_a_cut_archive(tmp_path):
         list(json_lines(path))
 
 
+def test_what_a_template_may_name_reads_in_parquet_as_in_text(tmp_path):
+    table = pl.DataFrame({"i": [7], "d": [datetime.date(1995, 1, 1)], "p": pl.Series([9.99], dtype=pl.Float32)})
+    table.write_parquet(tmp_path / "a.parquet")
+    (row,) = parquet(tmp_path / "a.parquet", required=["i"])
+    assert [text(value) for value in row.record.values()] == ["7", "1995-01-01", "9.99"]
+
+
 def test_parquet_times_become_seconds(tmp_path):
     time = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
     table = pl.DataFrame({"t": [time, None], "d": [time.date()] * 2, "n": [1, 2], "l": [["a"], None], "no": [0, 0]})
     table.write_parquet(tmp_path / "a.parquet")
-    rows = list(parquet(tmp_path / "a.parquet", columns=("t", "d", "n", "l")))
+    rows = list(parquet(tmp_path / "a.parquet", columns=("t", "d", "n", "l"), required=("t", "d")))
     assert [r.record for r in rows] == [
         {"t": 1577836800, "d": 1577836800, "n": 1, "l": ["a"]},
         {"t": None, "d": 1577836800, "n": 2, "l": None},

@@ -270,6 +270,14 @@ def test_empty_file(host, get, tmp_path):
     assert leftovers(tmp_path) == []
 
 
+def test_addresses_as_people_write_them(host, get):
+    address = host.address("größe 1.csv?q=é")
+    assert get(address).name == "größe 1.csv"
+    assert get(address.replace("http", "HTTP")).read_bytes() == host.body
+    with pytest.raises(UserError, match=r"http://\.x/x\.csv: expected an address"):
+        get("http://.x/x.csv")
+
+
 def test_refused_connection(host, get):
     address = host.address()
     host.shutdown()

@@ -1,6 +1,7 @@
 import polars as pl
 import pytest
 
+from fisher_ld.datasets.titles import text
 from fisher_ld.preprocessing.ids import same_id, same_ids
 
 SAME = {
@@ -19,3 +20,8 @@ def test_an_id_is_one_text(text, expected):
 def test_many_ids_at_once():
     texts = [*SAME, None, *OTHER]
     assert same_ids(pl.Series(texts)).to_list() == [text if text is None else same_id(text) for text in texts]
+
+
+def test_a_float_beyond_whole_digits_is_the_same_in_both_files():
+    numbers = [1.0849005750755005e18, 12345678901234567.0, 1e22]
+    assert same_ids(pl.Series(numbers).cast(pl.String)).to_list() == [text(number) for number in numbers]

@@ -70,6 +70,26 @@ def test_a_killed_run_goes_on_and_another_model_begins_anew(predictor, data, sou
     assert "of another file or model are deleted" in capsys.readouterr().out
 
 
+def test_two_at_once_do_not_share_their_parts(predictor, data, source):
+    out = source.with_name("out.parquet")
+
+    class Slow:
+        def score(self, histories, candidates):
+            with pytest.raises(UserError, match=r"out\.parquet: process \d+ on .* writes it: wait for it"):
+                score_file(predictor, student(data), source, out)
+            return predictor.score(histories, candidates)
+
+    score_file(Slow(), student(data), source, out)  # pyright: ignore[reportArgumentType]
+    assert pl.read_parquet(out).height == ROWS
+
+
+def test_what_a_kill_leaves_of_its_own_files_is_no_other_data(predictor, data, source):
+    parts = source.with_name(".out.parquet.parts")
+    parts.mkdir()
+    (parts / ".new-manifest.json").write_text("{")
+    assert score_file(predictor, student(data), source, source.with_name("out.parquet")) == ROWS
+
+
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
