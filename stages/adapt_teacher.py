@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from fisher_ld.batches.lists import read_lists
 from fisher_ld.batches.prompts import check_context, read_template
 from fisher_ld.config.params import Params
@@ -49,12 +51,18 @@ def adapt_model(
     key = {"model": model, "seed": seed, "params": params.model_dump(mode="json"), "compute": str(compute)}
     key |= {"inputs": fingerprint([processed, BASE]), "code": run.code}
     checkpoint = Checkpoint("adapt", key)
-    validate = validator(scorer, processed, prompts, settings.val_users, params.seed)
+    whole = validator(scorer, processed, prompts, settings.val_users, params.seed)
+    kept = layers_taken("spaced", len(scorer.layers), spaced) if spaced else None
+
+    def validate() -> float:
+        with scorer.only(kept) if kept else nullcontext():
+            return whole()
+
     training = Training(model, seed, validate, checkpoint, run.log_metrics)
     drop = LAYER_DROP if spaced else 0.0
     fitted = adapt(scorer, lists, prompts, settings, steps, training, drop, compute.checkpointing, compute.pieces)
-    if spaced is not None:
-        scorer.keep(layers_taken("spaced", len(scorer.layers), spaced))
+    if kept:
+        scorer.keep(kept)
 
     save(scorer, base.tokenizer, read_template(processed), paths.model(model, seed))
     score_validation(scorer, processed, prompts, paths.validation(model, seed))

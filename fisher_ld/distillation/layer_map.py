@@ -33,7 +33,8 @@ def layer_map(
     if student_layers > teacher_layers:
         raise UserError(
             f"the layer map {kind} takes a teacher layer for each of the student's: expected a student of at most "
-            f"{teacher_layers} layers, got {student_layers}; distill.layer_map: all takes any"
+            f"{teacher_layers} layers, got {student_layers}; distill.layer_map: all takes any, where a method "
+            "has no map of its own"
         )
     spaced = [(layer + 1, m) for m, layer in enumerate(layers_taken("spaced", teacher_layers, student_layers), 1)]
     if kind == "spaced":

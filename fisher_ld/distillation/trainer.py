@@ -115,10 +115,13 @@ class _Phase:
         weights = {term.name: float(getattr(params, term.weight)) for term in phase.terms}
         if params.explicit_l2:
             losses["l2"], weights["l2"] = lambda *given: l2(student.parameters()), params.l2
+        if not any(weights[term.name] for term in phase.terms):
+            keys = sorted({f"distill.{term.weight}" for term in phase.terms})
+            raise UserError(f"a phase of this method has no loss to train on: expected {' or '.join(keys)} above 0")
         first, last = phase.only or (1, len(student.layers))
         others = [*student.layers[: first - 1], *student.layers[last:]]
-        if first > 1:
-            others.append(student.body.get_input_embeddings())
+        if first > 1:  # of places too, where a model learns them
+            others += [module for module in student.body.modules() if isinstance(module, nn.Embedding)]
         resting = [parameter for part in others for parameter in part.parameters()]
         return cls(losses, weights, sorted({signal for term in phase.terms for signal in term.signals}), resting)
 
@@ -158,6 +161,8 @@ def _matching(
         """On the first examples that training reads."""
         own: list[torch.Tensor] = []
         targets: list[torch.Tensor] = []
+        training = student.training
+        student.eval()  # without dropout, also where a later phase begins
         with student.inference():
             for windows in plan:
                 batch = student.pack(lists, windows, prompts)
@@ -166,6 +171,7 @@ def _matching(
                 targets.append(teacher.signals(batch.examples.cpu().numpy(), ["states"])["states"].to(states.device))
                 if sum(map(len, own)) >= START_EXAMPLES:
                     break
+        student.train(training)
         return torch.cat(own).clone(), torch.cat(targets)  # cloned: no tensor of inference mode
 
     def trace_before(step: int) -> torch.Tensor:

@@ -22,9 +22,12 @@ def fisher_weights(trace: np.ndarray, beta: float, delta: float) -> np.ndarray:
 
 
 def attention_weights(divergence: np.ndarray) -> np.ndarray:
-    """In proportion to the mean KL of the decision token's attention from uniform (Table III), (L,), with sum 1."""
+    """In proportion to the mean KL of the decision token's attention from uniform (Table III), the prompt's first token
+    apart: (L,), with sum 1."""
     if not np.isfinite(divergence).all():
         raise UserError("attention was not taken with the Fisher traces: the teacher computes it in a way of its own")
+    if not divergence.sum() > 0:
+        raise UserError("attention is uniform in every layer of the teacher, so that no weight follows from it")
     return _normalised(divergence)
 
 
@@ -58,7 +61,7 @@ STRATEGIES: Mapping[str, Strategy] = {
 
 def ordered(weights: np.ndarray, order: str, seed: int) -> np.ndarray:
     """The same weights (L,) in their own order, or in that of a control: `reversed` from the last layer to the first,
-    `shuffled` in a random order of this seed that is never the original."""
+    `shuffled` in a random order of this seed, which of two or more is never the original."""
     if order == "reversed":
         return weights[::-1]
     return weights[_shuffle(len(weights), seed)] if order == "shuffled" else weights

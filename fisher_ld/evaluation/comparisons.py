@@ -245,16 +245,18 @@ def retained(student: np.ndarray, teacher: np.ndarray, by_chance: np.ndarray) ->
 
 
 def evaluate_family(frames: Frames, known: Known, params: Evaluate, seed: int) -> dict[str, Any]:
-    """`quality`, `seeds` (their means), `comparisons` and `retained` of one family of lists."""
+    """`quality`, `seeds` (their means), `comparisons` and `retained` of one family of lists; `why` a share is no test
+    of its method stands in it, None where it is one."""
     by_chance = frames[CHANCE][0][PRIMARY].to_numpy()
     trained = [paths.student(student, method) for student, names in students(frames).items() for method in names]
     shares = {model: retained(*paired(frames, model, "teacher"), by_chance) for model in trained}
+    shares = {model: share | {"why": untested(model, known)} for model, share in shares.items() if share}
     rows = [row for group in pairs(frames, known) for row in compared(frames, *group, known, params, seed)]
     return {
         "quality": quality(frames),
         "seeds": seed_means(frames),
         "comparisons": rows,
-        "retained": {model: share for model, share in shares.items() if share},
+        "retained": shares,
     }
 
 

@@ -24,7 +24,7 @@ YES, NO, NEVER, CHOSEN = "reproduced", "not reproduced", "cannot be compared", "
 STATES = {
     "shown above": "a gain is shown",
     "shown below": "the opposite is shown: a loss",
-    "equal": "no gain: they are equal",
+    "equal": "no gain: they are equal within evaluate.margin",
     "not shown": "no gain is shown",
 }
 SEEDS = 3  # fewest that give an interval of what has no users

@@ -91,7 +91,8 @@ TRAINING: Mapping[str, Callable[[Mapping[str, Any]], float]] = {  # of one seed
     "training_hours": lambda cost: cost["seconds"] / 3600,
     "training_memory_gb": lambda cost: cost["peak_memory_mib"] * 2**20 / 1e9,
 }
-MEASURES = (*metrics.METRICS, *EFFICIENCY, *TRAINING, "retained")
+COUNTS = ("users", "items")  # after all filters
+MEASURES = (*metrics.METRICS, *EFFICIENCY, *TRAINING, *COUNTS, "retained")
 
 
 def measure(name: str, part: Part, student: str, model: str) -> Reading:
@@ -103,10 +104,15 @@ def measure(name: str, part: Part, student: str, model: str) -> Reading:
             raise Empty("not measured")
         value = mean(map(TRAINING[name], part.costs[model]))
         return value, value, value
+    if name in COUNTS:
+        value = part.data["filters"][-1][name]
+        return value, value, value
     if name == "retained":
         row = part.evaluate["retained"][MAIN].get(model)
         if row is None:
             raise Empty("not measured")
+        if row["why"]:
+            raise Empty(f"not tested: {row['why']}")
         return row["share"], row["low"], row["high"]
     if name not in metrics.METRICS:
         raise ValueError(f"expected one of {', '.join(MEASURES)}, got the measure {name}")

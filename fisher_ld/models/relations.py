@@ -110,12 +110,13 @@ def log_softmax(scores: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
 
 
 def attention_maps(attended: Sequence[Attended], places: Places) -> torch.Tensor:
-    """The decision token's attention, squared and averaged over heads: (N, L, P)."""
+    """The decision token's attention to the `places` of its prompt, squared and averaged over heads: (N, L, P)."""
     return torch.stack([_probabilities(one, places).square().mean(1) for one in attended], 1)
 
 
 def attention_divergence(attended: Sequence[Attended], places: Places) -> torch.Tensor:
-    """KL of the decision token's attention, averaged over heads, from uniform attention to its prompt: (N, L)."""
+    """KL of the decision token's attention, averaged over heads, from uniform attention to the `places` of its prompt:
+    (N, L)."""
     length = places.present.sum(1, keepdim=True)  # (N, 1)
     mean = torch.stack([_probabilities(one, places).mean(1) for one in attended], 1)  # (N, L, P)
     return torch.special.xlogy(mean, mean * length[..., None]).sum(-1)

@@ -130,16 +130,13 @@ def _key(model: str, part: Part) -> str:
     return short(model) if shape == students[0] else f"_{model}"  # that is in no legend
 
 
-def _rival(model: str) -> bool:
-    return model.startswith("rivals/")
-
-
 def tradeoff(part: Part) -> Figure:
     """NDCG@10 against throughput and parameters, both relative to the teacher, with the front of quality and
-    throughput; the best rivals that were not timed as lines: of those without more labels and of those with all."""
+    throughput; as lines the best rivals on validation that were not timed: without more labels, and with all."""
     found = places(part)
     shown = ordered(found, part.run)
-    means = {m: row["ndcg_10"]["mean"] for m, row in part.evaluate["quality"][MAIN].items() if _rival(m)}
+    gate = next(iter(part.gates.values()))
+    means = {name: row["mean_b"] for name, row in gate["rivals"].items()}  # on validation lists
     kinds = [[m for m in means if (learned_from(m) == "all") is informed] for informed in (False, True)]
     best = [max(kind, key=means.__getitem__) for kind in kinds if kind]
     rivals = [rival for rival in best if rival not in found]

@@ -49,10 +49,12 @@ def answer(row: Mapping[str, Any], margin: float) -> str:
         case "shown below":
             return f"costs {-value:.3f} {UNIT} ({-high:.3f} to {-low:.3f})"
         case "equal":
-            return f"adds nothing: equal within {margin:g} ({low:+.3f} to {high:+.3f})"
+            what = "differs by less than" if low > 0 or high < 0 else "adds nothing: equal within"
+            return f"{what} {margin:g} ({low:+.3f} to {high:+.3f})"
         case "not shown":
             size = row["detectable_holm"]  # no difference of two scores is beyond 1
-            some = f"one of {size:.3f} or more would have been" if size < 1 else "none could have been, seeds differ"
+            none = "none could have been" + (", seeds differ" if row["seeds"] > 1 else "")
+            some = f"one of {size:.3f} or more would have been" if size < 1 else none
             seen = f"{some} (power 80%)"
             return f"no difference shown ({low:+.3f} to {high:+.3f}); {seen}"
         case verdict:
@@ -107,6 +109,8 @@ def _kept(part: Part, model: str) -> Finding:
     above = row["above_chance"]
     of_gain = f"of what it has above chance {share(above)}" if above else "the teacher is not clearly above chance"
     basis = f"{label(model, part.run)}; {of_gain}; {row['n']:,} users"
+    if row["why"]:
+        return Finding(question, f"not tested: {row['why']}", basis, "not tested")
     return Finding(question, f"{share(row)} of its {UNIT}", basis, "")
 
 
@@ -120,7 +124,8 @@ def _cost(part: Part, model: str) -> Finding:
     times = f"{ratios['throughput']:{form}}{certain} times the teacher's throughput"
     size = f"{1 / ratios['parameters']:.1%} of the teacher's parameters"
     if peer is None or peer.model == "teacher":
-        alone = f"every {'smaller' if peer else 'other'} model that was timed is shown below it, or was not tested"
+        others = f"every {'smaller' if peer else 'other'} model that was timed"
+        alone = f"{others} is shown below it, or was not tested beside it"
         return Finding(question, times, f"{size}; {alone}", "")
     other = label(peer.model, part.run)
     size = f"{size}, {1 / peer.times['parameters']:.2f} times those of that model"

@@ -9,6 +9,7 @@ from fisher_ld.report.blocks import Block, Cell, Heading, Picture, Table, Text, 
 ESCAPES = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"[": "{[}", "*": "{*}"}  # which would be options of a line break before them
     | {"<": "$<$", ">": "$>$", "|": "$|$", "†": r"$^\dagger$", "±": r"$\pm$"}
     | {"\N{GREEK SMALL LETTER SIGMA}": r"$\sigma$"}
 )

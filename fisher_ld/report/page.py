@@ -17,7 +17,7 @@ from fisher_ld.report import sections
 from fisher_ld.report.blocks import Block, Heading, Table, Text
 from fisher_ld.report.charts import charts
 from fisher_ld.report.findings import findings, headline
-from fisher_ld.report.paper import claim_blocks, doubt_blocks, table_blocks
+from fisher_ld.report.paper import claim_blocks, doubt_blocks, open_blocks, table_blocks
 from fisher_ld.report.recipe import recipe
 
 TITLE = "Fisher-LD: is the teacher worth distilling, and what does the student keep?"
@@ -80,9 +80,8 @@ def _paper(results: Results) -> list[Block]:
     if empty := [t["title"].partition(":")[0] for t in results.tables if t not in filled]:
         blocks.append(Text(f"Of {', '.join(empty)} this run has nothing; their numbers are in {TABLES}."))
     asked = [claim for claim in paper()["claims"] if "measure" in claim]
-    blocks += claim_blocks(judge(claim, results) for claim in asked)
-    others = f"Of {len(paper()['claims']) - len(asked)} further claims of the paper there is no experiment here yet."
-    return [*blocks, Text(others)]
+    others = [claim for claim in paper()["claims"] if "measure" not in claim]
+    return [*blocks, *claim_blocks(judge(claim, results) for claim in asked), *open_blocks(others)]
 
 
 def _costs(results: Results) -> list[Block]:

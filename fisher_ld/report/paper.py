@@ -134,3 +134,10 @@ def claim_blocks(judged: Iterable[Judged]) -> list[Block]:
     rows = [[row.where, row.what, row.paper, row.ours, row.verdict, row.reason] for row in judged]
     header = ["in the paper", "claim", "paper", "ours", "verdict", "why"]
     return [Heading("What the paper claims in its text", 3), Text(note), Table(header, rows, words=range(6))]
+
+
+def open_blocks(claims: Iterable[Mapping[str, Any]]) -> list[Block]:
+    """Those of which there is no experiment yet."""
+    rows = [[claim["where"], claim["what"], claim["paper"], claim.get("note", "")] for claim in claims]
+    header = ["in the paper", "claim", "paper", "what its own numbers say"]
+    return [Text("Of these claims there is no experiment here yet."), Table(header, rows, words=range(4))]

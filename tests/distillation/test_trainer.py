@@ -4,6 +4,7 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
+from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from fisher_ld.batches.packing import pack, step_plan
 from fisher_ld.core.checkpoint import Checkpoint
@@ -13,8 +14,9 @@ from fisher_ld.distillation.matching import LayerMatching, Matching, Weighting
 from fisher_ld.distillation.methods import METHODS, Method, Phase
 from fisher_ld.distillation.terms import Labels, Layers
 from fisher_ld.distillation.trainer import TRAJECTORY, distill
+from fisher_ld.models.scorer import Scorer
 from fisher_ld.training.loop import Training
-from tests.distillation.conftest import PAIRS, WEIGHTS
+from tests.distillation.conftest import PAIRS, WEIGHTS, MemoryTeacher
 from tests.given import given
 
 
@@ -185,3 +187,39 @@ def test_adapt_starts_anew_where_its_phase_begins_after_another(distilled, monke
     monkeypatch.setitem(METHODS, "late", late)
     done = distilled("late", steps=40, learning_rate=3e-2)
     assert done.curve[20]["layers"] < 1.1
+
+
+def test_a_model_with_dropout_and_learned_places_in_phases(distilled, monkeypatch, tiny):
+    """Its places rest with the embedding, and Adapt starts on what the student is, not on what dropout leaves of it."""
+    teacher, started = MemoryTeacher(tiny), []
+
+    def gpt2():
+        torch.manual_seed(0)
+        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+        config = GPT2Config(vocab_size=32, **sizes, num_labels=2, pad_token_id=0)
+        return Scorer(GPT2ForSequenceClassification(config).eval())
+
+    monkeypatch.setattr(type(tiny), "scorer", lambda self: gpt2())
+    matched = Phase(0.5, (Layers(),), only=(2, 2))
+    monkeypatch.setitem(METHODS, "late", Method("Late", "this test", "#222222", lambda layers: (matched, matched)))
+    adapted = LayerMatching._adapted
+    monkeypatch.setattr(LayerMatching, "_adapted", lambda own: started.append(twice(own, adapted)) or started[-1])
+    done = distilled("late", steps=4, teacher=teacher)
+    assert len(started) == 3 and done.student.training is False  # two phases, one of which begins after another
+    moved = [
+        name
+        for name, value in done.student.body.named_parameters()
+        if not torch.equal(value, gpt2().body.get_parameter(name))
+    ]
+    assert moved and all(name.startswith("h.1.") or name.startswith("ln_f.") for name in moved)
+
+
+def twice(own, adapted):
+    first, second = adapted(own), adapted(own)
+    assert torch.equal(first[0], second[0])
+    return first
+
+
+def test_a_phase_without_loss_is_refused(distilled):
+    with pytest.raises(UserError, match=r"no loss to train on: expected distill\.layer_weight above 0"):
+        distilled("minilm", steps=4, layer_weight=0.0)

@@ -23,6 +23,7 @@ from fisher_ld.distillation.methods import METHODS
 from fisher_ld.distillation.objective import objective
 from fisher_ld.distillation.weights import OF_FISHER, ordered
 from fisher_ld.evaluation.scores import read_scores
+from fisher_ld.evaluation.validation import validator
 from fisher_ld.fisher.estimate import ONLINE, online_trace
 from fisher_ld.fisher.gradient_norms import gradient_norms, pad_prompts
 from fisher_ld.fisher.sample import draw_examples, draw_lists
@@ -544,7 +545,10 @@ def test_a_teacher_is_adapted_saved_and_scored_on_the_validation_lists(project, 
     told = DATA.training(model, seed)
     curve = pl.read_csv(told / "curve.csv")
     assert curve["step"].to_list() == [0, 1, 2] and {"bce", "list_softmax", "validation_ndcg_10"} < set(curve.columns)
-    assert read_json(told / "fit.json")["steps"] == 2 and "loss" in run.metrics
+    fit = read_json(told / "fit.json")
+    assert fit["steps"] == 2 and "loss" in run.metrics
+    validate = validator(adapted, DATA.processed, prompts, params().teacher.adapt.val_users, params().seed)
+    assert fit["validation_ndcg_10"] == pytest.approx(validate())  # of the layers that were kept
     assert not left_over(project)
 
 

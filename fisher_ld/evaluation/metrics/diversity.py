@@ -45,11 +45,13 @@ def _distances(sets: np.ndarray) -> np.ndarray:
 
 
 def diversity(ranking: Ranking, k: int) -> np.ndarray:
-    """(n,) in 0..1; over all candidates in a list of fewer than k, nan for a list of one. Raises ValueError where the
-    ranking does not know its items."""
+    """(n,) in 0..1; over all candidates in a list of fewer than k; nan for a list of one, and where no item has a
+    category. Raises ValueError where the ranking does not know its items."""
     if ranking.categories is None or len(ranking.candidates) != len(ranking.scores):
         raise ValueError("expected the items and their categories: diversity is a metric of items, not of ranks alone")
     result = np.full(len(ranking.size), np.nan)
+    if not ranking.categories.nnz:
+        return result
     for n in np.unique(ranking.size[ranking.size > 1]):
         top = min(k, int(n))
         same_size = np.flatnonzero(ranking.size == n)
