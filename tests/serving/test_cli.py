@@ -78,7 +78,7 @@ def test_a_file_of_queries(model, tmp_path, capsys):
         (["rank", "MODEL", "--history", "\ud800", "--candidates", "b"], r"expected a text in Unicode, got '\ud800'"),
         (["rank", "EMPTY", "--history", "m1", "--candidates", "b"], "model.safetensors: no such file; copy the model"),
         (["export", "EMPTY", "/tmp/never"], "model.safetensors: no such file; copy the model"),
-        (["score", "MODEL", "FILE", "--out", "/dev/null/out.parquet"], "/dev/null/.out.parquet.parts: Not a dir"),
+        (["score", "MODEL", "FILE", "--out", "/dev/null/out.parquet"], "/dev/null: File exists; name a place"),
         (["score", "MODEL", "FILE", "--out", "EMPTY"], "expected a file to write, got a folder"),
         (["score", "MODEL", "/none.parquet", "--out", "/tmp/never.parquet"], "expected a Parquet file"),
     ],
